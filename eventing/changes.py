@@ -1,0 +1,190 @@
+"""What flows through the product: changes read from a source, and the events made of them.
+
+Everything below is immutable and knows neither Django nor any input or output. The two types that
+are made once per row are named tuples, because making one costs a fifth of a frozen dataclass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+from uuid import UUID
+
+Operation = Literal["insert", "update", "delete"]
+OPERATIONS: Final[tuple[Operation, ...]] = ("insert", "update", "delete")
+
+DatabaseType = Literal["postgres", "mysql", "mongodb"]
+DATABASE_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres", "mysql", "mongodb")
+
+EVENT_TYPES: Final[Mapping[Operation, str]] = {
+    "insert": "DB_INSERT",
+    "update": "DB_UPDATE",
+    "delete": "DB_DELETE",
+}
+SOURCE_NAMES: Final[Mapping[DatabaseType, str]] = {
+    "postgres": "sql-postgres",
+    "mysql": "sql-mysql",
+    "mongodb": "mongodb",
+}
+
+EventStatus = Literal["pending", "delivering", "delivered", "failed", "cancelled"]
+EVENT_STATUSES: Final[tuple[EventStatus, ...]] = (
+    "pending",
+    "delivering",
+    "delivered",
+    "failed",
+    "cancelled",
+)
+
+
+class Change(NamedTuple):
+    """One inserted, updated or deleted row or document, at one position of its source.
+
+    `position` compares as text in the order of the source and is unique within the database;
+    `index` is the change's number within its transaction, from 0.
+    `document_id` is the contract's `docId`. `document` is JSON text in UTF-8. `old` is the row
+    before the change as JSON text, where the source knows it. `committed_at_ms` counts from the
+    Unix epoch. `problem`, if set, says why the row could not be decoded; `document` is then `{}`.
+    """
+
+    position: str
+    index: int
+    operation: Operation
+    table: str
+    document_id: str
+    document: str
+    committed_at_ms: int
+    old: str | None = None
+    problem: str | None = None
+
+
+class Batch(NamedTuple):
+    """Changes in the order of their source, and the position up to which it has now been read.
+
+    `changes` may be empty while `position` advances (idle stream, tables nobody watches).
+    `drained` is true when the source had nothing more to read. `source_lag_bytes` is how much of
+    the source's log lies between the server's end and `position`, where the source tells.
+    """
+
+    changes: list[Change]
+    position: str
+    drained: bool
+    source_lag_bytes: int | None = None
+
+
+class Event(NamedTuple):
+    """One change for one trigger, ready to be stored: what `event_log` holds."""
+
+    id: UUID
+    trigger_id: int
+    trigger: str
+    table: str
+    operation: Operation
+    document_id: str
+    payload: str
+    committed_at_ms: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which project and database a batch of events comes from; constant for one capture loop."""
+
+    project_id: int
+    project: str
+    database_id: int
+    alias: str
+    type: DatabaseType
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One HTTP request and what came of it.
+
+    `response_body` holds at most the first 10 000 bytes. `error_kind` is None exactly when a whole
+    response arrived; else one of `refused`, `timeout`, `dns`, `tls`, `forbidden_address`,
+    `connection`, `protocol`, `stopped`. `error_message` says it in words. `retry_after_ms` is the
+    response's `Retry-After`, whatever the status.
+    """
+
+    started_at_ms: int
+    duration_ms: int
+    url: str
+    request_headers: tuple[tuple[str, str], ...]
+    status_code: int | None = None
+    response_headers: tuple[tuple[str, str], ...] = ()
+    response_body: bytes = b""
+    error_kind: str | None = None
+    error_message: str | None = None
+    retry_after_ms: int | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the endpoint took the event: a whole response with a 2xx status."""
+        return (
+            self.error_kind is None
+            and self.status_code is not None
+            and 200 <= self.status_code < 300
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An event that this process alone may now send, until its lease runs out.
+
+    `attempt` counts every invocation of the event, `failures` those since it was last asked for
+    (by its change or by a redelivery): `failures` before this attempt, so 0 at first.
+    """
+
+    event_id: UUID
+    trigger_id: int
+    attempt: int
+    failures: int
+    table: str
+    operation: Operation
+    document_id: str
+    payload: str
+    committed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to, and what is to happen with its event.
+
+    `retry_at_ms` is set when the event is to be tried again; an attempt that did not succeed and
+    has none ends the event as `failed`.
+    """
+
+    claim: Claim
+    project_id: int
+    exchange: Exchange
+    retry_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One prerequisite of a source, as the doctor reports it.
+
+    `status`: `ok`, `warning` (works, with a limit worth knowing) or `error` (capture cannot run).
+    `mend` is the exact statement or configuration line; `restart` whether the server must be
+    restarted for it to count.
+    """
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    what: str
+    why: str = ""
+    mend: str = ""
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueTable:
+    """A table or collection of a source, as the trigger form suggests it.
+
+    `name` is what `data.col` shows. `limits` names what cannot be captured of it, and why.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+    limits: str = ""
+    mend: str = field(default="")

@@ -1,0 +1,194 @@
+"""The interface every event log has: events, their deliveries and invocations, and positions.
+
+All of it works on batches. No method makes an HTTP request or publishes a message, and each one
+that changes something is a single transaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from eventing.changes import Claim, DatabaseType, Event, EventStatus, Operation, Origin, Outcome
+
+
+class PositionMoved(Exception):
+    """Another process has stored changes of this database since; nothing was written."""
+
+
+class LogUnavailable(Exception):
+    """The Eventing DB cannot be reached or broke off. Says what and where; trying again may help."""
+
+
+class InvalidCursor(Exception):
+    """A page's cursor was not made by this log."""
+
+
+class DueChunk(NamedTuple):
+    """Events of one trigger to be enqueued in one message; at most 200."""
+
+    trigger_id: int
+    event_ids: list[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events of a project to list, count or redeliver. None means any.
+
+    `after` is inclusive and `before` exclusive; both compare with the commit time.
+    """
+
+    trigger: str | None = None
+    status: EventStatus | None = None
+    database: str | None = None
+    table: str | None = None
+    operation: Operation | None = None
+    document_id: str | None = None
+    after: datetime | None = None
+    before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One event as a list shows it; `last_*` describe its latest invocation, if there is one."""
+
+    id: UUID
+    trigger_id: int
+    trigger: str
+    database: str
+    database_type: DatabaseType
+    table: str
+    operation: Operation
+    document_id: str
+    committed_at: datetime
+    stored_at: datetime
+    status: EventStatus
+    attempts: int
+    next_attempt_at: datetime | None
+    problem: str | None
+    last_status_code: int | None
+    last_error: str | None
+    last_duration_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One stored attempt. Header values that are secret were masked before they were stored."""
+
+    attempt: int
+    started_at: datetime
+    duration_ms: int
+    url: str
+    request_headers: list[tuple[str, str]]
+    status_code: int | None
+    response_headers: list[tuple[str, str]]
+    response_body: str
+    error_kind: str | None
+    error_message: str | None
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventDetail:
+    """One event with all that is known of it. `payload` is JSON text, None once it has expired."""
+
+    row: EventRow
+    payload: str | None
+    invocations: list[Invocation]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events newest first, and the cursor of the next page, None on the last."""
+
+    rows: list[EventRow]
+    next_cursor: str | None
+
+
+class EventLog(Protocol):
+    """One Eventing DB. Safe to share between threads."""
+
+    def make_tables(self) -> None:
+        """Make or upgrade schema, tables and this week's partitions; does nothing if all is there."""
+        ...
+
+    # Capture
+
+    def position(self, database_id: int) -> str | None:
+        """Up to where the changes of this database are stored."""
+        ...
+
+    def append(
+        self, origin: Origin, events: Sequence[Event], previous: str | None, position: str
+    ) -> None:
+        """Store `events` and move the position from `previous` to `position`, both or neither.
+
+        Raises PositionMoved if the stored position is no longer `previous`.
+        """
+        ...
+
+    def forget_position(self, database_id: int) -> None:
+        """Forget how far a database was read; its next capture starts from now."""
+        ...
+
+    # Delivery
+
+    def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
+        """Take those of `event_ids` that are pending; the rest belongs to someone else or is done."""
+        ...
+
+    def record(self, outcomes: Sequence[Outcome], worker: str) -> int:
+        """Store invocations, and what each attempt came to; returns how many events moved on.
+
+        An outcome of an attempt that is no longer the event's latest is stored as an invocation
+        and changes nothing else.
+        """
+        ...
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give back claims that were never sent; their attempts are not counted."""
+        ...
+
+    def due(self, limit: int, trigger_ids: Sequence[int]) -> list[DueChunk]:
+        """Pending events of `trigger_ids` whose time has come, marked so as not to be listed again
+        for the next 10 seconds; oldest due first."""
+        ...
+
+    def expire_leases(self) -> int:
+        """Return events whose worker vanished to `pending`; their lost attempt is logged and does
+        not count as a failure."""
+        ...
+
+    def cancel(self, trigger_id: int) -> int:
+        """Cancel what is pending or delivering for a deleted trigger; returns how many."""
+        ...
+
+    def triggers_with_deliveries(self) -> list[int]:
+        """Ids of all triggers that have unfinished (pending or delivering) events."""
+        ...
+
+    # Reading and redelivering
+
+    def browse(self, project_id: int, filters: EventFilter, cursor: str | None, limit: int) -> Page:
+        """A page of events, newest first. Raises InvalidCursor."""
+        ...
+
+    def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
+        """One event with its payload and invocations, oldest first."""
+        ...
+
+    def redeliver(self, project_id: int, event_ids: Sequence[UUID]) -> list[DueChunk]:
+        """Put finished events back to `pending` with a fresh retry budget; the rest is left alone.
+
+        Returns what now waits to be enqueued.
+        """
+        ...
+
+    def counts(self, project_id: int) -> dict[EventStatus, int]:
+        """How many events of the project have which status; every status is a key."""
+        ...
+
+    def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
+        """How many unfinished events each of these triggers has; every id is a key."""
+        ...

@@ -1,0 +1,92 @@
+"""The interface every source has: what capture, the doctor and the console ask of one.
+
+A source reads; it never writes a row of the user's. What it makes at the server (a slot,
+publications) it names after itself and takes away in `remove`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from eventing.changes import Batch, CatalogueTable, Finding, Operation
+
+
+class SourceBlocked(Exception):
+    """A person must act before this source can be read.
+
+    `str(error)` says what is wrong and why it matters; `mend` is the exact statement or command.
+    """
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        super().__init__(message)
+        self.mend = mend
+
+
+class SourceUnavailable(Exception):
+    """The source cannot be reached or broke off; trying again may help. Says what and where."""
+
+
+class Watch(Protocol):
+    """What the triggers of one database want; compiled once per configuration version."""
+
+    def wants(self, table: str, operation: Operation) -> bool:
+        """Whether any trigger matches this operation on this table (named as in `data.col`)."""
+        ...
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """Every operation that some trigger wants."""
+        ...
+
+    @property
+    def wants_future_tables(self) -> bool:
+        """Whether a table that does not exist yet could match: a wildcard, or a missing name."""
+        ...
+
+
+class Source(Protocol):
+    """One database that other programs write to. Not thread-safe; one per capture loop."""
+
+    def open(self, watch: Watch, after: str | None) -> None:
+        """Make what the server needs, then stream changes that come after position `after`.
+
+        With `after` None it starts from now. Raises SourceBlocked, SourceUnavailable.
+        """
+        ...
+
+    def watch(self, watch: Watch) -> None:
+        """Take a new configuration into force without reconnecting where possible.
+
+        When it returns, every transaction that commits afterwards is read under it.
+        """
+        ...
+
+    def read(self, max_changes: int, timeout_seconds: float) -> Batch:
+        """The next changes: as soon as `max_changes` are there or the stream runs dry.
+
+        Returns an empty batch after `timeout_seconds` without a change.
+        Raises SourceBlocked, SourceUnavailable.
+        """
+        ...
+
+    def acknowledge(self, position: str) -> None:
+        """Tell the server that everything up to `position` is stored. Never called beyond it."""
+        ...
+
+    def close(self) -> None:
+        """Release connections; what the server keeps for this source stays."""
+        ...
+
+    def remove(self) -> None:
+        """Drop everything this source made at the server. Idempotent.
+
+        Raises SourceUnavailable if the server cannot be reached.
+        """
+        ...
+
+    def check(self) -> Sequence[Finding]:
+        """Every prerequisite, for the doctor; connects by itself. Never raises for a bad server."""
+        ...
+
+    def catalogue(self) -> Sequence[CatalogueTable]:
+        """The tables that could be captured, sorted by name. Raises SourceUnavailable."""
+        ...
