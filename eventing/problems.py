@@ -15,7 +15,7 @@ class Problem:
     allowed: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.given} is not allowed; {self.allowed}"
+        return f"{self.field}: got {self.given}; allowed: {self.allowed}"
 
 
 class InvalidInput(Exception):

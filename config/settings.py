@@ -1,0 +1,252 @@
+"""Settings, read from the environment alone (contract section 4).
+
+A missing or malformed variable stops the process with one line that names it; the value is never
+shown, since it may be a secret.
+"""
+
+import ipaddress
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import dj_database_url
+import structlog
+from environs import Env, EnvError
+
+from eventing import __version__
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _stop(variable: str, allowed: str) -> NoReturn:
+    sys.exit(f"{variable} is missing or malformed; allowed: {allowed}")
+
+
+env = Env()
+
+
+def _text(variable: str, allowed: str) -> str:
+    value: str = env.str(variable, "").strip()
+    return value or _stop(variable, allowed)
+
+
+def _flag(variable: str) -> bool:
+    try:
+        return bool(env.bool(variable, False))
+    except EnvError:
+        _stop(variable, "true or false")
+
+
+def _choice(variable: str, choices: tuple[str, ...], default: str) -> str:
+    value: str = env.str(variable, default)
+    return value if value in choices else _stop(variable, "one of " + ", ".join(choices))
+
+
+def _list(variable: str) -> list[str]:
+    return [item.strip() for item in env.str(variable, "").split(",") if item.strip()]
+
+
+def _networks(variable: str) -> list[str]:
+    try:
+        return [str(ipaddress.ip_network(item)) for item in _list(variable)]
+    except ValueError:
+        _stop(variable, "comma-separated networks such as 10.1.0.0/16,fd00::/8")
+
+
+_DATABASE_URL_ALLOWED = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+def _database(variable: str) -> dict[str, object]:
+    url = _text(variable, _DATABASE_URL_ALLOWED)
+    try:
+        database = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
+    except (dj_database_url.UnknownSchemeError, dj_database_url.ParseError, ValueError):
+        _stop(variable, _DATABASE_URL_ALLOWED)
+    if database.get("ENGINE") != "django.db.backends.postgresql" or not database.get("NAME"):
+        _stop(variable, _DATABASE_URL_ALLOWED)
+    return database
+
+
+def _redis_url(variable: str) -> str:
+    allowed = "redis://HOST:PORT/NUMBER (or rediss://, unix://, amqp:// for RabbitMQ)"
+    url = _text(variable, allowed)
+    schemes = ("redis://", "rediss://", "unix://", "amqp://", "amqps://")
+    return url if url.startswith(schemes) else _stop(variable, allowed)
+
+
+def _encryption_keys(variable: str) -> list[str]:
+    keys = _list(variable)
+    if not keys or any(len(key) < 32 for key in keys):
+        _stop(variable, "comma-separated keys of at least 32 characters each")
+    return keys
+
+
+def _port(variable: str) -> int:
+    value = env.str(variable, "8000")
+    if value.isdecimal() and 0 < int(value) < 65536:
+        return int(value)
+    _stop(variable, "a whole number from 1 to 65535")
+
+
+def _node_id(variable: str) -> str:
+    from uuid import UUID
+
+    value = env.str(variable, "")
+    try:
+        return str(UUID(value)) if value else ""
+    except ValueError:
+        _stop(variable, "a uuid")
+
+
+DEBUG = _flag("DEBUG")
+SECRET_KEY = _text("SECRET_KEY", "a long random text")
+ENCRYPTION_KEYS = _encryption_keys("ENCRYPTION_KEYS")
+DATABASES = {"default": _database("DATABASE_URL")}
+REDIS_URL = _redis_url("REDIS_URL")
+ALLOWED_HOSTS = _list("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
+CSRF_TRUSTED_ORIGINS = _list("CSRF_TRUSTED_ORIGINS")
+NODE_ID = _node_id("NODE_ID")
+WEBHOOK_ALLOWED_NETWORKS = _networks("WEBHOOK_ALLOWED_NETWORKS")
+LOG_FORMAT = _choice("LOG_FORMAT", ("text", "json"), "text")
+LOG_LEVEL = _choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO")
+PORT = _port("PORT")
+VERSION = __version__
+
+if any(not origin.startswith(("http://", "https://")) for origin in CSRF_TRUSTED_ORIGINS):
+    _stop("CSRF_TRUSTED_ORIGINS", "comma-separated origins such as https://example.com")
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "heroicons",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "eventing",
+    "webui",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "webui.middleware.ContentSecurityPolicyMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "webui.frame.frame",
+            ],
+        },
+    }
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = "projects"
+LOGOUT_REDIRECT_URL = "sign-in"
+
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Without `collectstatic` the files are served from where they lie.
+WHITENOISE_USE_FINDERS = True
+
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["eventing.api.authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["eventing.api.permissions.ProjectRole"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "eventing.api.problem_details.answer",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Mission Control",
+    "VERSION": __version__,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": [],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+_timestamper = structlog.processors.TimeStamper(fmt="iso", utc=True)
+_shared_processors = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    _timestamper,
+]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "structured": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "foreign_pre_chain": _shared_processors,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer()
+                if LOG_FORMAT == "json"
+                else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            ],
+        }
+    },
+    "handlers": {"standard_error": {"class": "logging.StreamHandler", "formatter": "structured"}},
+    "root": {"handlers": ["standard_error"], "level": LOG_LEVEL},
+    "loggers": {
+        "django.server": {"handlers": ["standard_error"], "level": "WARNING", "propagate": False},
+    },
+}
+structlog.configure(
+    processors=[*_shared_processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True,
+)

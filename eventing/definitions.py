@@ -1,0 +1,478 @@
+"""What a person may write about a project, a database or a trigger, and what of it is allowed.
+
+Console forms, REST and YAML all hand plain mappings to the `parse_*` functions below, so a rule
+exists once. A parser returns a frozen definition or raises InvalidInput with every problem found.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+from urllib.parse import urlsplit
+
+from eventing.changes import DATABASE_TYPES, OPERATIONS, DatabaseType, Operation
+from eventing.problems import InvalidInput, Problem
+
+TriggerState = Literal["active", "paused", "disabled"]
+TRIGGER_STATES: Final[tuple[TriggerState, ...]] = ("active", "paused", "disabled")
+
+PayloadFormat = Literal["spacecloud", "cloudevents", "cloudevents-binary", "cloudevents-batch"]
+FORMATS: Final[tuple[PayloadFormat, ...]] = ("spacecloud",)
+
+_URL_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "postgres": ("postgres", "postgresql"),
+    "mysql": ("mysql", "mariadb"),
+    "mongodb": ("mongodb", "mongodb+srv"),
+}
+CAPTURABLE_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres",)
+
+_PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PROJECT_NAME_ALLOWED = "1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit"
+_NAME_ALLOWED = "1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+_DURATION = re.compile(r"([1-9][0-9]{0,4})d")
+_RESERVED_HEADERS = frozenset(
+    {"content-length", "content-type", "host", "transfer-encoding", "connection"}
+    | {"webhook-id", "webhook-timestamp", "webhook-signature", "expect", "te", "upgrade"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait after the n-th failure: initial × factor^(n−1), at most `max_ms`."""
+
+    initial_ms: int = 2000
+    factor: float = 4
+    max_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseDefinition:
+    """A source as a person describes it. `url` is resolved; `url_reference` is as it was written."""
+
+    alias: str
+    type: DatabaseType
+    url: str = field(repr=False)
+    url_reference: str = ""
+    schemas: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerDefinition:
+    """A trigger as a person describes it. Empty `databases` or `tables` mean all of them."""
+
+    name: str
+    operations: tuple[Operation, ...]
+    url: str
+    databases: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    retries: int = 3
+    timeout_ms: int = 5000
+    state: TriggerState = "active"
+    backoff: Backoff = Backoff()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    header_references: Mapping[str, str] = field(default_factory=dict)
+    format: PayloadFormat = "spacecloud"
+    concurrency: int = 64
+    rate_per_second: int = 0
+    ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsDefinition:
+    """A project's settings. `eventing_db` is `builtin` or an alias of the project."""
+
+    eventing_enabled: bool = False
+    eventing_db: str = "builtin"
+    retention_events_days: int = 30
+    retention_payloads_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectDefinition:
+    """A whole project as a configuration file describes it."""
+
+    name: str
+    settings: SettingsDefinition
+    databases: tuple[DatabaseDefinition, ...]
+    triggers: tuple[TriggerDefinition, ...]
+
+
+class _Reader:
+    """Takes fields out of a mapping one by one and notes what is wrong with them."""
+
+    def __init__(self, source: object, path: str, environment: Mapping[str, str]) -> None:
+        self.problems: list[Problem] = []
+        self._path = path
+        self._environment = environment
+        self._left: dict[str, Any] = {}
+        if isinstance(source, Mapping):
+            self._left = dict(source)
+        else:
+            self.problems.append(Problem(path or "input", _shown(source), "a mapping is expected"))
+
+    def path_of(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+    def refuse(self, name: str, given: object, allowed: str) -> None:
+        self.problems.append(Problem(self.path_of(name), _shown(given), allowed))
+
+    def raw(self, name: str, default: object = None) -> Any:
+        value = self._left.pop(name, None)
+        return default if value is None else value
+
+    def text(self, name: str, pattern: re.Pattern[str], allowed: str) -> str:
+        value = self.raw(name)
+        if isinstance(value, str) and pattern.fullmatch(value):
+            return value
+        self.refuse(name, value, allowed)
+        return ""
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        value = self.raw(name, default)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.refuse(name, value, f"a whole number from {least} to {most}")
+        return default
+
+    def factor(self, name: str, default: float, least: float, most: float) -> float:
+        value = self.raw(name, default)
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if numeric and least <= value <= most:
+            return float(value)
+        self.refuse(name, value, f"a number from {least} to {most}")
+        return default
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.raw(name, default)
+        if isinstance(value, bool):
+            return value
+        self.refuse(name, value, "true or false")
+        return default
+
+    def choice(self, name: str, allowed: Sequence[str], default: str | None) -> str:
+        value = self.raw(name, default)
+        if isinstance(value, str) and value in allowed:
+            return value
+        self.refuse(name, value, "one of " + ", ".join(allowed))
+        return allowed[0]
+
+    def texts(self, name: str, allowed: str) -> tuple[str, ...]:
+        value = self.raw(name, ())
+        if isinstance(value, str):
+            value = [value] if value else []
+        plain = isinstance(value, Sequence) and all(
+            isinstance(item, str) and item.strip() and "\x00" not in item for item in value
+        )
+        if plain and all(len(item) <= 255 for item in value):
+            return tuple(dict.fromkeys(item.strip() for item in value))
+        self.refuse(name, value, allowed)
+        return ()
+
+    def days(self, name: str, default: int) -> int:
+        value = self.raw(name, f"{default}d")
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = f"{value}d"
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match and int(match[1]) <= 36_500:
+            return int(match[1])
+        self.refuse(name, value, "a number of days from 1d to 36500d, such as 30d")
+        return default
+
+    def resolved(self, name: str, written: str) -> str:
+        """`written` with each ${NAME} replaced from the environment."""
+
+        def value_of(match: re.Match[str]) -> str:
+            value = self._environment.get(match[1])
+            if value is None:
+                self.refuse(
+                    name, "${" + match[1] + "}", f"the environment variable {match[1]} must be set"
+                )
+            return value or ""
+
+        return _REFERENCE.sub(value_of, written)
+
+    def finish(self) -> None:
+        """Refuse whatever field has not been asked for."""
+        for name in self._left:
+            self.refuse(str(name), "this field", "it is not known here")
+
+
+def _shown(value: object) -> str:
+    """A value as a message may show it: short, and never a structure's contents."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:77] + "...")
+    if isinstance(value, bool | int | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, Sequence) and all(isinstance(item, str | int) for item in value):
+        return _shown(", ".join(map(str, value))) if value else "an empty list"
+    return f"a {type(value).__name__}"
+
+
+def references_in(written: str) -> list[str]:
+    """The names of the environment variables that `written` refers to."""
+    return _REFERENCE.findall(written)
+
+
+def _sort_problems(reader: _Reader, *more: Sequence[Problem]) -> list[Problem]:
+    return [*reader.problems, *(problem for problems in more for problem in problems)]
+
+
+def parse_project_name(value: object, path: str = "name") -> str:
+    """A project's name, checked."""
+    if isinstance(value, str) and _PROJECT_NAME.fullmatch(value):
+        return value
+    raise InvalidInput([Problem(path, _shown(value), _PROJECT_NAME_ALLOWED)])
+
+
+def parse_database(
+    source: object, environment: Mapping[str, str], path: str = ""
+) -> DatabaseDefinition:
+    """A database from `{alias, type, url, schemas}`."""
+    reader = _Reader(source, path, environment)
+    alias = reader.text("alias", _NAME, _NAME_ALLOWED)
+    if alias == "builtin":
+        reader.refuse("alias", alias, "any name but `builtin`, which is the built-in Eventing DB")
+    kind = cast(DatabaseType, reader.choice("type", DATABASE_TYPES, None))
+    if kind not in CAPTURABLE_TYPES:
+        reader.refuse("type", kind, "one of " + ", ".join(CAPTURABLE_TYPES) + " in this version")
+    written = reader.raw("url", "")
+    url = reader.resolved("url", written) if isinstance(written, str) else ""
+    if not reader.problems:
+        _check_database_url(reader, kind, url)
+    schemas: tuple[str, ...] | None = None
+    if "schemas" in reader._left:
+        schemas = reader.texts("schemas", "a list of schema names") or None
+    reader.finish()
+    if reader.problems:
+        raise InvalidInput(reader.problems)
+    reference = written if references_in(written) else ""
+    return DatabaseDefinition(alias, kind, url, reference, schemas)
+
+
+def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
+    """Refuse an address that no driver could use; it is a secret, so it is never shown."""
+    schemes = _URL_SCHEMES[kind]
+    allowed = f"{schemes[0]}://USER:PASSWORD@HOST:PORT/DATABASE"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        reader.problems.append(Problem(reader.path_of("url"), "what was given", allowed))
+        return
+    if parts.scheme not in schemes:
+        given = f"the scheme {parts.scheme!r}" if parts.scheme else "an address without scheme"
+        reader.problems.append(Problem(reader.path_of("url"), given, allowed))
+    elif not parts.path.strip("/"):
+        reader.problems.append(
+            Problem(reader.path_of("url"), "an address without database name", allowed)
+        )
+
+
+def parse_trigger(
+    source: object, environment: Mapping[str, str], path: str = ""
+) -> TriggerDefinition:
+    """A trigger from the mapping of contract section 6."""
+    reader = _Reader(source, path, environment)
+    name = reader.text("name", _NAME, _NAME_ALLOWED)
+    databases = reader.texts("databases", "a list of database aliases")
+    tables = reader.texts("tables", "a list of table names, `*` matching any part of one")
+    operations = reader.texts("operations", "insert, update, delete")
+    if not operations or not set(operations) <= set(OPERATIONS):
+        reader.refuse("operations", list(operations), "one or more of " + ", ".join(OPERATIONS))
+    url = reader.raw("url", "")
+    _check_webhook_url(reader, url)
+    definition = {
+        "retries": reader.number("retries", 3, 0, 100),
+        "timeout_ms": reader.number("timeout_ms", 5000, 1, 600_000),
+        "state": reader.choice("state", TRIGGER_STATES, "active"),
+        "format": reader.choice("format", FORMATS, "spacecloud"),
+        "concurrency": reader.number("concurrency", 64, 1, 10_000),
+        "rate_per_second": reader.number("rate_per_second", 0, 0, 1_000_000),
+        "ordered": reader.flag("ordered", False),
+    }
+    for unbuilt in ("rate_per_second", "ordered"):
+        if definition[unbuilt]:
+            reader.refuse(unbuilt, definition[unbuilt], f"{unbuilt} is not part of this version")
+    headers, references = _parse_headers(reader)
+    backoff, backoff_problems = _parse_backoff(reader)
+    reader.finish()
+    problems = _sort_problems(reader, backoff_problems)
+    if problems:
+        raise InvalidInput(problems)
+    return TriggerDefinition(
+        name=name,
+        databases=databases,
+        tables=tables,
+        operations=tuple(cast(Operation, item) for item in OPERATIONS if item in operations),
+        url=url,
+        headers=headers,
+        header_references=references,
+        backoff=backoff,
+        **cast(Any, definition),
+    )
+
+
+def _check_webhook_url(reader: _Reader, url: object) -> None:
+    allowed = "an address that begins with http:// or https:// and names a host"
+    if not isinstance(url, str) or not url or len(url) > 2000:
+        reader.refuse("url", url, allowed)
+        return
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        reader.refuse("url", url, allowed)
+        return
+    if parts.username or parts.password:
+        reader.problems.append(
+            Problem(
+                reader.path_of("url"),
+                "an address with a user name or password",
+                "put credentials into a header such as Authorization",
+            )
+        )
+    elif (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or any(character <= " " or character == "\x7f" for character in url)
+    ):
+        reader.refuse("url", url, allowed)
+
+
+def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
+    """Resolved header values, and what was written for those that refer to the environment."""
+    written = reader.raw("headers", {})
+    allowed = "a mapping of header names to values"
+    if not isinstance(written, Mapping) or len(written) > 50:
+        reader.refuse("headers", "what was given", allowed)
+        return {}, {}
+    values: dict[str, str] = {}
+    references: dict[str, str] = {}
+    for name, value in written.items():
+        place = f"headers.{name}"
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or len(name) > 100:
+            reader.refuse("headers", name, "a header name of letters, digits and hyphens")
+        elif name.lower() in _RESERVED_HEADERS:
+            reader.refuse(place, "this header", "it is set by Mission Control")
+        elif not isinstance(value, str) or any(c in value for c in "\r\n\x00"):
+            reader.refuse(place, "what was given", "text on one line")
+        elif len(value) > 8000:
+            reader.refuse(place, "what was given", "at most 8000 characters")
+        else:
+            values[name] = reader.resolved(place, value)
+            if references_in(value):
+                references[name] = value
+    return values, references
+
+
+def _parse_backoff(reader: _Reader) -> tuple[Backoff, list[Problem]]:
+    inner = _Reader(reader.raw("backoff", {}), reader.path_of("backoff"), {})
+    backoff = Backoff(
+        initial_ms=inner.number("initial_ms", 2000, 1, 86_400_000),
+        factor=inner.factor("factor", 4, 1, 100),
+        max_ms=inner.number("max_ms", 3_600_000, 1, 604_800_000),
+    )
+    inner.finish()
+    return backoff, inner.problems
+
+
+def parse_settings(source: object, path: str = "") -> SettingsDefinition:
+    """A project's settings from `{eventing: {enabled, db}, retention: {events, payloads}}`."""
+    reader = _Reader(source, path, {})
+    eventing = _Reader(reader.raw("eventing", {}), reader.path_of("eventing"), {})
+    retention = _Reader(reader.raw("retention", {}), reader.path_of("retention"), {})
+    settings = SettingsDefinition(
+        eventing_enabled=eventing.flag("enabled", False),
+        eventing_db=eventing.choice("db", ["builtin"], "builtin"),
+        retention_events_days=retention.days("events", 30),
+        retention_payloads_days=retention.days("payloads", 30),
+    )
+    if settings.retention_payloads_days > settings.retention_events_days:
+        retention.refuse(
+            "payloads",
+            f"{settings.retention_payloads_days}d",
+            f"at most as long as events ({settings.retention_events_days}d)",
+        )
+    for part in (reader, eventing, retention):
+        part.finish()
+    problems = _sort_problems(reader, eventing.problems, retention.problems)
+    if problems:
+        raise InvalidInput(problems)
+    return settings
+
+
+def parse_project(
+    source: object, environment: Mapping[str, str], path: str = ""
+) -> ProjectDefinition:
+    """A whole project from the mapping of contract section 6, cross-references checked."""
+    reader = _Reader(source, path, environment)
+    problems: list[Problem] = []
+
+    def attempt(parse: Any, *arguments: Any) -> Any:
+        try:
+            return parse(*arguments)
+        except InvalidInput as error:
+            problems.extend(error.problems)
+            return None
+
+    name = attempt(parse_project_name, reader.raw("name"), reader.path_of("name"))
+    wanted = {key: reader.raw(key, {}) for key in ("eventing", "retention")}
+    settings = attempt(parse_settings, wanted, path)
+    parsed: dict[str, list[Any]] = {"databases": [], "triggers": []}
+    for kind, parse in (("databases", parse_database), ("triggers", parse_trigger)):
+        entries = reader.raw(kind, [])
+        if not isinstance(entries, list):
+            reader.refuse(kind, entries, "a list")
+            continue
+        for index, entry in enumerate(entries):
+            place = f"{reader.path_of(kind)}[{index}]"
+            definition = attempt(parse, entry, environment, place)
+            if definition is not None:
+                parsed[kind].append((place, definition))
+    reader.finish()
+    problems += reader.problems
+    problems += _duplicates(parsed["databases"], "alias") + _duplicates(parsed["triggers"], "name")
+    if not any(problem.field.startswith(reader.path_of("databases")) for problem in problems):
+        problems += _unknown_databases(parsed["triggers"], parsed["databases"])
+    if problems:
+        raise InvalidInput(problems)
+    return ProjectDefinition(
+        name,
+        settings,
+        tuple(definition for _, definition in parsed["databases"]),
+        tuple(definition for _, definition in parsed["triggers"]),
+    )
+
+
+def _duplicates(entries: Sequence[tuple[str, Any]], name_field: str) -> list[Problem]:
+    """Names that occur twice; upper and lower case do not tell them apart."""
+    seen: set[str] = set()
+    problems = []
+    for place, definition in entries:
+        name = getattr(definition, name_field)
+        if name.lower() in seen:
+            problems.append(Problem(f"{place}.{name_field}", repr(name), "each name may occur once"))
+        seen.add(name.lower())
+    return problems
+
+
+def _unknown_databases(
+    triggers: Sequence[tuple[str, TriggerDefinition]],
+    databases: Sequence[tuple[str, DatabaseDefinition]],
+) -> list[Problem]:
+    aliases = {definition.alias for _, definition in databases}
+    return [
+        Problem(
+            f"{place}.databases",
+            repr(alias),
+            "an alias of this project is: " + (", ".join(sorted(aliases)) or "it has none"),
+        )
+        for place, trigger in triggers
+        for alias in trigger.databases
+        if alias not in aliases
+    ]

@@ -1,0 +1,201 @@
+"""The control plane: projects, databases, triggers, who may do what, and how capture fares.
+
+Rows are changed through `eventing.projects` alone, which checks them first and then raises the
+configuration version that the running processes watch.
+"""
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models.functions import Lower, Now
+
+from eventing.changes import DATABASE_TYPES, OPERATIONS
+from eventing.definitions import FORMATS, TRIGGER_STATES
+from eventing.models.fields import EncryptedTextField
+
+
+def _choices(values: Any) -> list[tuple[str, str]]:
+    return [(value, value) for value in values]
+
+
+class Installation(models.Model):
+    """The one row that identifies this installation and counts its configuration's versions."""
+
+    node_id = models.UUIDField(default=uuid.uuid4)
+    configuration_version = models.BigIntegerField(default=1)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(id=1), name="installation_is_one_row"),
+        ]
+
+
+class Project(models.Model):
+    """The tenant: owns databases, triggers, settings, logs and members."""
+
+    name = models.CharField(max_length=63, unique=True)
+    eventing_enabled = models.BooleanField(default=False)
+    eventing_db = models.CharField(max_length=63, default="builtin")
+    retention_events_days = models.PositiveIntegerField(default=30)
+    retention_payloads_days = models.PositiveIntegerField(default=30)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """What a user may do in a project; administrators of the installation need none."""
+
+    class Role(models.TextChoices):
+        VIEWER = "viewer"
+        EDITOR = "editor"
+        ADMIN = "admin"
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships"
+    )
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=6, choices=Role.choices)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "project"], name="one_membership_a_project"),
+        ]
+
+
+class Database(models.Model):
+    """One source. `source_name` names what it makes at the server (slot, publications)."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="databases")
+    alias = models.CharField(max_length=63)
+    type = models.CharField(max_length=8, choices=_choices(DATABASE_TYPES))
+    url = EncryptedTextField()
+    # What the configuration file said, `${NAME}` and all; empty when the address came as it is.
+    url_reference = models.TextField(blank=True, default="")
+    schemas = ArrayField(models.TextField(), null=True, blank=True)
+    source_name = models.CharField(max_length=63, unique=True)
+    configuration_version = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["alias"]
+        constraints = [
+            models.UniqueConstraint("project", Lower("alias"), name="one_alias_a_project"),
+        ]
+
+    def __str__(self) -> str:
+        return self.alias
+
+
+class RetiredSource(models.Model):
+    """What a database left at its server and capture has yet to take away."""
+
+    database_id = models.BigIntegerField()
+    type = models.CharField(max_length=8, choices=_choices(DATABASE_TYPES))
+    url = EncryptedTextField()
+    source_name = models.CharField(max_length=63)
+    next_try_at = models.DateTimeField(db_default=Now())
+    attempts = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True, default="")
+
+
+class Trigger(models.Model):
+    """Which changes become events, and where those go. Empty `databases` or `tables` mean all."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="triggers")
+    name = models.CharField(max_length=63)
+    databases = models.ManyToManyField(Database, related_name="triggers", blank=True)
+    tables = ArrayField(models.TextField(), default=list, blank=True)
+    operations = ArrayField(models.CharField(max_length=6, choices=_choices(OPERATIONS)))
+    url = models.TextField()
+    retries = models.PositiveIntegerField(default=3)
+    timeout_ms = models.PositiveIntegerField(default=5000)
+    state = models.CharField(max_length=8, choices=_choices(TRIGGER_STATES), default="active")
+    backoff_initial_ms = models.PositiveIntegerField(default=2000)
+    backoff_factor = models.FloatField(default=4)
+    backoff_max_ms = models.PositiveIntegerField(default=3_600_000)
+    # JSON objects of header names; the references keep what the file said, `${NAME}` and all.
+    headers = EncryptedTextField(blank=True, default="")
+    header_references = models.JSONField(default=dict, blank=True)
+    signing_secrets = EncryptedTextField(blank=True, default="")
+    format = models.CharField(max_length=18, choices=_choices(FORMATS), default="spacecloud")
+    concurrency = models.PositiveIntegerField(default=64)
+    rate_per_second = models.PositiveIntegerField(default=0)
+    ordered = models.BooleanField(default=False)
+    configuration_version = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint("project", Lower("name"), name="one_trigger_name_a_project"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiToken(models.Model):
+    """A program's key to the REST API; only the SHA-256 of it is kept."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens"
+    )
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="api_tokens", null=True, blank=True
+    )
+    role = models.CharField(max_length=6, choices=Membership.Role.choices)
+    digest = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+
+class CaptureLease(models.Model):
+    """Which process captures a database, until when, and how that goes.
+
+    A row exists for each database that is, or lately was, captured. Times are the database
+    server's. `applied_version` is the configuration version the loop reads under.
+    """
+
+    class State(models.TextChoices):
+        OFF = "off"
+        STARTING = "starting"
+        STREAMING = "streaming"
+        RETRYING = "retrying"
+        BLOCKED = "blocked"
+
+    database = models.OneToOneField(Database, on_delete=models.CASCADE, related_name="capture")
+    holder = models.UUIDField(null=True)
+    expires_at = models.DateTimeField(db_default=Now())
+    state = models.CharField(max_length=9, choices=State.choices, default=State.OFF)
+    error = models.TextField(blank=True, default="")
+    mend = models.TextField(blank=True, default="")
+    next_try_at = models.DateTimeField(null=True)
+    applied_version = models.BigIntegerField(default=0)
+    position = models.TextField(blank=True, default="")
+    lag_ms = models.BigIntegerField(null=True)
+    lag_bytes = models.BigIntegerField(null=True)
+    last_change_at = models.DateTimeField(null=True)
+    # Raised by a person who accepts the loss: capture then starts anew from now.
+    restart_from_now = models.BooleanField(default=False)
+
+
+class Heartbeat(models.Model):
+    """When each process of the installation was last seen."""
+
+    process = models.CharField(max_length=7)
+    name = models.CharField(max_length=200)
+    seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["process", "name"], name="one_heartbeat_a_process"),
+        ]

@@ -1,0 +1,343 @@
+"""Every change of the control plane: projects, their settings, databases and triggers.
+
+Console, REST and `apply` all come through here. Each change is one transaction that ends by raising
+the configuration version, which the running processes watch; nothing here talks to a source.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from eventing.definitions import (
+    Backoff,
+    DatabaseDefinition,
+    PayloadFormat,
+    SettingsDefinition,
+    TriggerDefinition,
+    TriggerState,
+)
+from eventing.models import (
+    CaptureLease,
+    Database,
+    Installation,
+    Membership,
+    Project,
+    RetiredSource,
+    Trigger,
+)
+from eventing.problems import InvalidInput, Problem
+from eventing.signing import new_secret
+
+
+@contextmanager
+def configuration_change() -> Iterator[int]:
+    """One change of configuration: a transaction, and the version that it makes.
+
+    Changes wait for each other, so a version names one state of the whole configuration.
+    """
+    with transaction.atomic():
+        installation = Installation.objects.select_for_update().get()
+        version = installation.configuration_version + 1
+        Installation.objects.update(configuration_version=F("configuration_version") + 1)
+        yield version
+
+
+def configuration_version() -> int:
+    """The present version; processes compare it with the one they last read."""
+    return Installation.objects.values_list("configuration_version", flat=True).get()
+
+
+def create_project(
+    name: str, settings: SettingsDefinition, owner: object | None = None
+) -> Project:
+    """Make a project; `owner` (a user) becomes its administrator."""
+    with configuration_change():
+        if Project.objects.filter(name=name).exists():
+            raise InvalidInput([Problem("name", repr(name), "a name no other project has")])
+        project = Project.objects.create(name=name)
+        if owner is not None:
+            Membership.objects.create(user=owner, project=project, role=Membership.Role.ADMIN)
+        _write_settings(project, settings)
+    return project
+
+
+def update_settings(project: Project, settings: SettingsDefinition) -> None:
+    """Put settings into force. Turning eventing off gives up every slot: see `RetiredSource`."""
+    with configuration_change():
+        _write_settings(project, settings)
+
+
+def _write_settings(project: Project, settings: SettingsDefinition) -> None:
+    was_enabled = project.eventing_enabled
+    project.eventing_enabled = settings.eventing_enabled
+    project.eventing_db = settings.eventing_db
+    project.retention_events_days = settings.retention_events_days
+    project.retention_payloads_days = settings.retention_payloads_days
+    project.save()
+    if was_enabled and not settings.eventing_enabled:
+        for database in project.databases.all():
+            _retire(database)
+
+
+def settings_of(project: Project) -> SettingsDefinition:
+    """The settings in force."""
+    return SettingsDefinition(
+        eventing_enabled=project.eventing_enabled,
+        eventing_db=project.eventing_db,
+        retention_events_days=project.retention_events_days,
+        retention_payloads_days=project.retention_payloads_days,
+    )
+
+
+def delete_project(project: Project) -> list[int]:
+    """Delete a project with all it owns; returns the ids of its triggers, to be cancelled.
+
+    Its logs stay until retention drops them.
+    """
+    with configuration_change():
+        trigger_ids = list(project.triggers.values_list("pk", flat=True))
+        for database in project.databases.all():
+            _retire(database)
+        project.delete()
+    return trigger_ids
+
+
+def save_database(
+    project: Project, definition: DatabaseDefinition, existing: Database | None = None
+) -> Database:
+    """Create a database, or make `existing` what `definition` says.
+
+    Another address for an existing database means another source: the old one is given up, and
+    capture of the new one starts from now.
+    """
+    with configuration_change() as version:
+        others = project.databases.exclude(pk=existing.pk if existing else None)
+        if others.filter(alias__iexact=definition.alias).exists():
+            raise InvalidInput(
+                [Problem("alias", repr(definition.alias), "an alias no other database has")]
+            )
+        database = existing or Database(project=project)
+        if existing and (existing.url, existing.type) != (definition.url, definition.type):
+            _retire(existing)
+            existing.source_name = ""
+        database.alias = definition.alias
+        database.type = definition.type
+        database.url = definition.url
+        database.url_reference = definition.url_reference
+        database.schemas = list(definition.schemas) if definition.schemas else None
+        database.source_name = database.source_name or f"mission_control_{secrets.token_hex(8)}"
+        database.configuration_version = version
+        database.save()
+        # Every trigger on all databases now also watches this one.
+        project.triggers.filter(databases=None).update(configuration_version=version)
+        return database
+
+
+def delete_database(database: Database) -> None:
+    """Delete a database; its slot and publications are taken away by capture, soon after.
+
+    Refused while a trigger names it alone: such a trigger would silently come to mean all databases.
+    """
+    with configuration_change():
+        named = [
+            trigger.name
+            for trigger in database.triggers.all()
+            if list(trigger.databases.values_list("pk", flat=True)) == [database.pk]
+        ]
+        if named:
+            raise InvalidInput(
+                [
+                    Problem(
+                        "alias",
+                        repr(database.alias),
+                        "a database that no trigger names alone; change or delete first: "
+                        + ", ".join(named),
+                    )
+                ]
+            )
+        _retire(database)
+        database.delete()
+
+
+def _retire(database: Database) -> None:
+    """Note what is to be removed at the server, and stop capturing."""
+    RetiredSource.objects.create(
+        database_id=database.pk,
+        type=database.type,
+        url=database.url,
+        source_name=database.source_name,
+    )
+    CaptureLease.objects.filter(database=database).delete()
+
+
+def start_anew(database: Database) -> None:
+    """Accept that changes may have been lost, and let capture start from now."""
+    with configuration_change():
+        CaptureLease.objects.filter(database=database).update(restart_from_now=True)
+
+
+def save_trigger(
+    project: Project, definition: TriggerDefinition, existing: Trigger | None = None
+) -> Trigger:
+    """Create a trigger, or make `existing` what `definition` says."""
+    with configuration_change() as version:
+        databases = _databases_named(project, definition)
+        others = project.triggers.exclude(pk=existing.pk if existing else None)
+        if others.filter(name__iexact=definition.name).exists():
+            raise InvalidInput(
+                [Problem("name", repr(definition.name), "a name no other trigger has")]
+            )
+        trigger = existing or Trigger(project=project, signing_secrets=_new_signing_secrets())
+        trigger.name = definition.name
+        trigger.tables = list(definition.tables)
+        trigger.operations = list(definition.operations)
+        trigger.url = definition.url
+        trigger.retries = definition.retries
+        trigger.timeout_ms = definition.timeout_ms
+        trigger.state = definition.state
+        trigger.backoff_initial_ms = definition.backoff.initial_ms
+        trigger.backoff_factor = definition.backoff.factor
+        trigger.backoff_max_ms = definition.backoff.max_ms
+        trigger.headers = orjson.dumps(dict(definition.headers)).decode()
+        trigger.header_references = dict(definition.header_references)
+        trigger.format = definition.format
+        trigger.concurrency = definition.concurrency
+        trigger.rate_per_second = definition.rate_per_second
+        trigger.ordered = definition.ordered
+        trigger.configuration_version = version
+        trigger.save()
+        trigger.databases.set(databases)
+        return trigger
+
+
+def _databases_named(project: Project, definition: TriggerDefinition) -> list[Database]:
+    known = {database.alias: database for database in project.databases.all()}
+    missing = [alias for alias in definition.databases if alias not in known]
+    if missing:
+        allowed = ", ".join(known) or "none exists yet"
+        raise InvalidInput(
+            [Problem("databases", repr(alias), f"the aliases {allowed}") for alias in missing]
+        )
+    return [known[alias] for alias in definition.databases]
+
+
+def _new_signing_secrets() -> str:
+    return orjson.dumps([new_secret()]).decode()
+
+
+def set_trigger_state(trigger: Trigger, state: TriggerState) -> None:
+    """Pause, resume, disable or enable a trigger."""
+    with configuration_change() as version:
+        trigger.state = state
+        trigger.configuration_version = version
+        trigger.save(update_fields=["state", "configuration_version", "changed_at"])
+
+
+def delete_trigger(trigger: Trigger) -> int:
+    """Delete a trigger; returns its id, whose unfinished events are then to be cancelled."""
+    with configuration_change():
+        trigger_id = trigger.pk
+        trigger.delete()
+    return trigger_id
+
+
+def database_definition_of(database: Database) -> DatabaseDefinition:
+    """A stored database as a definition."""
+    return DatabaseDefinition(
+        alias=database.alias,
+        type=database.type,  # type: ignore[arg-type]
+        url=database.url,
+        url_reference=database.url_reference,
+        schemas=tuple(database.schemas) if database.schemas else None,
+    )
+
+
+def trigger_definition_of(trigger: Trigger) -> TriggerDefinition:
+    """A stored trigger as a definition, secrets included."""
+    return TriggerDefinition(
+        name=trigger.name,
+        operations=tuple(trigger.operations),
+        url=trigger.url,
+        databases=tuple(sorted(database.alias for database in trigger.databases.all())),
+        tables=tuple(trigger.tables),
+        retries=trigger.retries,
+        timeout_ms=trigger.timeout_ms,
+        state=trigger.state,  # type: ignore[arg-type]
+        backoff=Backoff(
+            trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms
+        ),
+        headers=orjson.loads(trigger.headers or "{}"),
+        header_references=trigger.header_references,
+        format=trigger.format,  # type: ignore[arg-type]
+        concurrency=trigger.concurrency,
+        rate_per_second=trigger.rate_per_second,
+        ordered=trigger.ordered,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStatus:
+    """How the capture of one database fares, as people and REST are told of it.
+
+    `lag_ms` is the age of the last change read while more are waiting, 0 when none is.
+    """
+
+    state: str = "off"
+    error: str = ""
+    mend: str = ""
+    next_try_at: datetime | None = None
+    position: str = ""
+    lag_ms: int | None = None
+    lag_bytes: int | None = None
+    last_change_at: datetime | None = None
+    applied_version: int = 0
+
+
+def capture_statuses(databases: Sequence[Database]) -> dict[int, CaptureStatus]:
+    """The capture status of each of `databases`, by its id."""
+    leases = CaptureLease.objects.filter(database__in=databases).annotate(now=Now())
+    by_database = {lease.database_id: lease for lease in leases}
+    enabled = dict(Project.objects.values_list("pk", "eventing_enabled"))
+    return {
+        database.pk: _status_of(by_database.get(database.pk), enabled[database.project_id])
+        for database in databases
+    }
+
+
+def _status_of(lease: Any, enabled: bool) -> CaptureStatus:
+    """What a lease tells; one that nobody renews any more tells only that capture is to start."""
+    if not enabled:
+        return CaptureStatus()
+    if lease is None or (lease.expires_at <= lease.now and lease.state == "streaming"):
+        return CaptureStatus(state="starting")
+    return CaptureStatus(
+        state=lease.state,
+        error=lease.error,
+        mend=lease.mend,
+        next_try_at=lease.next_try_at,
+        position=lease.position,
+        lag_ms=lease.lag_ms,
+        lag_bytes=lease.lag_bytes,
+        last_change_at=lease.last_change_at,
+        applied_version=lease.applied_version,
+    )
+
+
+def is_live(trigger: Trigger) -> bool:
+    """Whether every database the trigger watches is read under its present definition."""
+    if trigger.state == "disabled" or not trigger.project.eventing_enabled:
+        return False
+    databases = list(trigger.databases.all()) or list(trigger.project.databases.all())
+    statuses = capture_statuses(databases).values()
+    return bool(databases) and all(
+        status.state == "streaming" and status.applied_version >= trigger.configuration_version
+        for status in statuses
+    )
