@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 from django.db import transaction
@@ -115,8 +116,8 @@ def save_database(
 ) -> Database:
     """Create a database, or make `existing` what `definition` says.
 
-    Another address for an existing database means another source: the old one is given up, and
-    capture of the new one starts from now.
+    Another host, port or database name for an existing database means another source: the old one
+    is given up, and capture of the new one starts from now. Other credentials or options do not.
     """
     with configuration_change() as version:
         others = project.databases.exclude(pk=existing.pk if existing else None)
@@ -125,7 +126,7 @@ def save_database(
                 [Problem("alias", repr(definition.alias), "an alias no other database has")]
             )
         database = existing or Database(project=project)
-        if existing and (existing.url, existing.type) != (definition.url, definition.type):
+        if existing and _server_of(existing) != _server_of(definition):
             _retire(existing)
             existing.source_name = ""
         database.alias = definition.alias
@@ -139,6 +140,12 @@ def save_database(
         # Every trigger on all databases now also watches this one.
         project.triggers.filter(databases=None).update(configuration_version=version)
         return database
+
+
+def _server_of(database: Database | DatabaseDefinition) -> tuple[object, ...]:
+    """Which database of which server an address names, whoever signs in there and how."""
+    parts = urlsplit(database.url)
+    return (database.type, parts.hostname, parts.port, parts.path, parse_qs(parts.query).get("host"))
 
 
 def delete_database(database: Database) -> None:
@@ -168,7 +175,10 @@ def delete_database(database: Database) -> None:
 
 
 def _retire(database: Database) -> None:
-    """Note what is to be removed at the server, and stop capturing."""
+    """Note what is to be removed at the server, and stop capturing.
+
+    Should the database be captured again, that begins from a moment of its own.
+    """
     RetiredSource.objects.create(
         database_id=database.pk,
         type=database.type,
@@ -176,6 +186,7 @@ def _retire(database: Database) -> None:
         source_name=database.source_name,
     )
     CaptureLease.objects.filter(database=database).delete()
+    CaptureLease.objects.create(database=database, restart_from_now=True)
 
 
 def start_anew(database: Database) -> None:

@@ -113,6 +113,10 @@ class EventLog(Protocol):
         """Make or upgrade schema, tables and this week's partitions; does nothing if all is there."""
         ...
 
+    def drop_partitions_before(self, day: int) -> list[str]:
+        """Drop whole days older than `day` (counted from the epoch); returns what went."""
+        ...
+
     # Capture
 
     def position(self, database_id: int) -> str | None:

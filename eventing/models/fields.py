@@ -25,7 +25,7 @@ def _cipher(keys: tuple[str, ...]) -> MultiFernet:
     )
 
 
-class EncryptedTextField(models.TextField[str, str]):
+class EncryptedTextField(models.TextField):  # type: ignore[type-arg]
     """Text that is stored as a Fernet token (AES-128-CBC with HMAC-SHA256)."""
 
     def get_prep_value(self, value: Any) -> Any:

@@ -1,0 +1,28 @@
+"""Every kind of source, by the type a database has."""
+
+from typing import Protocol
+
+from django.apps import apps
+
+from eventing.sources.base import Source
+from eventing.sources.postgres import PostgresSource
+
+
+class Described(Protocol):
+    """What is needed to open a source: a stored database, or one that was given up."""
+
+    type: str
+    url: str
+    source_name: str
+
+
+def source_of(database: Described) -> Source:
+    """The source for a database; connects only when it is used."""
+    schemas = getattr(database, "schemas", None)
+    return PostgresSource(database.url, database.source_name, schemas, _own_tables())
+
+
+def _own_tables() -> frozenset[str]:
+    """The product's own tables, as `schema.table`, should the control database be watched."""
+    names = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
+    return frozenset(f"public.{name}" for name in names | {"django_migrations"})

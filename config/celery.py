@@ -1,0 +1,63 @@
+"""The Celery application: which queues there are, and what beat asks for.
+
+Messages are hints that may be lost or repeated; the event log decides what happens. So they are
+acknowledged at once, carry ids alone, and no result is kept.
+"""
+
+import os
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+from django.conf import settings  # noqa: E402 — reads the settings named above
+
+app = Celery("mission_control")
+app.conf.update(
+    broker_url=settings.REDIS_URL,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "socket_timeout": 10,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "retry_on_timeout": False,
+    },
+    broker_pool_limit=8,
+    task_ignore_result=True,
+    task_serializer="json",
+    accept_content=["json"],
+    task_default_queue="upkeep",
+    task_queues=[Queue("deliver"), Queue("upkeep")],
+    worker_pool="threads",
+    worker_concurrency=8,
+    worker_prefetch_multiplier=2,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    task_routes={"eventing.tasks.deliver": {"queue": "deliver"}},
+    beat_schedule={
+        "sweep": {
+            "task": "eventing.tasks.sweep",
+            "schedule": 1.0,
+            "options": {"expires": 5},
+        },
+        "upkeep": {
+            "task": "eventing.tasks.upkeep",
+            "schedule": 600.0,
+            "options": {"expires": 300},
+        },
+    },
+    beat_max_loop_interval=1,
+    timezone="UTC",
+)
+
+@setup_logging.connect
+def keep_django_logging(**_: object) -> None:
+    """Celery would otherwise replace the logging that the settings describe."""
+
+
+app.autodiscover_tasks(["eventing"])

@@ -1,0 +1,24 @@
+"""The Django application of everything but the pages."""
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.db.models.signals import post_migrate
+
+
+class EventingConfig(AppConfig):
+    name = "eventing"
+
+    def ready(self) -> None:
+        post_migrate.connect(prepare_installation, sender=self)
+
+
+def prepare_installation(**_: Any) -> None:
+    """After each migrate: the installation's one row, and the tables of the built-in Eventing DB."""
+    from eventing.logs import event_log
+    from eventing.models import Installation
+
+    defaults = {"node_id": settings.NODE_ID} if settings.NODE_ID else {}
+    Installation.objects.get_or_create(pk=1, defaults=defaults)
+    event_log().make_tables()

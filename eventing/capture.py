@@ -1,0 +1,301 @@
+"""Read, match, store, enqueue, acknowledge: the capture loop of one database.
+
+Nothing is acknowledged that is not stored, and events are stored in one transaction with the
+position they came from, so each change becomes its events exactly once.
+"""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection, transaction
+from django.db.models.functions import Now
+
+from eventing.changes import Batch, Event, Origin
+from eventing.cloudevents import EventBuilder
+from eventing.enqueueing import enqueuer
+from eventing.lease import Lease
+from eventing.logs import event_log
+from eventing.logs.base import LogUnavailable, PositionMoved
+from eventing.logs.postgres import chunked
+from eventing.matching import Matcher, Rule
+from eventing.models import CaptureLease, Database, Installation, RetiredSource, Trigger
+from eventing.projects import configuration_version
+from eventing.sources import source_of
+from eventing.sources.base import Source, SourceBlocked, SourceUnavailable
+
+_BATCH_CHANGES: Final = 1000
+_READ_SECONDS: Final = 0.25
+# How often a position without events is stored, so that the source may drop its log.
+_IDLE_POSITION_SECONDS: Final = 5.0
+_FIRST_RETRY_SECONDS: Final = 1.0
+_LONGEST_RETRY_SECONDS: Final = 60.0
+_BLOCKED_RETRY_SECONDS: Final = 15.0
+
+logger = structlog.get_logger(__name__)
+
+
+class _Reconfigured(Exception):
+    """The database's row has changed so that it must be opened anew, or is not to be captured."""
+
+
+def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
+    """Capture one database under its lease until `stopping()`, or until it is not to be captured."""
+    lease = Lease.acquire(database_id)
+    if lease is None:
+        return
+    log = logger.bind(database=database_id)
+    log.info("capture starts")
+    failures = 0
+    try:
+        while not stopping() and not lease.lost.is_set():
+            loop = CaptureLoop.load(database_id, lease, stopping)
+            if loop is None:
+                break
+            try:
+                loop.run()
+                failures = 0
+            except _Reconfigured:
+                failures = 0
+            except SourceBlocked as error:
+                log.warning("capture is blocked", error=str(error), mend=error.mend)
+                _wait(lease, stopping, "blocked", error, _BLOCKED_RETRY_SECONDS)
+            except (SourceUnavailable, LogUnavailable, PositionMoved, DatabaseError) as error:
+                failures = 1 if loop.streamed else failures + 1
+                delay = _retry_seconds(failures)
+                log.warning("capture will be tried again", error=str(error), seconds=delay)
+                _wait(lease, stopping, "retrying", error, delay)
+            finally:
+                loop.close()
+                connection.close()
+    finally:
+        lease.release()
+        log.info("capture stopped")
+
+
+def _retry_seconds(failures: int) -> float:
+    ceiling = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
+    return ceiling * random.uniform(0.8, 1.2)  # noqa: S311 — jitter needs no secrecy
+
+
+def _wait(
+    lease: Lease, stopping: Callable[[], bool], state: str, error: Exception, seconds: float
+) -> None:
+    """Show why capture stands still, and wait; a change of configuration ends the wait."""
+    lease.publish(
+        state=state,
+        error=str(error),
+        mend=getattr(error, "mend", ""),
+        next_try_at=datetime.now(UTC) + timedelta(seconds=seconds),
+    )
+    version = lease.configuration_version
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not stopping() and not lease.lost.is_set():
+        if lease.configuration_version != version:
+            return
+        lease.lost.wait(_READ_SECONDS)
+
+
+class CaptureLoop:
+    """One stay on the stream of one database; made anew for each connection."""
+
+    def __init__(
+        self, database: Database, source: Source, lease: Lease, stopping: Callable[[], bool]
+    ) -> None:
+        self._database = database
+        self._source = source
+        self._lease = lease
+        self._stopping = stopping
+        self._log = event_log()
+        self._origin = Origin(
+            database.project_id,
+            database.project.name,
+            database.pk,
+            database.alias,
+            database.type,  # type: ignore[arg-type]
+        )
+        self._stored: str | None = None
+        self._stored_at = 0.0
+        self._version = 0
+        self._matcher = Matcher([])
+        self._builder = EventBuilder(self._origin, "", self._matcher)
+        self._held: frozenset[int] = frozenset()
+        self.streamed = False
+
+    @classmethod
+    def load(
+        cls, database_id: int, lease: Lease, stopping: Callable[[], bool]
+    ) -> "CaptureLoop | None":
+        """The loop for a database, None if it is gone or its project's eventing is off."""
+        database = (
+            Database.objects.select_related("project")
+            .filter(pk=database_id, project__eventing_enabled=True)
+            .first()
+        )
+        if database is None:
+            return None
+        return cls(database, source_of(database), lease, stopping)
+
+    def run(self) -> None:
+        """Open the source and stream until told to stop. Raises what ends the stay."""
+        self._lease.publish(state="starting")
+        self._load_rules()
+        if CaptureLease.objects.filter(
+            database=self._database, restart_from_now=True
+        ).exists():
+            self._start_anew()
+        self._stored = self._log.position(self._database.pk)
+        self._source.open(self._matcher, self._stored)
+        self._lease.publish(
+            state="streaming", error="", mend="", next_try_at=None, applied_version=self._version
+        )
+        logger.info("capture streams", database=self._database.pk, position=self._stored)
+        while not self._stopping() and not self._lease.lost.is_set():
+            if self._lease.configuration_version != self._version:
+                self._reconfigure()
+            self._step(self._source.read(_BATCH_CHANGES, _READ_SECONDS))
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _start_anew(self) -> None:
+        """A person accepted the loss: forget slot and position, and start from now."""
+        self._source.remove()
+        self._log.forget_position(self._database.pk)
+        CaptureLease.objects.filter(database=self._database).update(restart_from_now=False)
+        logger.warning("capture starts anew from now", database=self._database.pk)
+
+    def _step(self, batch: Batch) -> None:
+        """Store a batch with its position, then enqueue, then acknowledge."""
+        events = self._builder.events(batch.changes)
+        idle = time.monotonic() - self._stored_at
+        moved = batch.position != self._stored
+        if events or (moved and (self._stored is None or idle >= _IDLE_POSITION_SECONDS)):
+            self._log.append(self._origin, events, self._stored, batch.position)
+            self._stored = batch.position
+            self._stored_at = time.monotonic()
+            self.streamed = True
+            self._enqueue(events)
+            self._source.acknowledge(batch.position)
+        self._publish(batch)
+
+    def _enqueue(self, events: Sequence[Event]) -> None:
+        """One message per chunk; what is held or cannot be sent stays where it is."""
+        waiting: dict[int, list[UUID]] = defaultdict(list)
+        for event in events:
+            if event.problem is None and event.trigger_id not in self._held:
+                waiting[event.trigger_id].append(event.id)
+        enqueuer.enqueue(chunked(waiting))
+
+    def _publish(self, batch: Batch) -> None:
+        if not batch.changes:
+            lag_ms = 0 if batch.drained else self._lease.status.lag_ms
+            self._lease.publish(
+                position=batch.position, lag_ms=lag_ms, lag_bytes=batch.source_lag_bytes
+            )
+            return
+        last_ms = batch.changes[-1].committed_at_ms
+        age_ms = max(0, int(time.time() * 1000) - last_ms)
+        self._lease.publish(
+            position=batch.position,
+            lag_ms=0 if batch.drained else age_ms,
+            lag_bytes=batch.source_lag_bytes,
+            last_change_at=datetime.fromtimestamp(last_ms / 1000, UTC),
+        )
+
+    def _reconfigure(self) -> None:
+        """Bring triggers into force; leave the stream if the database itself has changed."""
+        fresh = Database.objects.select_related("project").filter(pk=self._database.pk).first()
+        if fresh is None or not fresh.project.eventing_enabled:
+            raise _Reconfigured
+        if _identity(fresh) != _identity(self._database) or self._wants_restart():
+            raise _Reconfigured
+        self._load_rules()
+        self._source.watch(self._matcher)
+        self._lease.publish(applied_version=self._version)
+
+    def _wants_restart(self) -> bool:
+        return CaptureLease.objects.filter(
+            database=self._database, restart_from_now=True
+        ).exists()
+
+    def _load_rules(self) -> None:
+        """Read the triggers that watch this database, and the version they belong to."""
+        with transaction.atomic():
+            # The version first: what changes while we read raises it again.
+            self._version = configuration_version()
+            triggers = list(
+                Trigger.objects.filter(project_id=self._database.project_id)
+                .exclude(state="disabled")
+                .prefetch_related("databases")
+            )
+            installation = Installation.objects.get()
+        watching = [
+            trigger
+            for trigger in triggers
+            if not trigger.databases.all()
+            or self._database.pk in {database.pk for database in trigger.databases.all()}
+        ]
+        self._held = frozenset(item.pk for item in watching if item.state == "paused")
+        self._matcher = Matcher(
+            [
+                Rule(item.pk, item.name, tuple(item.tables), frozenset(item.operations))
+                for item in watching
+            ]
+        )
+        node_id = settings.NODE_ID or str(installation.node_id)
+        self._builder = EventBuilder(self._origin, node_id, self._matcher)
+
+
+def _identity(database: Database) -> tuple[object, ...]:
+    """What of a database's row a connection depends on."""
+    return (
+        database.url,
+        database.type,
+        database.schemas,
+        database.source_name,
+        database.alias,
+        database.project.name,
+    )
+
+
+def remove_retired_sources() -> None:
+    """Take away what deleted or switched-off databases left at their servers, one try each."""
+    for retired in RetiredSource.objects.filter(next_try_at__lte=Now()):
+        delay = timedelta(seconds=_retry_seconds(retired.attempts + 1) + 10)
+        mine = RetiredSource.objects.filter(
+            pk=retired.pk, attempts=retired.attempts
+        ).update(attempts=retired.attempts + 1, next_try_at=Now() + delay)
+        if not mine:
+            continue
+        source = source_of(retired)
+        try:
+            source.remove()
+        except (SourceUnavailable, SourceBlocked) as error:
+            logger.warning("a source's slot could not be removed yet", error=str(error))
+            RetiredSource.objects.filter(pk=retired.pk).update(error=str(error))
+            continue
+        finally:
+            source.close()
+        retired.delete()
+        logger.info("removed what a source had left", database=retired.database_id)
+
+
+def databases_to_capture() -> list[int]:
+    """Ids of databases that should be captured and that nobody captures at present.
+
+    One whose earlier slot has yet to be taken away waits for that.
+    """
+    held = CaptureLease.objects.filter(holder__isnull=False, expires_at__gte=Now())
+    return list(
+        Database.objects.filter(project__eventing_enabled=True)
+        .exclude(capture__in=held)
+        .exclude(source_name__in=RetiredSource.objects.values("source_name"))
+        .values_list("pk", flat=True)
+    )

@@ -1,0 +1,89 @@
+"""The bytes an endpoint receives: the payload of contract section 2, built once per event as text.
+
+The document arrives as JSON text and is placed as it is, so its numbers keep all their digits.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+import orjson
+
+from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Change, Event, Origin
+from eventing.ids import event_id
+from eventing.matching import Matcher
+
+MAX_PAYLOAD_CHARACTERS: Final = 64 * 1024 * 1024
+
+
+class EventBuilder:
+    """Makes the events of one database's changes; `node_id` is their `source`."""
+
+    def __init__(self, origin: Origin, node_id: str, matcher: Matcher) -> None:
+        self._origin = origin
+        self._matcher = matcher
+        self._source = orjson.dumps(node_id).decode()
+        self._database = orjson.dumps(SOURCE_NAMES[origin.type]).decode()
+        self._heads: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def events(self, changes: Sequence[Change]) -> list[Event]:
+        """One event for each change and each trigger that matches it, in order."""
+        database_id = self._origin.database_id
+        rules_for = self._matcher.rules_for
+        events = []
+        for change in changes:
+            for rule in rules_for(change.table, change.operation):
+                identifier = event_id(
+                    change.committed_at_ms,
+                    change.index,
+                    rule.trigger_id,
+                    database_id,
+                    change.position,
+                )
+                payload, problem = self._payload(str(identifier), change)
+                events.append(
+                    Event(
+                        identifier,
+                        rule.trigger_id,
+                        rule.trigger,
+                        change.table,
+                        change.operation,
+                        change.document_id,
+                        payload,
+                        change.committed_at_ms,
+                        problem,
+                    )
+                )
+        return events
+
+    def _payload(self, identifier: str, change: Change) -> tuple[str, str | None]:
+        """The payload, and why it cannot be sent if it cannot."""
+        key = (change.table, change.operation)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = (
+                f'","type":"{EVENT_TYPES[change.operation]}","source":{self._source},"time":"',
+                f'","data":{{"db":{self._database},"col":{orjson.dumps(change.table).decode()}'
+                ',"docId":',
+            )
+        document = change.document
+        problem = change.problem
+        if len(document) > MAX_PAYLOAD_CHARACTERS:
+            problem = (
+                f"the document is {len(document)} characters long; at most"
+                f" {MAX_PAYLOAD_CHARACTERS} are delivered"
+            )
+            document = "{}"
+        return (
+            f'{{"specversion":"1.0-rc1","id":"{identifier}{head[0]}'
+            f"{time_text(change.committed_at_ms)}{head[1]}"
+            f'{orjson.dumps(change.document_id).decode()},"doc":{document}}}}}'
+        ), problem
+
+
+@lru_cache(maxsize=1024)
+def time_text(milliseconds: int) -> str:
+    """Milliseconds since the epoch as `2019-10-19T12:40:50.053Z`."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"

@@ -1,0 +1,288 @@
+"""Configuration as YAML: `apply` makes the installation what a file says, `export` writes it back.
+
+`apply` plans first and then carries the plan out, all in one transaction; a file with anything
+wrong in it changes nothing, and each problem names its line and field.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+import yaml
+from django.db import transaction
+
+from eventing.definitions import (
+    DatabaseDefinition,
+    ProjectDefinition,
+    SettingsDefinition,
+    TriggerDefinition,
+    parse_project,
+)
+from eventing.models import Database, Project, Trigger
+from eventing.problems import InvalidInput, Problem
+from eventing.projects import (
+    create_project,
+    database_definition_of,
+    delete_database,
+    delete_project,
+    delete_trigger,
+    save_database,
+    save_trigger,
+    settings_of,
+    trigger_definition_of,
+    update_settings,
+)
+
+_SECRET_FIELDS: Final = frozenset({"url_reference", "header_references"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `apply` did or would do. `lines` begin with `+`, `~` or `-`.
+
+    `cancelled_triggers` are the ids of deleted triggers, whose events are then to be cancelled.
+    """
+
+    lines: tuple[str, ...]
+    cancelled_triggers: tuple[int, ...] = ()
+
+
+class _DryRun(Exception):
+    """Ends the transaction of a dry run, undoing it."""
+
+
+def apply(text: str, environment: Mapping[str, str], *, dry_run: bool, prune: bool) -> Plan:
+    """Make the configuration what `text` says. Raises InvalidInput, having changed nothing.
+
+    `prune` deletes databases and triggers of the named projects, and projects, that the file does
+    not mention.
+    """
+    definitions = parse(text, environment)
+    applier = _Applier(prune)
+    try:
+        with transaction.atomic():
+            applier.apply(definitions)
+            if dry_run:
+                raise _DryRun
+    except _DryRun:
+        return Plan(tuple(applier.lines))
+    return Plan(tuple(applier.lines), tuple(applier.cancelled_triggers))
+
+
+def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
+    """The projects a file describes. Raises InvalidInput whose problems begin with the line."""
+    try:
+        lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise InvalidInput(
+            [Problem(f"line {line}", error.problem or "something that is not YAML", "YAML")]
+        ) from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise InvalidInput([Problem("line 1", "something that is not YAML", "YAML")]) from None
+    if not isinstance(document, Mapping) or set(document) != {"projects"}:
+        raise InvalidInput([Problem("line 1", "another document", "one list named `projects`")])
+    entries = document["projects"]
+    if not isinstance(entries, list):
+        raise InvalidInput([Problem("line 1: projects", "no list", "a list of projects")])
+    definitions, problems = [], []
+    for index, entry in enumerate(entries):
+        try:
+            definitions.append(parse_project(entry, environment, f"projects[{index}]"))
+        except InvalidInput as error:
+            problems += error.problems
+    names = [definition.name for definition in definitions]
+    problems += [
+        Problem(f"projects[{index}].name", repr(name), "each name may occur once")
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
+    if problems:
+        raise InvalidInput([_with_line(problem, lines) for problem in problems])
+    return definitions
+
+
+def _lines_of(node: yaml.Node | None, path: str = "") -> dict[str, int]:
+    """The line, from 1, on which each dotted path begins."""
+    if node is None:
+        return {}
+    lines = {path: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = f"{path}.{key.value}" if path else str(key.value)
+            lines |= _lines_of(value, inner)
+            lines[inner] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines |= _lines_of(value, f"{path}[{index}]")
+    return lines
+
+
+def _with_line(problem: Problem, lines: Mapping[str, int]) -> Problem:
+    """The problem with the line of its field, or of the nearest one around it that was written."""
+    place = problem.field
+    while place and place not in lines:
+        place = re.sub(r"(\.[^.\[]*|\[\d+\])$", "", place) if re.search(r"[.\[]", place) else ""
+    return Problem(f"line {lines.get(place, 1)}: {problem.field}", problem.given, problem.allowed)
+
+
+class _Applier:
+    """Carries definitions out one after another and notes each step as a line of the plan."""
+
+    def __init__(self, prune: bool) -> None:
+        self._prune = prune
+        self.lines: list[str] = []
+        self.cancelled_triggers: list[int] = []
+
+    def apply(self, definitions: list[ProjectDefinition]) -> None:
+        for definition in definitions:
+            self._apply_project(definition)
+        if self._prune:
+            kept = [definition.name for definition in definitions]
+            for project in Project.objects.exclude(name__in=kept):
+                self.lines.append(f"- project {project.name}")
+                self.cancelled_triggers += delete_project(project)
+
+    def _apply_project(self, definition: ProjectDefinition) -> None:
+        project = Project.objects.filter(name=definition.name).first()
+        if project is None:
+            self.lines.append(f"+ project {definition.name}")
+            # Eventing goes on last, when all that it is to capture is there.
+            project = create_project(definition.name, SettingsDefinition())
+        databases = {database.alias: database for database in project.databases.all()}
+        triggers = {trigger.name: trigger for trigger in project.triggers.all()}
+        for wanted in definition.databases:
+            self._apply_database(project, wanted, databases.pop(wanted.alias, None))
+        for trigger in definition.triggers:
+            self._apply_trigger(project, trigger, triggers.pop(trigger.name, None))
+        if self._prune:
+            self._prune_triggers(project, list(triggers.values()))
+            self._prune_databases(project, list(databases.values()))
+        changes = _differences(settings_of(project), definition.settings)
+        if changes:
+            self.lines.append(f"~ settings {project.name}: {', '.join(changes)}")
+            update_settings(project, definition.settings)
+
+    def _apply_database(
+        self, project: Project, wanted: DatabaseDefinition, existing: Database | None
+    ) -> None:
+        name = f"database {project.name}/{wanted.alias}"
+        if existing is None:
+            self.lines.append(f"+ {name}")
+            save_database(project, wanted)
+        elif changes := _differences(database_definition_of(existing), wanted):
+            self.lines.append(f"~ {name}: {', '.join(changes)}")
+            save_database(project, wanted, existing)
+
+    def _apply_trigger(
+        self, project: Project, wanted: TriggerDefinition, existing: Trigger | None
+    ) -> None:
+        name = f"trigger {project.name}/{wanted.name}"
+        if existing is None:
+            self.lines.append(f"+ {name}")
+            save_trigger(project, wanted)
+        elif changes := _differences(trigger_definition_of(existing), wanted):
+            self.lines.append(f"~ {name}: {', '.join(changes)}")
+            save_trigger(project, wanted, existing)
+
+    def _prune_triggers(self, project: Project, triggers: list[Trigger]) -> None:
+        for trigger in triggers:
+            self.lines.append(f"- trigger {project.name}/{trigger.name}")
+            self.cancelled_triggers.append(delete_trigger(trigger))
+
+    def _prune_databases(self, project: Project, databases: list[Database]) -> None:
+        for database in databases:
+            self.lines.append(f"- database {project.name}/{database.alias}")
+            delete_database(database)
+
+
+def _differences(present: Any, wanted: Any) -> list[str]:
+    """The names of the fields in which two definitions differ; databases' order does not count."""
+
+    def comparable(value: Any) -> Any:
+        return sorted(value) if isinstance(value, tuple) and value else value
+
+    return [
+        field.name
+        for field in fields(present)
+        if field.name not in _SECRET_FIELDS
+        and comparable(getattr(present, field.name)) != comparable(getattr(wanted, field.name))
+    ]
+
+
+def export(project_name: str | None) -> str:
+    """The configuration of one project, or of all, as YAML; secrets as references."""
+    projects = Project.objects.order_by("name")
+    if project_name is not None:
+        projects = projects.filter(name=project_name)
+        if not projects:
+            raise InvalidInput([Problem("PROJECT", repr(project_name), "an existing project")])
+    document = {"projects": [_project_mapping(project) for project in projects]}
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _project_mapping(project: Project) -> dict[str, Any]:
+    databases = [_database_mapping(project, database) for database in project.databases.all()]
+    triggers = [_trigger_mapping(project, trigger) for trigger in project.triggers.all()]
+    return {
+        "name": project.name,
+        **settings_mapping(settings_of(project)),
+        "databases": databases,
+        "triggers": triggers,
+    }
+
+
+def settings_mapping(settings: SettingsDefinition) -> dict[str, Any]:
+    """Settings as a configuration file writes them."""
+    return {
+        "eventing": {"enabled": settings.eventing_enabled, "db": settings.eventing_db},
+        "retention": {
+            "events": f"{settings.retention_events_days}d",
+            "payloads": f"{settings.retention_payloads_days}d",
+        },
+    }
+
+
+def _database_mapping(project: Project, database: Database) -> dict[str, Any]:
+    reference = database.url_reference or _reference(project.name, database.alias, "URL")
+    mapping: dict[str, Any] = {"alias": database.alias, "type": database.type, "url": reference}
+    if database.schemas:
+        mapping["schemas"] = list(database.schemas)
+    return mapping
+
+
+def _trigger_mapping(project: Project, trigger: Trigger) -> dict[str, Any]:
+    return trigger_mapping(
+        trigger_definition_of(trigger),
+        lambda header: _reference(project.name, trigger.name, header),
+    )
+
+
+def trigger_mapping(
+    definition: TriggerDefinition, header_value: Callable[[str], str]
+) -> dict[str, Any]:
+    """A trigger as a configuration file writes it, its header values as `header_value` gives them.
+
+    A header that was written as a reference to the environment stays one.
+    """
+    mapping = asdict(definition)
+    references = mapping.pop("header_references")
+    mapping["headers"] = {
+        name: references.get(name) or header_value(name) for name in definition.headers
+    }
+    for name in ("databases", "tables", "operations"):
+        mapping[name] = list(mapping[name])
+    mapping["backoff"]["factor"] = _shortest(definition.backoff.factor)
+    return mapping
+
+
+def _shortest(number: float) -> float | int:
+    return int(number) if number == int(number) else number
+
+
+def _reference(*parts: str) -> str:
+    """A reference to an environment variable named after what it holds."""
+    return "${" + re.sub(r"[^A-Z0-9]+", "_", "_".join(parts).upper()) + "}"

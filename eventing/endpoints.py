@@ -1,0 +1,74 @@
+"""What the workers need to know of each trigger, read from the control plane and kept a moment.
+
+Every process looks at the configuration version at most four times a second; as long as it stays
+the same, so does everything that was read under it.
+"""
+
+import threading
+import time
+from typing import Final
+
+import orjson
+from django.db import close_old_connections
+
+from eventing.definitions import Backoff
+from eventing.delivery import Endpoint
+from eventing.models import Trigger
+from eventing.projects import configuration_version
+
+_LOOK_EVERY_SECONDS: Final = 0.25
+
+
+class Endpoints:
+    """Endpoints by trigger id. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[int, Endpoint | None] = {}
+        self._version = -1
+        self._looked_at = float("-inf")
+
+    def of_trigger(self, trigger_id: int) -> Endpoint | None:
+        """Where and how to send the trigger's events; None if there is no such trigger."""
+        with self._lock:
+            self._look()
+            if trigger_id not in self._known:
+                self._known[trigger_id] = _read(trigger_id)
+            return self._known[trigger_id]
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_EVERY_SECONDS:
+            return
+        close_old_connections()
+        version = configuration_version()
+        self._looked_at = now
+        if version != self._version:
+            self._version = version
+            self._known.clear()
+
+
+def _read(trigger_id: int) -> Endpoint | None:
+    trigger = Trigger.objects.select_related("project").filter(pk=trigger_id).first()
+    return None if trigger is None else endpoint_of(trigger)
+
+
+def endpoint_of(trigger: Trigger) -> Endpoint:
+    """A trigger as delivery sees it, secrets decrypted."""
+    return Endpoint(
+        trigger_id=trigger.pk,
+        project_id=trigger.project_id,
+        project=trigger.project.name,
+        trigger=trigger.name,
+        url=trigger.url,
+        headers=tuple(orjson.loads(trigger.headers or "{}").items()),
+        signing_secrets=tuple(orjson.loads(trigger.signing_secrets or "[]")),
+        retries=trigger.retries,
+        timeout_ms=trigger.timeout_ms,
+        backoff=Backoff(
+            trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms
+        ),
+        concurrency=trigger.concurrency,
+        state=trigger.state,
+        format=trigger.format,
+    )

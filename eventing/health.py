@@ -1,0 +1,65 @@
+"""Which processes are alive, and whether the installation can do its work."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from celery import current_app
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.models.functions import Now
+
+from eventing.enqueueing import connection_errors
+from eventing.models import Heartbeat
+
+PROCESSES: Final = ("capture", "worker", "beat")
+HEARTBEAT_SECONDS: Final = 5.0
+_SILENCE_SECONDS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessHealth:
+    """One process: `process` is capture, worker or beat, `name` tells several of them apart."""
+
+    process: str
+    name: str
+    seen_at: datetime
+    alive: bool
+
+
+def beat(process: str, name: str) -> None:
+    """Note that a process is alive; called every `HEARTBEAT_SECONDS`."""
+    Heartbeat.objects.update_or_create(process=process, name=name, defaults={"seen_at": Now()})
+
+
+def process_health() -> list[ProcessHealth]:
+    """Every process seen during the last day, the latest first."""
+    rows = Heartbeat.objects.annotate(now=Now()).order_by("-seen_at")
+    found = []
+    for row in rows:
+        silence = (row.now - row.seen_at).total_seconds()
+        if silence < 86_400:
+            found.append(
+                ProcessHealth(row.process, row.name, row.seen_at, silence < _SILENCE_SECONDS)
+            )
+    return found
+
+
+def readiness() -> list[str]:
+    """Why the installation is not ready; empty when it is."""
+    reasons = []
+    try:
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            reasons.append("migrations are missing: run `python manage.py migrate`")
+    except DatabaseError:
+        reasons.append("the control database (DATABASE_URL) does not answer")
+    try:
+        with current_app.connection_for_write(transport_options=_IMPATIENT) as broker:
+            broker.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+    except connection_errors():
+        reasons.append("the broker (REDIS_URL) does not answer")
+    return reasons
+
+
+_IMPATIENT: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}

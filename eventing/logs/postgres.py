@@ -1,0 +1,904 @@
+"""The event log in Postgres: bulk writes through COPY, everything else set-based SQL.
+
+`event_log` and `invocation_log` are append-only and partitioned by the day of the event's commit,
+on the time-ordered id. `delivery` holds a narrow row for each event that is not delivered; the
+absence of a row is what `delivered` means. docs/explanation/event-log.md tells why.
+"""
+
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from datetime import UTC, date, datetime, timedelta
+from io import StringIO
+from itertools import islice
+from typing import Any, Final, cast
+from uuid import UUID
+
+import orjson
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+
+from eventing.changes import (
+    EVENT_STATUSES,
+    Claim,
+    Event,
+    EventStatus,
+    Operation,
+    Origin,
+    Outcome,
+)
+from eventing.ids import committed_at_ms_of, first_id_at
+from eventing.logs.base import (
+    DueChunk,
+    EventDetail,
+    EventFilter,
+    EventRow,
+    InvalidCursor,
+    Invocation,
+    LogUnavailable,
+    Page,
+    PositionMoved,
+)
+
+SCHEMA: Final = "mission_control"
+CHUNK_SIZE: Final = 200
+# How long a message has until the sweep supposes that it was lost.
+SWEEP_GRACE_SECONDS: Final = 10
+_DAY_MS: Final = 86_400_000
+_PARTITIONED: Final = ("event_log", "invocation_log")
+
+# COPY's text format (Postgres manual, "COPY", File Formats).
+_COPY_SPECIAL: Final = re.compile(r"[\\\n\r\t\x00]")
+_COPY_ESCAPES: Final = str.maketrans(
+    {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\x00": "\ufffd"}
+)
+
+_TABLES: Final = """
+CREATE SCHEMA IF NOT EXISTS mission_control;
+
+CREATE TABLE IF NOT EXISTS mission_control.event_log (
+    id uuid NOT NULL,
+    project_id bigint NOT NULL,
+    project text NOT NULL,
+    trigger_id bigint NOT NULL,
+    trigger text NOT NULL,
+    database_id bigint NOT NULL,
+    database text NOT NULL,
+    database_type text NOT NULL,
+    "table" text NOT NULL,
+    operation text NOT NULL,
+    doc_id text NOT NULL,
+    payload text,
+    problem text,
+    committed_at timestamptz NOT NULL,
+    stored_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+CREATE INDEX IF NOT EXISTS event_log_trigger ON mission_control.event_log (trigger_id, id);
+-- A key may be longer than an index entry can be.
+CREATE INDEX IF NOT EXISTS event_log_doc_id ON mission_control.event_log (left(doc_id, 200), id);
+
+-- Claims touch no indexed column, so that their updates stay within the page (HOT).
+CREATE TABLE IF NOT EXISTS mission_control.delivery (
+    event_id uuid PRIMARY KEY,
+    trigger_id bigint NOT NULL,
+    project_id bigint NOT NULL,
+    state text NOT NULL DEFAULT 'pending'
+        CHECK (state IN ('pending', 'delivering', 'failed', 'cancelled')),
+    attempts integer NOT NULL DEFAULT 0,
+    failures integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL DEFAULT now(),
+    sweep_at timestamptz NOT NULL,
+    lease_until timestamptz
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02,
+        autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX IF NOT EXISTS delivery_sweep ON mission_control.delivery (trigger_id, sweep_at);
+
+CREATE TABLE IF NOT EXISTS mission_control.invocation_log (
+    event_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamptz NOT NULL,
+    duration_ms integer NOT NULL,
+    url text NOT NULL,
+    request_headers text NOT NULL,
+    status_code integer,
+    response_headers text NOT NULL,
+    response_body text NOT NULL,
+    error_kind text,
+    error_message text,
+    worker text NOT NULL
+) PARTITION BY RANGE (event_id);
+CREATE INDEX IF NOT EXISTS invocation_log_event
+    ON mission_control.invocation_log (event_id, attempt);
+
+CREATE TABLE IF NOT EXISTS mission_control.capture_position (
+    database_id bigint PRIMARY KEY,
+    position text NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- `stored` counts by the minute of the commit, the rest by the minute it happened in. A row a
+-- writer, so that no two processes wait for each other; readers sum.
+CREATE TABLE IF NOT EXISTS mission_control.event_stats (
+    minute timestamptz NOT NULL,
+    trigger_id bigint NOT NULL,
+    writer text NOT NULL,
+    project_id bigint NOT NULL,
+    stored bigint NOT NULL DEFAULT 0,
+    delivered bigint NOT NULL DEFAULT 0,
+    retried bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    duration_ms_sum bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (minute, trigger_id, writer)
+) WITH (fillfactor = 50);
+CREATE INDEX IF NOT EXISTS event_stats_project
+    ON mission_control.event_stats (project_id, minute);
+
+-- Every name a trigger ever had, so that the log can be filtered by names of deleted triggers.
+CREATE TABLE IF NOT EXISTS mission_control.trigger_name (
+    project_id bigint NOT NULL,
+    name text NOT NULL,
+    trigger_id bigint NOT NULL,
+    PRIMARY KEY (project_id, name, trigger_id)
+);
+"""
+
+
+class PostgresEventLog:
+    """The event log in the database that `dsn` names. Safe to share between threads."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._local = threading.local()
+        self._known_days: set[int] = set()
+        self._known_names: set[tuple[int, str, int]] = set()
+        self._writer = f"{int(time.time() * 1000):x}"
+        # How many statements were run; tests hold pages to a fixed number of them.
+        self.statements = 0
+
+    # Connections and transactions
+
+    def _connection(self) -> psycopg2.extensions.connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            connection = psycopg2.connect(self._dsn, connect_timeout=5)
+            connection.set_client_encoding("UTF8")
+            self._local.connection = connection
+        return connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[psycopg2.extensions.cursor]:
+        """A transaction on this thread's connection; a connection that broke is thrown away."""
+        try:
+            connection = self._connection()
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            self.close()
+            raise LogUnavailable(
+                f"the Eventing DB cannot be used: {_first_line(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens another."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+        self._local.connection = None
+
+    def _run(self, cursor: psycopg2.extensions.cursor, sql: str, *arguments: Any) -> None:
+        self.statements += 1
+        cursor.execute(sql, arguments or None)
+
+    # Tables and partitions
+
+    def make_tables(self) -> None:
+        """Make or upgrade schema, tables and this week's partitions; does nothing if all is there."""
+        with self._transaction() as cursor:
+            self._run(cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.tables'))")
+            self._run(cursor, _TABLES)
+        today = int(time.time() * 1000) // _DAY_MS
+        self.make_partitions(range(today - 1, today + 7))
+
+    def make_partitions(self, days: Sequence[int]) -> None:
+        """Make the partitions of these days (counted from the epoch) where they are missing.
+
+        A table is made apart and then attached, which never waits for readers or writers.
+        """
+        missing = [day for day in days if day not in self._known_days]
+        for day in missing:
+            with self._transaction() as cursor:
+                self._run(
+                    cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.partitions'))"
+                )
+                for parent in _PARTITIONED:
+                    self._make_partition(cursor, parent, day)
+            self._known_days.add(day)
+
+    def _make_partition(
+        self, cursor: psycopg2.extensions.cursor, parent: str, day: int
+    ) -> None:
+        name = f"{parent}_{partition_suffix(day)}"
+        self._run(cursor, "SELECT to_regclass(%s)", f"{SCHEMA}.{name}")
+        if cast(tuple[Any], cursor.fetchone())[0] is not None:
+            return
+        key = "id" if parent == "event_log" else "event_id"
+        low, high = first_id_at(day * _DAY_MS), first_id_at((day + 1) * _DAY_MS)
+        self._run(
+            cursor,
+            f"CREATE TABLE {SCHEMA}.{name} (LIKE {SCHEMA}.{parent} INCLUDING DEFAULTS"
+            f" INCLUDING CONSTRAINTS, CHECK ({key} >= '{low}' AND {key} < '{high}'))"
+            " WITH (autovacuum_vacuum_insert_scale_factor = 0.2)",
+        )
+        self._run(
+            cursor,
+            f"ALTER TABLE {SCHEMA}.{parent} ATTACH PARTITION {SCHEMA}.{name}"
+            f" FOR VALUES FROM ('{low}') TO ('{high}')",
+        )
+
+    def drop_partitions_before(self, day: int) -> list[str]:
+        """Drop whole days older than `day`; returns the names of the tables that went."""
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                # By the catalogue: partitions of both parents, by name.
+                "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+                " WHERE i.inhparent = ANY (%s::regclass[]) ORDER BY c.relname",
+                [f"{SCHEMA}.{parent}" for parent in _PARTITIONED],
+            )
+            names = [name for (name,) in cursor.fetchall()]
+        gone = [name for name in names if name[-8:] < partition_suffix(day)]
+        for name in gone:
+            with self._transaction() as cursor:
+                self._run(cursor, f"DROP TABLE IF EXISTS {SCHEMA}.{name}")
+        if gone:
+            self._known_days = {known for known in self._known_days if known >= day}
+            self._forget_before(day)
+        return gone
+
+    def _forget_before(self, day: int) -> None:
+        """Remove deliveries and statistics of events that retention has dropped."""
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.delivery WHERE event_id < %s::uuid",
+                str(first_id_at(day * _DAY_MS)),
+            )
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.event_stats WHERE minute < to_timestamp(%s)",
+                day * 86_400,
+            )
+
+    # Capture
+
+    def position(self, database_id: int) -> str | None:
+        """Up to where the changes of this database are stored."""
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                f"SELECT position FROM {SCHEMA}.capture_position WHERE database_id = %s",
+                database_id,
+            )
+            row = cursor.fetchone()
+        return row[0] if row else None
+
+    def append(
+        self, origin: Origin, events: Sequence[Event], previous: str | None, position: str
+    ) -> None:
+        """Store `events` and move the position from `previous` to `position`, both or neither."""
+        if events:
+            days = {committed_at_ms_of(event.id) // _DAY_MS for event in events}
+            self.make_partitions(sorted(days))
+        names = {(origin.project_id, event.trigger, event.trigger_id) for event in events}
+        with self._transaction() as cursor:
+            self._move_position(cursor, origin.database_id, previous, position)
+            if events:
+                self._note_trigger_names(cursor, names - self._known_names)
+                self._copy_events(cursor, origin, events)
+                self._copy_deliveries(cursor, origin, events)
+                self._count_stored(cursor, origin, events)
+        self._known_names |= names
+
+    def _move_position(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        database_id: int,
+        previous: str | None,
+        position: str,
+    ) -> None:
+        """The fence: whoever read from another position than the stored one writes nothing."""
+        if previous is None:
+            sql = f"""
+                INSERT INTO {SCHEMA}.capture_position (position, database_id)
+                VALUES (%s, %s) ON CONFLICT DO NOTHING"""
+            self._run(cursor, sql, position, database_id)
+        else:
+            sql = f"""
+                UPDATE {SCHEMA}.capture_position SET position = %s, updated_at = now()
+                WHERE database_id = %s AND position = %s"""
+            self._run(cursor, sql, position, database_id, previous)
+        if cursor.rowcount != 1:
+            raise PositionMoved(
+                f"the position of database {database_id} is no longer {previous}: another process"
+                " captures it"
+            )
+
+    def _note_trigger_names(
+        self, cursor: psycopg2.extensions.cursor, names: set[tuple[int, str, int]]
+    ) -> None:
+        for project_id, name, trigger_id in sorted(names):
+            self._run(
+                cursor,
+                f"INSERT INTO {SCHEMA}.trigger_name (project_id, name, trigger_id)"
+                " VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                project_id,
+                name,
+                trigger_id,
+            )
+
+    def _copy_events(
+        self, cursor: psycopg2.extensions.cursor, origin: Origin, events: Sequence[Event]
+    ) -> None:
+        head = f"{origin.project_id}\t{_escaped(origin.project)}\t"
+        source = f"\t{origin.database_id}\t{_escaped(origin.alias)}\t{origin.type}\t"
+        lines = [
+            f"{event.id}\t{head}{event.trigger_id}\t{_escaped(event.trigger)}{source}"
+            f"{_escaped(event.table)}\t{event.operation}\t{_escaped(event.document_id)}\t"
+            f"{_escaped(event.payload)}\t{_nullable(event.problem)}\t"
+            f"{_timestamp(event.committed_at_ms)}\n"
+            for event in events
+        ]
+        self._copy(
+            cursor,
+            f"COPY {SCHEMA}.event_log (id, project_id, project, trigger_id, trigger, database_id,"
+            ' database, database_type, "table", operation, doc_id, payload, problem, committed_at)'
+            " FROM STDIN",
+            lines,
+        )
+
+    def _copy_deliveries(
+        self, cursor: psycopg2.extensions.cursor, origin: Origin, events: Sequence[Event]
+    ) -> None:
+        sweep_at = _timestamp(int((time.time() + SWEEP_GRACE_SECONDS) * 1000))
+        tail = f"\t{origin.project_id}\t"
+        lines = [
+            f"{event.id}\t{event.trigger_id}{tail}{'failed' if event.problem else 'pending'}"
+            f"\t{sweep_at}\n"
+            for event in events
+        ]
+        self._copy(
+            cursor,
+            f"COPY {SCHEMA}.delivery (event_id, trigger_id, project_id, state, sweep_at)"
+            " FROM STDIN",
+            lines,
+        )
+
+    def _copy(
+        self, cursor: psycopg2.extensions.cursor, sql: str, lines: Sequence[str]
+    ) -> None:
+        self.statements += 1
+        cursor.copy_expert(sql, StringIO("".join(lines)), size=1 << 17)
+
+    def _count_stored(
+        self, cursor: psycopg2.extensions.cursor, origin: Origin, events: Sequence[Event]
+    ) -> None:
+        counted = Counter(
+            (event.committed_at_ms // 60_000 * 60, event.trigger_id) for event in events
+        )
+        self._add_stats(
+            cursor,
+            [
+                (minute, trigger_id, origin.project_id, count, 0, 0, 0, 0)
+                for (minute, trigger_id), count in sorted(counted.items())
+            ],
+        )
+
+    def _add_stats(
+        self, cursor: psycopg2.extensions.cursor, rows: Sequence[tuple[int, ...]]
+    ) -> None:
+        """Add (minute, trigger, project, stored, delivered, retried, failed, duration) to the sums."""
+        self.statements += 1
+        psycopg2.extras.execute_values(
+            cursor,
+            f"""
+            INSERT INTO {SCHEMA}.event_stats AS s (minute, trigger_id, project_id, stored,
+                delivered, retried, failed, duration_ms_sum, writer)
+            VALUES %s
+            ON CONFLICT (minute, trigger_id, writer) DO UPDATE SET
+                stored = s.stored + EXCLUDED.stored,
+                delivered = s.delivered + EXCLUDED.delivered,
+                retried = s.retried + EXCLUDED.retried,
+                failed = s.failed + EXCLUDED.failed,
+                duration_ms_sum = s.duration_ms_sum + EXCLUDED.duration_ms_sum""",
+            [(*row, self._writer) for row in rows],
+            template="(to_timestamp(%s), %s, %s, %s, %s, %s, %s, %s, %s)",
+            page_size=1000,
+        )
+
+    def forget_position(self, database_id: int) -> None:
+        """Forget how far a database was read; its next capture starts from now."""
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.capture_position WHERE database_id = %s",
+                database_id,
+            )
+
+    # Delivery
+
+    def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
+        """Take those of `event_ids` that are pending; the rest belongs to someone else or is done."""
+        if not event_ids:
+            return []
+        # Both tables by primary key. The range on e.id lets the planner leave out partitions.
+        sql = f"""
+            WITH free AS (
+                SELECT event_id FROM {SCHEMA}.delivery
+                WHERE event_id = ANY (%s::uuid[])
+                  AND state = 'pending' AND next_attempt_at <= now()
+                ORDER BY event_id
+                FOR UPDATE SKIP LOCKED
+            ), claimed AS (
+                UPDATE {SCHEMA}.delivery d
+                SET state = 'delivering', attempts = attempts + 1,
+                    lease_until = now() + %s * interval '1 second'
+                FROM free WHERE d.event_id = free.event_id
+                RETURNING d.event_id, d.trigger_id, d.attempts, d.failures
+            )
+            SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e."table", e.operation,
+                   e.doc_id, e.payload, (extract(epoch FROM e.committed_at) * 1000)::bigint
+            FROM claimed c JOIN {SCHEMA}.event_log e ON e.id = c.event_id
+            WHERE e.id BETWEEN %s::uuid AND %s::uuid
+            ORDER BY c.event_id"""
+        texts = [str(event_id) for event_id in event_ids]
+        with self._transaction() as cursor:
+            self._run(cursor, sql, texts, lease_seconds, min(texts), max(texts))
+            return [Claim(UUID(row[0]), *row[1:]) for row in cursor.fetchall()]
+
+    def record(self, outcomes: Sequence[Outcome], worker: str) -> int:
+        """Store invocations, and what each attempt came to; returns how many events moved on."""
+        if not outcomes:
+            return 0
+        delivered = [outcome for outcome in outcomes if outcome.exchange.succeeded]
+        others = [outcome for outcome in outcomes if not outcome.exchange.succeeded]
+        with self._transaction() as cursor:
+            self._copy_invocations(cursor, outcomes, worker)
+            moved = self._delete_delivered(cursor, delivered) if delivered else set()
+            if others:
+                moved |= self._update_undelivered(cursor, others)
+            self._count_outcomes(
+                cursor,
+                [outcome for outcome in outcomes if str(outcome.claim.event_id) in moved],
+            )
+        return len(moved)
+
+    def _copy_invocations(
+        self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome], worker: str
+    ) -> None:
+        tail = f"\t{_escaped(worker)}\n"
+        lines = [
+            f"{outcome.claim.event_id}\t{outcome.claim.attempt}\t"
+            f"{_timestamp(exchange.started_at_ms)}\t{exchange.duration_ms}\t"
+            f"{_escaped(exchange.url)}\t{_headers(exchange.request_headers)}\t"
+            f"{_nullable(exchange.status_code)}\t{_headers(exchange.response_headers)}\t"
+            f"{_escaped(exchange.response_body.decode('utf-8', 'replace'))}\t"
+            f"{_nullable(exchange.error_kind)}\t{_nullable(exchange.error_message)}{tail}"
+            for outcome in outcomes
+            for exchange in (outcome.exchange,)
+        ]
+        self._copy(
+            cursor,
+            f"COPY {SCHEMA}.invocation_log (event_id, attempt, started_at, duration_ms, url,"
+            " request_headers, status_code, response_headers, response_body, error_kind,"
+            " error_message, worker) FROM STDIN",
+            lines,
+        )
+
+    def _delete_delivered(
+        self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]
+    ) -> set[str]:
+        # By primary key; the attempt number is the fence.
+        self._run(
+            cursor,
+            f"""
+            DELETE FROM {SCHEMA}.delivery d
+            USING unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
+            WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
+            RETURNING d.event_id::text""",
+            [str(outcome.claim.event_id) for outcome in outcomes],
+            [outcome.claim.attempt for outcome in outcomes],
+        )
+        return {event_id for (event_id,) in cursor.fetchall()}
+
+    def _update_undelivered(
+        self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]
+    ) -> set[str]:
+        # By primary key; the attempt number is the fence.
+        self._run(
+            cursor,
+            f"""
+            UPDATE {SCHEMA}.delivery d
+            SET state = CASE WHEN o.retry_at IS NULL THEN 'failed' ELSE 'pending' END,
+                failures = failures + 1,
+                next_attempt_at = coalesce(o.retry_at, next_attempt_at),
+                sweep_at = coalesce(o.retry_at, sweep_at),
+                lease_until = NULL
+            FROM unnest(%s::uuid[], %s::int[], %s::timestamptz[])
+                AS o (event_id, attempt, retry_at)
+            WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
+            RETURNING d.event_id::text""",
+            [str(outcome.claim.event_id) for outcome in outcomes],
+            [outcome.claim.attempt for outcome in outcomes],
+            [
+                None if outcome.retry_at_ms is None else _timestamp(outcome.retry_at_ms)
+                for outcome in outcomes
+            ],
+        )
+        return {event_id for (event_id,) in cursor.fetchall()}
+
+    def _count_outcomes(
+        self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]
+    ) -> None:
+        sums: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for outcome in outcomes:
+            minute = outcome.exchange.started_at_ms // 60_000 * 60
+            row = sums[minute, outcome.claim.trigger_id, outcome.project_id]
+            if outcome.exchange.succeeded:
+                row[0] += 1
+            else:
+                row[1 if outcome.retry_at_ms is not None else 2] += 1
+            row[3] += outcome.exchange.duration_ms
+        if sums:
+            self._add_stats(cursor, [(*key, 0, *row) for key, row in sorted(sums.items())])
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give back claims that were never sent; their attempts are not counted."""
+        if not claims:
+            return
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                f"""
+                UPDATE {SCHEMA}.delivery d
+                SET state = 'pending', attempts = attempts - 1, lease_until = NULL,
+                    sweep_at = now()
+                FROM unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
+                WHERE d.event_id = o.event_id AND d.attempts = o.attempt
+                  AND d.state = 'delivering'""",
+                [str(claim.event_id) for claim in claims],
+                [claim.attempt for claim in claims],
+            )
+
+    def due(self, limit: int, trigger_ids: Sequence[int]) -> list[DueChunk]:
+        """Pending events whose time has come, marked so as not to be listed again for a while."""
+        if not trigger_ids:
+            return []
+        # By delivery_sweep, for each trigger its share, so that none starves another.
+        share = max(CHUNK_SIZE, limit // len(trigger_ids))
+        sql = f"""
+            WITH due AS (
+                SELECT picked.event_id
+                FROM unnest(%s::bigint[]) AS wanted (trigger_id)
+                CROSS JOIN LATERAL (
+                    SELECT event_id FROM {SCHEMA}.delivery
+                    WHERE trigger_id = wanted.trigger_id AND sweep_at <= now()
+                      AND state = 'pending' AND next_attempt_at <= now()
+                    ORDER BY sweep_at LIMIT %s
+                    FOR UPDATE SKIP LOCKED
+                ) picked
+                LIMIT %s
+            )
+            UPDATE {SCHEMA}.delivery d
+            SET sweep_at = now() + %s * interval '1 second'
+            FROM due WHERE d.event_id = due.event_id
+            RETURNING d.trigger_id, d.event_id::text"""
+        with self._transaction() as cursor:
+            self._run(cursor, sql, list(trigger_ids), share, limit, SWEEP_GRACE_SECONDS)
+            return _chunks(cursor.fetchall())
+
+    def expire_leases(self) -> int:
+        """Return events whose worker vanished to `pending`; their lost attempt is logged."""
+        sql = f"""
+            WITH expired AS (
+                SELECT event_id FROM {SCHEMA}.delivery
+                WHERE state = 'delivering' AND lease_until < now()
+                LIMIT 10000
+                FOR UPDATE SKIP LOCKED
+            ), returned AS (
+                UPDATE {SCHEMA}.delivery d
+                SET state = 'pending', lease_until = NULL, sweep_at = now()
+                FROM expired WHERE d.event_id = expired.event_id
+                RETURNING d.event_id, d.attempts
+            )
+            INSERT INTO {SCHEMA}.invocation_log (event_id, attempt, started_at, duration_ms, url,
+                request_headers, response_headers, response_body, error_kind, error_message, worker)
+            SELECT event_id, attempts, now(), 0, '', '[]', '[]', '', 'lost',
+                'the worker stopped before it could record an answer; the endpoint may or may not'
+                ' have received this attempt', ''
+            FROM returned"""
+        with self._transaction() as cursor:
+            self._run(cursor, sql)
+            return cursor.rowcount
+
+    def cancel(self, trigger_id: int) -> int:
+        """Cancel what is pending or delivering for a deleted trigger; returns how many."""
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                f"""
+                UPDATE {SCHEMA}.delivery SET state = 'cancelled', lease_until = NULL
+                WHERE trigger_id = %s AND state IN ('pending', 'delivering')""",
+                trigger_id,
+            )
+            return cursor.rowcount
+
+    def triggers_with_deliveries(self) -> list[int]:
+        """Ids of all triggers that have unfinished (pending or delivering) events."""
+        # A loose scan of delivery_sweep: one probe a trigger, whatever the backlog.
+        sql = f"""
+            WITH RECURSIVE t (trigger_id) AS (
+                (SELECT trigger_id FROM {SCHEMA}.delivery ORDER BY trigger_id LIMIT 1)
+                UNION ALL
+                SELECT (SELECT d.trigger_id FROM {SCHEMA}.delivery d
+                        WHERE d.trigger_id > t.trigger_id ORDER BY d.trigger_id LIMIT 1)
+                FROM t WHERE t.trigger_id IS NOT NULL
+            )
+            SELECT trigger_id FROM t WHERE trigger_id IS NOT NULL"""
+        with self._transaction() as cursor:
+            self._run(cursor, sql)
+            return [trigger_id for (trigger_id,) in cursor.fetchall()]
+
+    # Reading and redelivering
+
+    def browse(self, project_id: int, filters: EventFilter, cursor: str | None, limit: int) -> Page:
+        """A page of events, newest first. Raises InvalidCursor."""
+        sql, arguments = _page_query(project_id, filters, _id_of_cursor(cursor), limit + 1)
+        with self._transaction() as database_cursor:
+            self._run(database_cursor, sql, *arguments)
+            rows = [_event_row(row) for row in database_cursor.fetchall()]
+        more = len(rows) > limit
+        return Page(rows[:limit], rows[limit - 1].id.hex if more else None)
+
+    def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
+        """One event with its payload and invocations, oldest first."""
+        found = _FOUND_BY_ID
+        with self._transaction() as cursor:
+            self._run(cursor, _ROWS.format(found=found), str(event_id), project_id)
+            row = cursor.fetchone()
+            if row is None:
+                return None
+            self._run(
+                cursor, f"SELECT payload FROM {SCHEMA}.event_log WHERE id = %s", str(event_id)
+            )
+            payload = cast(tuple[Any], cursor.fetchone())[0]
+            # By invocation_log_event.
+            self._run(
+                cursor,
+                f"""
+                SELECT attempt, started_at, duration_ms, url, request_headers, status_code,
+                       response_headers, response_body, error_kind, error_message, worker
+                FROM {SCHEMA}.invocation_log WHERE event_id = %s
+                ORDER BY attempt, started_at""",
+                str(event_id),
+            )
+            invocations = [_invocation(found) for found in cursor.fetchall()]
+        return EventDetail(_event_row(row), payload, invocations)
+
+    def redeliver(self, project_id: int, event_ids: Sequence[UUID]) -> list[DueChunk]:
+        """Put finished events back to `pending` with a fresh retry budget."""
+        if not event_ids:
+            return []
+        # An event that has no delivery row was delivered; its attempts go on from the last one.
+        sql = f"""
+            INSERT INTO {SCHEMA}.delivery AS d
+                (event_id, trigger_id, project_id, attempts, sweep_at)
+            SELECT e.id, e.trigger_id, e.project_id,
+                   coalesce((SELECT max(attempt) FROM {SCHEMA}.invocation_log i
+                             WHERE i.event_id = e.id), 0),
+                   now() + %s * interval '1 second'
+            FROM {SCHEMA}.event_log e
+            WHERE e.id = ANY (%s::uuid[]) AND e.project_id = %s
+              AND e.payload IS NOT NULL AND e.problem IS NULL
+            ON CONFLICT (event_id) DO UPDATE
+                SET state = 'pending', failures = 0, next_attempt_at = now(),
+                    sweep_at = EXCLUDED.sweep_at
+                WHERE d.state IN ('failed', 'cancelled')
+            RETURNING trigger_id, event_id::text"""
+        texts = [str(event_id) for event_id in event_ids]
+        with self._transaction() as cursor:
+            self._run(cursor, sql, SWEEP_GRACE_SECONDS, texts, project_id)
+            return _chunks(cursor.fetchall())
+
+    def counts(self, project_id: int) -> dict[EventStatus, int]:
+        """How many events of the project have which status; every status is a key."""
+        counts: dict[EventStatus, int] = dict.fromkeys(EVENT_STATUSES, 0)
+        with self._transaction() as cursor:
+            # One snapshot for both sums: what is stored and not in `delivery` is delivered.
+            self._run(
+                cursor,
+                f"""
+                SELECT state, count(*) FROM {SCHEMA}.delivery WHERE project_id = %s GROUP BY state
+                UNION ALL
+                SELECT 'stored', coalesce(sum(stored), 0)::bigint
+                FROM {SCHEMA}.event_stats WHERE project_id = %s""",
+                project_id,
+                project_id,
+            )
+            found = dict(cursor.fetchall())
+        stored = found.pop("stored")
+        counts.update(found)
+        counts["delivered"] = max(0, stored - sum(found.values()))
+        return counts
+
+    def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
+        """How many unfinished events each of these triggers has; every id is a key."""
+        with self._transaction() as cursor:
+            self._run(
+                cursor,
+                f"""
+                SELECT trigger_id, count(*) FROM {SCHEMA}.delivery
+                WHERE trigger_id = ANY (%s) AND state IN ('pending', 'delivering')
+                GROUP BY trigger_id""",
+                list(trigger_ids),
+            )
+            return dict.fromkeys(trigger_ids, 0) | dict(cursor.fetchall())
+
+
+# The columns of EventRow for the ids that `found` selects: joins by key, for those rows only.
+_ROWS: Final = f"""
+    SELECT e.id::text, e.trigger_id, e.trigger, e.database, e.database_type, e."table",
+           e.operation, e.doc_id, e.committed_at, e.stored_at,
+           coalesce(d.state, 'delivered'), coalesce(d.attempts, i.attempt, 0),
+           CASE WHEN d.state = 'pending' AND d.attempts > 0 THEN d.next_attempt_at END,
+           e.problem, i.status_code, i.error_message, i.duration_ms
+    FROM ({{found}}) AS e
+    LEFT JOIN {SCHEMA}.delivery d ON d.event_id = e.id
+    LEFT JOIN LATERAL (
+        SELECT attempt, status_code, error_message, duration_ms
+        FROM {SCHEMA}.invocation_log WHERE event_id = e.id
+        ORDER BY attempt DESC, started_at DESC LIMIT 1
+    ) i ON true
+    ORDER BY e.id DESC"""
+
+_COLUMNS: Final = (
+    'e.id, e.trigger_id, e.trigger, e.database, e.database_type, e."table", e.operation,'
+    " e.doc_id, e.committed_at, e.stored_at, e.problem"
+)
+_FOUND_BY_ID: Final = (
+    f"SELECT {_COLUMNS} FROM {SCHEMA}.event_log e WHERE e.id = %s AND e.project_id = %s"
+)
+
+
+def _page_query(
+    project_id: int, filters: EventFilter, before_id: UUID | None, limit: int
+) -> tuple[str, list[Any]]:
+    """The statement for one page; ids carry the commit time, so times become ranges of ids."""
+    conditions = ["e.project_id = %s"]
+    arguments: list[Any] = [project_id]
+
+    def add(condition: str, value: object) -> None:
+        conditions.append(condition)
+        arguments.append(value)
+
+    ends = [identifier for identifier in (before_id, _id_at(filters.before)) if identifier]
+    if ends:
+        add("e.id < %s::uuid", str(min(ends)))
+    if filters.after is not None:
+        add("e.id >= %s::uuid", str(_id_at(filters.after)))
+    if filters.trigger is not None:
+        conditions.append(
+            f"e.trigger_id = ANY (ARRAY(SELECT trigger_id FROM {SCHEMA}.trigger_name"
+            " WHERE project_id = %s AND name = %s)) AND e.trigger = %s"
+        )
+        arguments += [project_id, filters.trigger, filters.trigger]
+    if filters.database is not None:
+        add("e.database = %s", filters.database)
+    if filters.table is not None:
+        add('e."table" = %s', filters.table)
+    if filters.operation is not None:
+        add("e.operation = %s", filters.operation)
+    if filters.document_id is not None:
+        conditions.append("left(e.doc_id, 200) = left(%s, 200) AND e.doc_id = %s")
+        arguments += [filters.document_id, filters.document_id]
+    source = f"{SCHEMA}.event_log e"
+    if filters.status == "delivered":
+        conditions.append(
+            f"NOT EXISTS (SELECT FROM {SCHEMA}.delivery u WHERE u.event_id = e.id)"
+        )
+    elif filters.status is not None:
+        # From the small table: its rows of that state, then the log by primary key.
+        source += f" JOIN {SCHEMA}.delivery u ON u.event_id = e.id"
+        add("u.state = %s", filters.status)
+    found = (
+        f"SELECT {_COLUMNS} FROM {source} WHERE {' AND '.join(conditions)}"
+        " ORDER BY e.id DESC LIMIT %s"
+    )
+    return _ROWS.format(found=found), [*arguments, limit]
+
+
+def _id_at(moment: datetime | None) -> UUID | None:
+    return None if moment is None else first_id_at(int(moment.timestamp() * 1000))
+
+
+def _id_of_cursor(cursor: str | None) -> UUID | None:
+    if cursor is None:
+        return None
+    try:
+        return UUID(hex=cursor)
+    except ValueError:
+        raise InvalidCursor("the cursor was not made by this log") from None
+
+
+def _event_row(row: tuple[Any, ...]) -> EventRow:
+    return EventRow(UUID(row[0]), *row[1:])
+
+
+def _invocation(row: tuple[Any, ...]) -> Invocation:
+    attempt, started_at, duration_ms, url, request_headers, status_code, *rest = row
+    response_headers, *last = rest
+    return Invocation(
+        attempt,
+        started_at,
+        duration_ms,
+        url,
+        [(name, value) for name, value in orjson.loads(request_headers)],
+        status_code,
+        [(name, value) for name, value in orjson.loads(response_headers)],
+        *last,
+    )
+
+
+def _chunks(rows: Sequence[tuple[int, str]]) -> list[DueChunk]:
+    """(trigger id, event id) pairs as chunks of one trigger each, ids in order."""
+    by_trigger: dict[int, list[UUID]] = defaultdict(list)
+    for trigger_id, event_id in rows:
+        by_trigger[trigger_id].append(UUID(event_id))
+    return chunked({trigger_id: sorted(ids) for trigger_id, ids in by_trigger.items()})
+
+
+def chunked(ids_by_trigger: Mapping[int, Sequence[UUID]]) -> list[DueChunk]:
+    """Ids as chunks of at most 200 of one trigger."""
+    chunks = []
+    for trigger_id, ids in ids_by_trigger.items():
+        rest = iter(ids)
+        while chunk := list(islice(rest, CHUNK_SIZE)):
+            chunks.append(DueChunk(trigger_id, chunk))
+    return chunks
+
+
+def partition_suffix(day: int) -> str:
+    """The name's ending for a day counted from the epoch: 20261124."""
+    return f"{date(1970, 1, 1) + timedelta(days=day):%Y%m%d}"
+
+
+def _escaped(text: str) -> str:
+    """`text` as a field of COPY's text format; U+0000, which Postgres cannot hold, as U+FFFD."""
+    return text.translate(_COPY_ESCAPES) if _COPY_SPECIAL.search(text) else text
+
+
+def _nullable(value: str | int | None) -> str:
+    return "\\N" if value is None else _escaped(str(value))
+
+
+def _headers(headers: tuple[tuple[str, str], ...]) -> str:
+    return _escaped(orjson.dumps(headers).decode()) if headers else "[]"
+
+
+@lru_cache(maxsize=4096)
+def _timestamp(milliseconds: int) -> str:
+    """Milliseconds since the epoch as a timestamptz literal."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}+00"
+
+
+def _first_line(error: Exception) -> str:
+    """What the driver says, without the rest (which may quote values)."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+

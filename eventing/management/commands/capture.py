@@ -1,0 +1,148 @@
+"""`manage.py capture`: one child process for each database that is to be captured.
+
+Any number of these may run on any number of machines: a lease decides which of them captures which
+database. A child that dies is started again, and its neighbours never notice.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from multiprocessing.context import ForkProcess
+from types import FrameType
+from typing import Any
+
+import structlog
+from django.core.management.base import BaseCommand
+from django.db import DatabaseError, connections
+
+from eventing import health
+from eventing.capture import capture_database, databases_to_capture, remove_retired_sources
+
+_LOOK_SECONDS = 0.5
+_STOP_SECONDS = 4.0
+_RESTART_SECONDS = 2.0
+_PR_SET_PDEATHSIG = 1
+
+logger = structlog.get_logger(__name__)
+
+
+class Command(BaseCommand):
+    help = "Capture the changes of every database of every project whose eventing is enabled."
+
+    def handle(self, *_: Any, **__: Any) -> None:
+        Supervisor().run()
+
+
+class Supervisor:
+    """Starts children, reaps them, and hands a termination on to them."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("fork")
+        self._children: dict[int, ForkProcess] = {}
+        self._not_before: dict[int, float] = {}
+        self._remover: ForkProcess | None = None
+        self._removed_at = float("-inf")
+        self._beat_at = float("-inf")
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT; then within five seconds."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        logger.info("capture is running")
+        while not self._stopping:
+            try:
+                self._look()
+            except DatabaseError as error:
+                connections.close_all()
+                logger.warning("the control database does not answer", error=_first_line(error))
+            _sleep(_LOOK_SECONDS, lambda: self._stopping)
+        self._end_children()
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _look(self) -> None:
+        self._reap()
+        now = time.monotonic()
+        if now - self._beat_at >= health.HEARTBEAT_SECONDS:
+            health.beat("capture", f"{socket.gethostname()}:{os.getpid()}")
+            self._beat_at = now
+        for database_id in databases_to_capture():
+            if database_id not in self._children and now >= self._not_before.get(database_id, 0):
+                self._children[database_id] = self._fork(
+                    f"capture-{database_id}", _capture_child, database_id
+                )
+        if self._remover is None and now - self._removed_at >= _RESTART_SECONDS:
+            self._removed_at = now
+            self._remover = self._fork("remove-sources", _remover_child)
+
+    def _fork(self, name: str, target: Any, *arguments: Any) -> ForkProcess:
+        # A child must not share a connection with its parent.
+        connections.close_all()
+        child = self._context.Process(
+            target=_run_child, args=(target, os.getpid(), *arguments), name=name
+        )
+        child.start()
+        return child
+
+    def _reap(self) -> None:
+        for database_id, child in list(self._children.items()):
+            if not child.is_alive():
+                child.join()
+                del self._children[database_id]
+                if child.exitcode:
+                    logger.error(
+                        "a capture process died", database=database_id, exit_code=child.exitcode
+                    )
+                    self._not_before[database_id] = time.monotonic() + _RESTART_SECONDS
+        if self._remover is not None and not self._remover.is_alive():
+            self._remover.join()
+            self._remover = None
+
+    def _end_children(self) -> None:
+        children = [*self._children.values(), *([self._remover] if self._remover else [])]
+        for child in children:
+            child.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in children:
+            child.join(max(0.0, deadline - time.monotonic()))
+            if child.is_alive():
+                child.kill()
+                child.join()
+        logger.info("capture has stopped")
+
+
+def _run_child(target: Any, parent: int, *arguments: Any) -> None:
+    """A child's life: it ends with its parent, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    target(lambda: bool(asked) or os.getppid() != parent, *arguments)
+
+
+def _capture_child(stopping: Any, database_id: int) -> None:
+    try:
+        capture_database(database_id, stopping)
+    except Exception:
+        logger.exception("capture failed", database=database_id)
+        raise SystemExit(1) from None
+
+
+def _remover_child(_stopping: Any) -> None:
+    remove_retired_sources()
+
+
+def _sleep(seconds: float, stopping: Any) -> None:
+    deadline = time.monotonic() + seconds
+    while not stopping() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

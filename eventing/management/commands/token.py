@@ -1,0 +1,34 @@
+"""`manage.py token create`: an API token, printed once."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError
+
+from eventing.access import create_token
+from eventing.models import Membership, Project
+
+
+class Command(BaseCommand):
+    help = "Manage API tokens."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        create = actions.add_parser("create", help="make a token and print it, once")
+        create.add_argument("--user", required=True, help="the user it acts for")
+        create.add_argument("--role", required=True, choices=Membership.Role.values)
+        create.add_argument("--project", help="the only project it opens; default: all")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        user = User.objects.filter(username=options["user"], is_active=True).first()
+        if user is None:
+            raise CommandError(f"--user: got {options['user']!r}; allowed: an active user's name")
+        project = None
+        if options["project"] is not None:
+            project = Project.objects.filter(name=options["project"]).first()
+            if project is None:
+                raise CommandError(
+                    f"--project: got {options['project']!r}; allowed: an existing project's name"
+                )
+        self.stdout.write(create_token(user, Membership.Role(options["role"]), project))

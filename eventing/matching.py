@@ -1,0 +1,76 @@
+"""Which triggers a change matches: compiled once per configuration version, a look-up per change."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eventing.changes import OPERATIONS, Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one trigger wants of one database. Empty `tables` mean all; `*` matches anything."""
+
+    trigger_id: int
+    trigger: str
+    tables: tuple[str, ...]
+    operations: frozenset[Operation]
+    held: bool = False
+
+
+class Matcher:
+    """The rules of one database. Answers are remembered per table and operation."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = [(rule, _pattern(rule.tables)) for rule in rules]
+        self._known: dict[tuple[str, Operation], tuple[Rule, ...]] = {}
+
+    def rules_for(self, table: str, operation: Operation) -> tuple[Rule, ...]:
+        """The rules that match `operation` on `table` (named as in `data.col`)."""
+        key = (table, operation)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = tuple(
+                rule
+                for rule, pattern in self._rules
+                if operation in rule.operations
+                and (pattern is None or pattern.fullmatch(table) is not None)
+            )
+        return found
+
+    def wants(self, table: str, operation: Operation) -> bool:
+        """Whether any trigger matches."""
+        return bool(self.rules_for(table, operation))
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """Every operation that some trigger wants."""
+        return frozenset(
+            operation
+            for operation in OPERATIONS
+            if any(operation in rule.operations for rule, _ in self._rules)
+        )
+
+    @property
+    def wants_future_tables(self) -> bool:
+        """Whether a table that does not exist yet could match by a wildcard."""
+        return any(
+            not rule.tables or any("*" in table for table in rule.tables) for rule, _ in self._rules
+        )
+
+    @property
+    def named_tables(self) -> frozenset[str]:
+        """Tables that some trigger names in full."""
+        return frozenset(
+            table for rule, _ in self._rules for table in rule.tables if "*" not in table
+        )
+
+
+def _pattern(tables: Sequence[str]) -> re.Pattern[str] | None:
+    """One expression for all names; `public.users` means the same table as `users`."""
+    if not tables:
+        return None
+    alternatives = (
+        ".*".join(map(re.escape, table.removeprefix("public.").split("*"))) for table in tables
+    )
+    return re.compile("|".join(f"(?:{alternative})" for alternative in alternatives), re.DOTALL)

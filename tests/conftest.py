@@ -1,0 +1,105 @@
+"""Fixtures that every folder of tests shares: the servers, a source database, the running product.
+
+A server that cannot be started fails the tests that asked for it.
+"""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.servers import (
+    ExternalPostgres,
+    PostgresServer,
+    RedisServer,
+    drop_database,
+    new_postgres,
+    new_redis,
+    session_postgres,
+    session_redis,
+)
+from tests.stack import Stack
+
+
+def pytest_configure() -> None:
+    # So that a run that is told to end stops its servers and removes their folders.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer | ExternalPostgres]:
+    """The Postgres that holds the product's own database, and source databases beside it."""
+    server = session_postgres()
+    server.start()
+    yield server
+    server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def postgres18_server() -> Iterator[PostgresServer]:
+    """The newest Postgres there is a wheel of, for what differs between versions."""
+    server = new_postgres(version=18)
+    server.start()
+    yield server
+    server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The broker."""
+    server = session_redis()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    postgres_server: PostgresServer | ExternalPostgres, redis_server: RedisServer
+) -> None:
+    """Whatever uses Django's database needs the servers first (pytest-django asks for this)."""
+
+
+@pytest.fixture
+def source_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
+    """The URL of a new database on the shared server; gone afterwards, with its slots."""
+    url = postgres_server.create_database()
+    yield url
+    drop_database(postgres_server, urlsplit(url).path.lstrip("/"))
+
+
+@pytest.fixture
+def source_database18(postgres18_server: PostgresServer) -> Iterator[str]:
+    """The URL of a new database on Postgres 18; gone afterwards, with its slots."""
+    url = postgres18_server.create_database()
+    yield url
+    drop_database(postgres18_server, urlsplit(url).path.lstrip("/"))
+
+
+@pytest.fixture(scope="module")
+def stack_redis() -> Iterator[RedisServer]:
+    """The stack's own broker, which tests may stop, kill and restart."""
+    server = new_redis()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(
+    postgres_server: PostgresServer | ExternalPostgres,
+    stack_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """The whole product, running; one for all the tests of a module."""
+    folder: Path = tmp_path_factory.mktemp("stack")
+    url = postgres_server.create_database()
+    running = Stack(url, stack_redis.url(), folder)
+    try:
+        running.start_all()
+        yield running
+    finally:
+        running.stop_all()
+        drop_database(postgres_server, urlsplit(url).path.lstrip("/"))

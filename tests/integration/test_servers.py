@@ -1,0 +1,51 @@
+"""The test bed itself: servers that stop, restart and die as the other tests need them to."""
+
+import psycopg2
+import pytest
+import redis
+
+from tests.servers import PostgresServer, RedisServer, new_postgres, new_redis
+
+
+@pytest.mark.parametrize("version", [None, 16, 18])
+def test_a_postgres_streams_logically_and_keeps_its_rows_when_killed(version: int | None) -> None:
+    server = new_postgres(version)
+    server.start()
+    url = server.create_database("kept")
+    server.execute("CREATE TABLE rows (id int)", database="kept")
+    server.execute("INSERT INTO rows VALUES (1)", database="kept")
+    server.kill()
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(url)
+    server.start()
+    assert server.execute("SELECT id FROM rows", database="kept") == [(1,)]
+    server.restart("immediate")
+    assert server.execute("SHOW wal_level") == [("logical",)]
+    server.stop()
+    assert not server.is_running
+
+
+def test_a_redis_that_restarts_has_lost_everything() -> None:
+    server = new_redis()
+    server.start()
+    with redis.Redis.from_url(server.url()) as client:
+        client.set("key", "value")
+        server.restart()
+        assert client.get("key") is None
+    server.stop()
+
+
+def test_a_source_database_can_be_had_beside_the_products_own(
+    source_database: str, source_database18: str, postgres_server: PostgresServer
+) -> None:
+    for url in (source_database, source_database18):
+        connection = psycopg2.connect(url)
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_create_logical_replication_slot('one', 'pgoutput')")
+        connection.close()
+    assert postgres_server.execute("SHOW max_replication_slots") == [("50",)]
+
+
+def test_the_broker_answers(redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(redis_server.url()) as client:
+        assert client.ping()

@@ -1,0 +1,150 @@
+"""The servers that the tests run against: real ones, on free ports, in folders thrown away after.
+
+Postgres is Debian's newest where there is one, else the wheel's; `TEST_POSTGRES_URL` names another
+one to use instead. A server that cannot be had fails the run: nothing here ever skips.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg2
+
+from demo.servers import (
+    PostgresServer,
+    RedisServer,
+    ServerError,
+    execute,
+    wheel_postgres,
+    wheel_redis,
+)
+from tests.waiting import wait_until
+
+__all__ = [
+    "ExternalPostgres",
+    "PostgresServer",
+    "RedisServer",
+    "ServerError",
+    "drop_database",
+    "execute",
+    "new_postgres",
+    "new_redis",
+    "session_postgres",
+    "session_redis",
+    "temporary_folder",
+]
+
+# Nothing of a test survives the machine, so nothing has to reach its disk.
+_POSTGRES_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "checkpoint_timeout": "30s",
+    "max_wal_size": "256MB",
+}
+
+
+class ExternalPostgres:
+    """The server of `TEST_POSTGRES_URL`: used as it is, never started, stopped or killed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def start(self) -> None:
+        """Raises ServerError when the server does not answer."""
+        try:
+            self.execute("SELECT 1")
+        except psycopg2.OperationalError as error:
+            raise ServerError(f"TEST_POSTGRES_URL: {error}") from error
+
+    def stop(self, mode: str = "fast") -> None:
+        """Leave it running, as it was found."""
+
+    def restart(self, mode: str = "fast") -> None:
+        raise ServerError("the server of TEST_POSTGRES_URL is not ours to restart")
+
+    def kill(self) -> None:
+        raise ServerError("the server of TEST_POSTGRES_URL is not ours to kill")
+
+    def url(self, database: str = "postgres") -> str:
+        return urlsplit(self._url)._replace(path=f"/{database}").geturl()
+
+    create_database = PostgresServer.create_database
+
+    def execute(
+        self, sql: str, parameters: Sequence[object] | None = None, database: str = "postgres"
+    ) -> list[tuple[Any, ...]]:
+        return execute(self.url(database), sql, parameters)
+
+
+def temporary_folder() -> Path:
+    """A folder that is removed when the process ends, open to the servers' user."""
+    folder = Path(tempfile.mkdtemp(prefix="mission-control-tests-"))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def new_postgres(version: int | None = None, **settings: str) -> PostgresServer:
+    """A Postgres of our own, not yet started: the wheel's `version` (16, 18) or the usual one."""
+    binaries = wheel_postgres(version) if version else _debian_postgres() or wheel_postgres(16)
+    folder = temporary_folder() / "postgres"
+    server = PostgresServer(folder, binaries, settings={**_POSTGRES_SETTINGS, **settings})
+    atexit.register(server.stop, "immediate")
+    return server
+
+
+def new_redis() -> RedisServer:
+    """A Redis of our own, not started yet."""
+    debian = shutil.which("redis-server")
+    binary = Path(debian) if debian else wheel_redis()
+    server = RedisServer(temporary_folder() / "redis", binary)
+    atexit.register(server.stop)
+    return server
+
+
+@cache
+def session_postgres() -> PostgresServer | ExternalPostgres:
+    """The server that most tests share; its address is known before it is started."""
+    external = os.environ.get("TEST_POSTGRES_URL")
+    return ExternalPostgres(external) if external else new_postgres()
+
+
+@cache
+def session_redis() -> RedisServer:
+    """The broker that most tests share; its address is known before it is started."""
+    return new_redis()
+
+
+def drop_database(server: PostgresServer | ExternalPostgres, name: str) -> None:
+    """Drop a database with its replication slots, whoever is still reading them."""
+
+    def slots_are_gone() -> bool:
+        server.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+            " WHERE database = %s AND active",
+            [name],
+        )
+        server.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE database = %s AND NOT active",
+            [name],
+            database=name,
+        )
+        query = "SELECT count(*) FROM pg_replication_slots WHERE database = %s"
+        return bool(server.execute(query, [name])[0][0] == 0)
+
+    if server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]):
+        wait_until(slots_are_gone, 10, f"a replication slot of {name} stays in use")
+        server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _debian_postgres() -> Path | None:
+    found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    newest_last = sorted(found, key=lambda program: float(program.parts[-3]))
+    return newest_last[-1].parent if newest_last else None

@@ -1,0 +1,22 @@
+"""The product's own settings, given the addresses of the tests' servers.
+
+The servers are started later, by the fixtures that need them: unit tests wait for none.
+"""
+
+import os
+import secrets
+
+from tests.servers import session_postgres, session_redis
+
+os.environ.update(
+    # What `config.celery` reads while it is imported, and what child processes run with.
+    DJANGO_SETTINGS_MODULE="config.settings",
+    DATABASE_URL=session_postgres().url("mission_control"),
+    REDIS_URL=session_redis().url(),
+    SECRET_KEY=secrets.token_urlsafe(48),
+    ENCRYPTION_KEYS=secrets.token_urlsafe(48),
+    ALLOWED_HOSTS="localhost,127.0.0.1,testserver",
+    WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8,::1/128",
+)
+
+from config.settings import *  # noqa: F403

@@ -1,0 +1,108 @@
+"""The whole product, running: web, capture, worker and beat as the Procfile starts them, against a
+database of their own. Tests reach it as its users do: over HTTP and through `manage.py`.
+"""
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from demo.processes import ROOT, Processes, procfile
+from demo.servers import execute, free_port
+from tests.waiting import wait_until
+
+_READY_SECONDS = 60.0
+
+
+class Stack:
+    """The four processes. Outputs are in `folder`; `environment` is what they all run with."""
+
+    def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.database_url = database_url
+        self.environment = {
+            **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS")},
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "ALLOWED_HOSTS": "127.0.0.1,localhost",
+            "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
+            "BIND": "127.0.0.1",
+            "PORT": str(port),
+            "WEB_CONCURRENCY": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._processes = Processes(procfile(), self.environment, folder)
+
+    def start_all(self) -> None:
+        """Migrate, start everything and wait until `/readyz` says 200."""
+        self.manage("migrate", "--verbosity", "0")
+        self._processes.start_all()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        def is_ready() -> bool:
+            ended = self._processes.ended()
+            assert not ended, f"ended while starting: {ended}\n" + self.output(*ended)
+            return self._answers_readyz()
+
+        wait_until(is_ready, _READY_SECONDS, f"/readyz is not 200\n{self.output('web')}")
+
+    def start(self, name: str) -> None:
+        self._processes.start(name)
+
+    def stop(self, name: str) -> list[str]:
+        """SIGTERM and wait; returns `[name]` if it did not end in time and had to be killed."""
+        return self._processes.stop(name)
+
+    def kill(self, name: str, *, whole_family: bool = True) -> None:
+        self._processes.kill(name, whole_family=whole_family)
+
+    def stop_all(self) -> list[str]:
+        return self._processes.stop_all()
+
+    def pid(self, name: str) -> int:
+        return self._processes.pid(name)
+
+    def is_running(self, name: str) -> bool:
+        return self._processes.is_running(name)
+
+    def output(self, *names: str) -> str:
+        """What the processes have written so far, the last 40 lines of each."""
+        logs = [self._processes.log(name) for name in names]
+        tails = [log.read_text(errors="replace").splitlines()[-40:] for log in logs if log.exists()]
+        return "\n".join(line for tail in tails for line in tail)
+
+    def manage(
+        self, *arguments: str, input: str | None = None, must_succeed: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `manage.py` with the stack's environment."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self._processes.environment,
+            input=input,
+            capture_output=True,
+            text=True,
+        )
+        if must_succeed and done.returncode != 0:
+            raise AssertionError(f"manage.py {arguments[0]} failed:\n{done.stdout}{done.stderr}")
+        return done
+
+    def execute(
+        self, sql: str, parameters: Sequence[object] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run SQL in the stack's own database."""
+        return execute(self.database_url, sql, parameters)
+
+    def _answers_readyz(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
