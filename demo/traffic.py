@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 — it is a class
 
-_PAUSE_SECONDS = (0.15, 0.7)
+_PAUSE_SECONDS = (0.1, 0.5)
 _ORDERS_KEPT = 300
 
 _FIRST_NAMES = ("Ada", "Björn", "Chidi", "Dolores", "Emre", "Fatima", "Grace", "Haruki", "Inès")

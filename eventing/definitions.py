@@ -119,6 +119,10 @@ class _Reader:
     def refuse(self, name: str, given: object, allowed: str) -> None:
         self.problems.append(Problem(self.path_of(name), _shown(given), allowed))
 
+    def reject(self, name: str, what: str, allowed: str) -> None:
+        """Refuse without showing what was given: it may be a secret, or say nothing."""
+        self.problems.append(Problem(self.path_of(name), what, allowed))
+
     def raw(self, name: str, default: object = None) -> Any:
         value = self._left.pop(name, None)
         return default if value is None else value
@@ -187,8 +191,8 @@ class _Reader:
         def value_of(match: re.Match[str]) -> str:
             value = self._environment.get(match[1])
             if value is None:
-                self.refuse(
-                    name, "${" + match[1] + "}", f"the environment variable {match[1]} must be set"
+                self.reject(
+                    name, "${" + match[1] + "}", f"a variable of the environment; {match[1]} is unset"
                 )
             return value or ""
 
@@ -197,7 +201,7 @@ class _Reader:
     def finish(self) -> None:
         """Refuse whatever field has not been asked for."""
         for name in self._left:
-            self.refuse(str(name), "this field", "it is not known here")
+            self.reject(str(name), "an unknown field", "only the fields of the reference")
 
 
 def _shown(value: object) -> str:
@@ -262,15 +266,13 @@ def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        reader.problems.append(Problem(reader.path_of("url"), "what was given", allowed))
+        reader.reject("url", "what was given", allowed)
         return
     if parts.scheme not in schemes:
         given = f"the scheme {parts.scheme!r}" if parts.scheme else "an address without scheme"
-        reader.problems.append(Problem(reader.path_of("url"), given, allowed))
+        reader.reject("url", given, allowed)
     elif not parts.path.strip("/"):
-        reader.problems.append(
-            Problem(reader.path_of("url"), "an address without database name", allowed)
-        )
+        reader.reject("url", "an address without database name", allowed)
 
 
 def parse_trigger(
@@ -329,12 +331,10 @@ def _check_webhook_url(reader: _Reader, url: object) -> None:
         reader.refuse("url", url, allowed)
         return
     if parts.username or parts.password:
-        reader.problems.append(
-            Problem(
-                reader.path_of("url"),
-                "an address with a user name or password",
-                "put credentials into a header such as Authorization",
-            )
+        reader.reject(
+            "url",
+            "an address with a user name or password",
+            "credentials in a header such as Authorization",
         )
     elif (
         parts.scheme not in ("http", "https")
@@ -349,7 +349,7 @@ def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
     written = reader.raw("headers", {})
     allowed = "a mapping of header names to values"
     if not isinstance(written, Mapping) or len(written) > 50:
-        reader.refuse("headers", "what was given", allowed)
+        reader.reject("headers", "what was given", allowed)
         return {}, {}
     values: dict[str, str] = {}
     references: dict[str, str] = {}
@@ -358,11 +358,11 @@ def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or len(name) > 100:
             reader.refuse("headers", name, "a header name of letters, digits and hyphens")
         elif name.lower() in _RESERVED_HEADERS:
-            reader.refuse(place, "this header", "it is set by Mission Control")
+            reader.reject(place, "this header", "it is set by Mission Control")
         elif not isinstance(value, str) or any(c in value for c in "\r\n\x00"):
-            reader.refuse(place, "what was given", "text on one line")
+            reader.reject(place, "what was given", "text on one line")
         elif len(value) > 8000:
-            reader.refuse(place, "what was given", "at most 8000 characters")
+            reader.reject(place, "what was given", "at most 8000 characters")
         else:
             values[name] = reader.resolved(place, value)
             if references_in(value):

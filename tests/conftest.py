@@ -9,7 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from django.db import connection
 
+from eventing.logs import control_database_dsn
+from eventing.logs.postgres import PostgresEventLog
 from tests.servers import (
     ExternalPostgres,
     PostgresServer,
@@ -60,6 +63,21 @@ def django_db_modify_db_settings(
     postgres_server: PostgresServer | ExternalPostgres, redis_server: RedisServer
 ) -> None:
     """Whatever uses Django's database needs the servers first (pytest-django asks for this)."""
+
+
+@pytest.fixture
+def log(transactional_db: None) -> Iterator[PostgresEventLog]:
+    """The built-in event log, empty, and emptied again afterwards."""
+    store = PostgresEventLog(control_database_dsn())
+    store.make_tables()
+    yield store
+    store.close()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "TRUNCATE mission_control.event_log, mission_control.delivery,"
+            " mission_control.invocation_log, mission_control.capture_position,"
+            " mission_control.event_stats, mission_control.trigger_name"
+        )
 
 
 @pytest.fixture

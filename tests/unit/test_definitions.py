@@ -1,0 +1,122 @@
+"""What may be written about projects, databases and triggers, and what is said of the rest."""
+
+import re
+from typing import Any
+
+import pytest
+
+from eventing.definitions import parse_database, parse_project, parse_settings, parse_trigger
+from eventing.problems import InvalidInput
+
+TRIGGER: dict[str, Any] = {
+    "name": "welcome-email",
+    "operations": ["insert"],
+    "url": "https://example.com/hook",
+}
+DATABASE: dict[str, Any] = {
+    "alias": "main",
+    "type": "postgres",
+    "url": "postgres://u:hunter2@db.example.com:5432/shop",
+}
+
+
+def problem_of(parse: Any, *arguments: Any) -> str:
+    with pytest.raises(InvalidInput) as refused:
+        parse(*arguments)
+    assert len(refused.value.problems) == 1, refused.value
+    return str(refused.value)
+
+
+def test_a_trigger_of_three_fields_gets_the_defaults_of_the_contract() -> None:
+    trigger = parse_trigger(TRIGGER, {})
+    assert (trigger.databases, trigger.tables, trigger.operations) == ((), (), ("insert",))
+    assert (trigger.retries, trigger.timeout_ms, trigger.state) == (3, 5000, "active")
+    assert (trigger.concurrency, trigger.format) == (64, "spacecloud")
+    backoff = trigger.backoff
+    assert (backoff.initial_ms, backoff.factor, backoff.max_ms) == (2000, 4, 3_600_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "with space"}, r"name: got 'with space'; allowed: 1 to 63"),
+        ({"name": None}, r"name: got nothing; allowed"),
+        ({"operations": []}, r"operations: got an empty list; allowed: one or more of insert"),
+        ({"operations": ["upsert"]}, r"operations: got 'upsert'; allowed: one or more"),
+        ({"url": "ftp://example.com"}, r"url: got 'ftp://example.com'; allowed: .*https://"),
+        ({"url": "https://"}, r"url: got 'https://'"),
+        ({"url": "https://u:p@example.com/"}, r"url: got an address with a user name.*header"),
+        ({"url": "https://example.com:99999/"}, r"url: got"),
+        ({"retries": -1}, r"retries: got -1; allowed: a whole number from 0 to 100"),
+        ({"retries": True}, r"retries: got true"),
+        ({"retries": "3"}, r"retries: got '3'"),
+        ({"timeout_ms": 0}, r"timeout_ms: got 0"),
+        ({"state": "off"}, r"state: got 'off'; allowed: one of active, paused, disabled"),
+        ({"backoff": {"factor": 0.5}}, r"backoff.factor: got 0.5"),
+        ({"backoff": {"speed": 1}}, r"backoff.speed: got an unknown field"),
+        ({"headers": {"Content-Length": "1"}}, r"headers.Content-Length: got this header"),
+        ({"headers": {"X": "a\r\nY: b"}}, r"headers.X: got what was given; allowed: text on one"),
+        ({"headers": {"A b": "c"}}, r"headers: got 'A b'; allowed: a header name"),
+        ({"colour": "red"}, r"colour: got an unknown field"),
+    ],
+)
+def test_bad_input_names_field_value_and_what_is_allowed(
+    change: dict[str, Any], message: str
+) -> None:
+    assert re.match(message, problem_of(parse_trigger, TRIGGER | change, {}))
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_trigger({"name": "", "operations": "", "url": "", "retries": 101}, {})
+    fields = {problem.field for problem in refused.value.problems}
+    assert fields == {"name", "operations", "url", "retries"}
+
+
+def test_references_are_resolved_and_remembered() -> None:
+    written = TRIGGER | {"headers": {"Authorization": "Bearer ${HOOK_TOKEN}", "X-Plain": "1"}}
+    trigger = parse_trigger(written, {"HOOK_TOKEN": "s3cret"})
+    assert trigger.headers == {"Authorization": "Bearer s3cret", "X-Plain": "1"}
+    assert trigger.header_references == {"Authorization": "Bearer ${HOOK_TOKEN}"}
+    assert "HOOK_TOKEN is unset" in problem_of(parse_trigger, written, {})
+
+
+def test_a_definition_never_shows_its_secrets() -> None:
+    assert "hunter2" not in repr(parse_database(DATABASE, {}))
+    assert "s3cret" not in repr(parse_trigger(TRIGGER | {"headers": {"X": "s3cret"}}, {}))
+    for url in ("mysql://u:hunter2@h/d", "postgres://u:hunter2@h", "postgres://u:hunter2@h:x/d"):
+        assert "hunter2" not in problem_of(parse_database, DATABASE | {"url": url}, {})
+
+
+def test_a_source_of_another_kind_is_refused_by_name() -> None:
+    message = problem_of(parse_database, DATABASE | {"type": "oracle"}, {})
+    assert message.startswith("type: got 'oracle'; allowed: one of postgres")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eventing": {"enabled": "yes"}}, "eventing.enabled: got 'yes'; allowed: true or false"),
+        ({"eventing": {"db": "other"}}, "eventing.db: got 'other'; allowed: one of builtin"),
+        ({"retention": {"events": "a month"}}, "retention.events: got 'a month'"),
+        ({"retention": {"events": "7d", "payloads": "8d"}}, "retention.payloads: got '8d'"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    given = {"retention": {"payloads": "1d"}} | settings
+    assert problem_of(parse_settings, given).startswith(message)
+
+
+def test_a_project_is_checked_as_a_whole() -> None:
+    given = {
+        "name": "shop",
+        "databases": [DATABASE, DATABASE],
+        "triggers": [TRIGGER | {"databases": ["nowhere"]}],
+    }
+    with pytest.raises(InvalidInput) as refused:
+        parse_project(given, {}, "projects[0]")
+    assert [problem.field for problem in refused.value.problems] == ["projects[0].databases[1].alias"]
+    given["databases"] = [DATABASE]
+    assert "projects[0].triggers[0].databases: got 'nowhere'" in problem_of(
+        parse_project, given, {}, "projects[0]"
+    )
