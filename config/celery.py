@@ -12,7 +12,7 @@ from kombu import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-from django.conf import settings  # noqa: E402 — reads the settings named above
+from django.conf import settings
 
 app = Celery("mission_control")
 app.conf.update(
@@ -54,6 +54,7 @@ app.conf.update(
     beat_max_loop_interval=1,
     timezone="UTC",
 )
+
 
 @setup_logging.connect
 def keep_django_logging(**_: object) -> None:

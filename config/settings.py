@@ -213,10 +213,16 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "DatabaseType": "eventing.changes.DATABASE_TYPES",
+        "EventStatus": "eventing.changes.EVENT_STATUSES",
+        "EventType": ["DB_INSERT", "DB_UPDATE", "DB_DELETE"],
+        "FindingStatus": ["ok", "warning", "error"],
+    },
 }
 
 _timestamper = structlog.processors.TimeStamper(fmt="iso", utc=True)
-_shared_processors = [
+_shared_processors: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,

@@ -52,7 +52,7 @@ class Actor:
         return own is not None and _RANK[own] >= _RANK[role]
 
     def may_create_projects(self) -> bool:
-        """Administrators of the installation may, with a token only if it is an unscoped `admin`."""
+        """Administrators of the installation may; a token only if it is an unscoped `admin`."""
         allowed = self.user.is_active and self.user.is_superuser
         if self.token is None:
             return allowed

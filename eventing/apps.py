@@ -15,7 +15,7 @@ class EventingConfig(AppConfig):
 
 
 def prepare_installation(**_: Any) -> None:
-    """After each migrate: the installation's one row, and the tables of the built-in Eventing DB."""
+    """After each migrate: the installation's one row, and the tables of the built-in log."""
     from eventing.logs import event_log
     from eventing.models import Installation
 

@@ -80,7 +80,7 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
 
 
 def _retry_seconds(failures: int) -> float:
-    ceiling = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
+    ceiling = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))
     return ceiling * random.uniform(0.8, 1.2)  # noqa: S311 — jitter needs no secrecy
 
 
@@ -146,9 +146,7 @@ class CaptureLoop:
         """Open the source and stream until told to stop. Raises what ends the stay."""
         self._lease.publish(state="starting")
         self._load_rules()
-        if CaptureLease.objects.filter(
-            database=self._database, restart_from_now=True
-        ).exists():
+        if CaptureLease.objects.filter(database=self._database, restart_from_now=True).exists():
             self._start_anew()
         self._stored = self._log.position(self._database.pk)
         self._source.open(self._matcher, self._stored)
@@ -221,9 +219,7 @@ class CaptureLoop:
         self._lease.publish(applied_version=self._version)
 
     def _wants_restart(self) -> bool:
-        return CaptureLease.objects.filter(
-            database=self._database, restart_from_now=True
-        ).exists()
+        return CaptureLease.objects.filter(database=self._database, restart_from_now=True).exists()
 
     def _load_rules(self) -> None:
         """Read the triggers that watch this database, and the version they belong to."""
@@ -245,7 +241,7 @@ class CaptureLoop:
         self._held = frozenset(item.pk for item in watching if item.state == "paused")
         self._matcher = Matcher(
             [
-                Rule(item.pk, item.name, tuple(item.tables), frozenset(item.operations))
+                Rule(item.pk, item.name, tuple(item.tables), frozenset(item.operations))  # type: ignore[arg-type]
                 for item in watching
             ]
         )
@@ -269,9 +265,9 @@ def remove_retired_sources() -> None:
     """Take away what deleted or switched-off databases left at their servers, one try each."""
     for retired in RetiredSource.objects.filter(next_try_at__lte=Now()):
         delay = timedelta(seconds=_retry_seconds(retired.attempts + 1) + 10)
-        mine = RetiredSource.objects.filter(
-            pk=retired.pk, attempts=retired.attempts
-        ).update(attempts=retired.attempts + 1, next_try_at=Now() + delay)
+        mine = RetiredSource.objects.filter(pk=retired.pk, attempts=retired.attempts).update(
+            attempts=retired.attempts + 1, next_try_at=Now() + delay
+        )
         if not mine:
             continue
         source = source_of(retired)

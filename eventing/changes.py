@@ -47,7 +47,7 @@ class Change(NamedTuple):
     """
 
     position: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     operation: Operation
     table: str
     document_id: str

@@ -192,7 +192,9 @@ class _Reader:
             value = self._environment.get(match[1])
             if value is None:
                 self.reject(
-                    name, "${" + match[1] + "}", f"a variable of the environment; {match[1]} is unset"
+                    name,
+                    "${" + match[1] + "}",
+                    f"a variable of the environment; {match[1]} is unset",
                 )
             return value or ""
 
@@ -310,7 +312,7 @@ def parse_trigger(
         name=name,
         databases=databases,
         tables=tables,
-        operations=tuple(cast(Operation, item) for item in OPERATIONS if item in operations),
+        operations=tuple(item for item in OPERATIONS if item in operations),
         url=url,
         headers=headers,
         header_references=references,
@@ -456,7 +458,9 @@ def _duplicates(entries: Sequence[tuple[str, Any]], name_field: str) -> list[Pro
     for place, definition in entries:
         name = getattr(definition, name_field)
         if name.lower() in seen:
-            problems.append(Problem(f"{place}.{name_field}", repr(name), "each name may occur once"))
+            problems.append(
+                Problem(f"{place}.{name_field}", repr(name), "each name may occur once")
+            )
         seen.add(name.lower())
     return problems
 

@@ -65,9 +65,7 @@ def endpoint_of(trigger: Trigger) -> Endpoint:
         signing_secrets=tuple(orjson.loads(trigger.signing_secrets or "[]")),
         retries=trigger.retries,
         timeout_ms=trigger.timeout_ms,
-        backoff=Backoff(
-            trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms
-        ),
+        backoff=Backoff(trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms),
         concurrency=trigger.concurrency,
         state=trigger.state,
         format=trigger.format,

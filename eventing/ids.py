@@ -13,7 +13,9 @@ _LOW_62 = (1 << 62) - 1
 _MAX_MS = (1 << 48) - 1
 
 
-def event_id(committed_at_ms: int, index: int, trigger_id: int, database_id: int, position: str) -> UUID:
+def event_id(
+    committed_at_ms: int, index: int, trigger_id: int, database_id: int, position: str
+) -> UUID:
     """The id of the event that `trigger_id` makes of the change at `position` of `database_id`.
 
     `index` is the change's number within its transaction: it orders events of one millisecond,

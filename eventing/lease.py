@@ -146,4 +146,3 @@ def _after_seconds(seconds: int) -> Any:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-

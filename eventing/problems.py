@@ -1,4 +1,4 @@
-"""How bad input is reported: one message for each field, naming it, what was given, what is allowed."""
+"""How bad input is reported: one message a field, with what was given and what is allowed."""
 
 from dataclasses import dataclass
 

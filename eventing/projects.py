@@ -13,14 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
+from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, prefetch_related_objects
 from django.db.models.functions import Now
 
 from eventing.definitions import (
     Backoff,
     DatabaseDefinition,
-    PayloadFormat,
     SettingsDefinition,
     TriggerDefinition,
     TriggerState,
@@ -56,9 +56,7 @@ def configuration_version() -> int:
     return Installation.objects.values_list("configuration_version", flat=True).get()
 
 
-def create_project(
-    name: str, settings: SettingsDefinition, owner: object | None = None
-) -> Project:
+def create_project(name: str, settings: SettingsDefinition, owner: User | None = None) -> Project:
     """Make a project; `owner` (a user) becomes its administrator."""
     with configuration_change():
         if Project.objects.filter(name=name).exists():
@@ -120,8 +118,8 @@ def save_database(
     is given up, and capture of the new one starts from now. Other credentials or options do not.
     """
     with configuration_change() as version:
-        others = project.databases.exclude(pk=existing.pk if existing else None)
-        if others.filter(alias__iexact=definition.alias).exists():
+        others = project.databases.filter(alias__iexact=definition.alias)
+        if others.exclude(pk=existing.pk if existing else 0).exists():
             raise InvalidInput(
                 [Problem("alias", repr(definition.alias), "an alias no other database has")]
             )
@@ -145,13 +143,19 @@ def save_database(
 def _server_of(database: Database | DatabaseDefinition) -> tuple[object, ...]:
     """Which database of which server an address names, whoever signs in there and how."""
     parts = urlsplit(database.url)
-    return (database.type, parts.hostname, parts.port, parts.path, parse_qs(parts.query).get("host"))
+    return (
+        database.type,
+        parts.hostname,
+        parts.port,
+        parts.path,
+        parse_qs(parts.query).get("host"),
+    )
 
 
 def delete_database(database: Database) -> None:
     """Delete a database; its slot and publications are taken away by capture, soon after.
 
-    Refused while a trigger names it alone: such a trigger would silently come to mean all databases.
+    Refused while a trigger names it alone: that trigger would silently come to mean all databases.
     """
     with configuration_change():
         named = [
@@ -201,8 +205,8 @@ def save_trigger(
     """Create a trigger, or make `existing` what `definition` says."""
     with configuration_change() as version:
         databases = _databases_named(project, definition)
-        others = project.triggers.exclude(pk=existing.pk if existing else None)
-        if others.filter(name__iexact=definition.name).exists():
+        others = project.triggers.filter(name__iexact=definition.name)
+        if others.exclude(pk=existing.pk if existing else 0).exists():
             raise InvalidInput(
                 [Problem("name", repr(definition.name), "a name no other trigger has")]
             )
@@ -275,16 +279,14 @@ def trigger_definition_of(trigger: Trigger) -> TriggerDefinition:
     """A stored trigger as a definition, secrets included."""
     return TriggerDefinition(
         name=trigger.name,
-        operations=tuple(trigger.operations),
+        operations=tuple(trigger.operations),  # type: ignore[arg-type]
         url=trigger.url,
         databases=tuple(sorted(database.alias for database in trigger.databases.all())),
         tables=tuple(trigger.tables),
         retries=trigger.retries,
         timeout_ms=trigger.timeout_ms,
         state=trigger.state,  # type: ignore[arg-type]
-        backoff=Backoff(
-            trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms
-        ),
+        backoff=Backoff(trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms),
         headers=orjson.loads(trigger.headers or "{}"),
         header_references=trigger.header_references,
         format=trigger.format,  # type: ignore[arg-type]
@@ -344,11 +346,25 @@ def _status_of(lease: Any, enabled: bool) -> CaptureStatus:
 
 def is_live(trigger: Trigger) -> bool:
     """Whether every database the trigger watches is read under its present definition."""
-    if trigger.state == "disabled" or not trigger.project.eventing_enabled:
-        return False
-    databases = list(trigger.databases.all()) or list(trigger.project.databases.all())
-    statuses = capture_statuses(databases).values()
-    return bool(databases) and all(
-        status.state == "streaming" and status.applied_version >= trigger.configuration_version
-        for status in statuses
-    )
+    return trigger.pk in live_triggers([trigger])
+
+
+def live_triggers(triggers: Sequence[Trigger]) -> set[int]:
+    """Ids of those of `triggers` that are live, in a fixed number of queries."""
+    prefetch_related_objects(triggers, "databases", "project__databases")
+    watched = {
+        trigger.pk: list(trigger.databases.all()) or list(trigger.project.databases.all())
+        for trigger in triggers
+        if trigger.state != "disabled" and trigger.project.eventing_enabled
+    }
+    statuses = capture_statuses([each for databases in watched.values() for each in databases])
+    return {
+        trigger.pk
+        for trigger in triggers
+        if watched.get(trigger.pk)
+        and all(
+            statuses[database.pk].state == "streaming"
+            and statuses[database.pk].applied_version >= trigger.configuration_version
+            for database in watched[trigger.pk]
+        )
+    }

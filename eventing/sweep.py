@@ -33,7 +33,9 @@ def sweep() -> int:
     for trigger_id in set(waiting) - set(states):
         cancelled = log.cancel(trigger_id)
         if cancelled:
-            logger.info("cancelled events of a deleted trigger", trigger=trigger_id, events=cancelled)
+            logger.info(
+                "cancelled events of a deleted trigger", trigger=trigger_id, events=cancelled
+            )
     messages = waiting_messages()
     if messages is None or messages >= _ENOUGH_MESSAGES:
         return 0

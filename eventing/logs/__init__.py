@@ -18,7 +18,7 @@ def control_database_dsn() -> str:
     """The control database's address as libpq takes it."""
     parameters = connections["default"].get_connection_params()
     ignored = {"cursor_factory", "assume_role", "isolation_level", "server_side_binding"}
-    return make_dsn(**{key: value for key, value in parameters.items() if key not in ignored})
+    return str(make_dsn(**{key: value for key, value in parameters.items() if key not in ignored}))
 
 
 @lru_cache(maxsize=4)

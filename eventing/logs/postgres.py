@@ -11,8 +11,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from io import StringIO
 from itertools import islice
 from typing import Any, Final, cast
@@ -28,7 +28,6 @@ from eventing.changes import (
     Claim,
     Event,
     EventStatus,
-    Operation,
     Origin,
     Outcome,
 )
@@ -180,9 +179,7 @@ class PostgresEventLog:
                 yield cursor
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             self.close()
-            raise LogUnavailable(
-                f"the Eventing DB cannot be used: {_first_line(error)}"
-            ) from error
+            raise LogUnavailable(f"the Eventing DB cannot be used: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
@@ -220,9 +217,7 @@ class PostgresEventLog:
                     self._make_partition(cursor, parent, day)
             self._known_days.add(day)
 
-    def _make_partition(
-        self, cursor: psycopg2.extensions.cursor, parent: str, day: int
-    ) -> None:
+    def _make_partition(self, cursor: psycopg2.extensions.cursor, parent: str, day: int) -> None:
         name = f"{parent}_{partition_suffix(day)}"
         self._run(cursor, "SELECT to_regclass(%s)", f"{SCHEMA}.{name}")
         if cast(tuple[Any], cursor.fetchone())[0] is not None:
@@ -379,9 +374,7 @@ class PostgresEventLog:
             lines,
         )
 
-    def _copy(
-        self, cursor: psycopg2.extensions.cursor, sql: str, lines: Sequence[str]
-    ) -> None:
+    def _copy(self, cursor: psycopg2.extensions.cursor, sql: str, lines: Sequence[str]) -> None:
         self.statements += 1
         cursor.copy_expert(sql, StringIO("".join(lines)), size=1 << 17)
 
@@ -808,9 +801,7 @@ def _page_query(
         arguments += [filters.document_id, filters.document_id]
     source = f"{SCHEMA}.event_log e"
     if filters.status == "delivered":
-        conditions.append(
-            f"NOT EXISTS (SELECT FROM {SCHEMA}.delivery u WHERE u.event_id = e.id)"
-        )
+        conditions.append(f"NOT EXISTS (SELECT FROM {SCHEMA}.delivery u WHERE u.event_id = e.id)")
     elif filters.status is not None:
         # From the small table: its rows of that state, then the log by primary key.
         source += f" JOIN {SCHEMA}.delivery u ON u.event_id = e.id"
@@ -901,4 +892,3 @@ def _first_line(error: Exception) -> str:
     """What the driver says, without the rest (which may quote values)."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-

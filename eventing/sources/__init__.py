@@ -11,9 +11,14 @@ from eventing.sources.postgres import PostgresSource
 class Described(Protocol):
     """What is needed to open a source: a stored database, or one that was given up."""
 
-    type: str
-    url: str
-    source_name: str
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def source_name(self) -> str: ...
 
 
 def source_of(database: Described) -> Source:

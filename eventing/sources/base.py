@@ -39,7 +39,12 @@ class Watch(Protocol):
 
     @property
     def wants_future_tables(self) -> bool:
-        """Whether a table that does not exist yet could match: a wildcard, or a missing name."""
+        """Whether a table that does not exist yet could match by a wildcard."""
+        ...
+
+    @property
+    def named_tables(self) -> frozenset[str]:
+        """Tables that some trigger names in full, whether they exist or not."""
         ...
 
 

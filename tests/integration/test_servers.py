@@ -1,10 +1,17 @@
 """The test bed itself: servers that stop, restart and die as the other tests need them to."""
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import psycopg2
 import pytest
 import redis
 
 from tests.servers import PostgresServer, RedisServer, new_postgres, new_redis
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("version", [None, 16, 18])
@@ -49,3 +56,32 @@ def test_a_source_database_can_be_had_beside_the_products_own(
 def test_the_broker_answers(redis_server: RedisServer) -> None:
     with redis.Redis.from_url(redis_server.url()) as client:
         assert client.ping()
+
+
+def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    starter = (
+        "from tests.servers import new_postgres, new_redis\n"
+        "import sys, signal\n"
+        "servers = new_postgres(), new_redis()\n"
+        "for server in servers: server.start()\n"
+        "print(*(server.port for server in servers), flush=True)\n"
+        "signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", starter],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        ports = [int(port) for port in process.stdout.readline().split()]
+        assert len(ports) == 2
+        assert all(accepts_connections(port) for port in ports)
+        process.kill()
+    for port in ports:
+        wait_until(lambda port=port: not accepts_connections(port), 10, "the server still runs")
+
+
+def accepts_connections(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -115,7 +115,9 @@ def test_a_project_is_checked_as_a_whole() -> None:
     }
     with pytest.raises(InvalidInput) as refused:
         parse_project(given, {}, "projects[0]")
-    assert [problem.field for problem in refused.value.problems] == ["projects[0].databases[1].alias"]
+    assert [problem.field for problem in refused.value.problems] == [
+        "projects[0].databases[1].alias"
+    ]
     given["databases"] = [DATABASE]
     assert "projects[0].triggers[0].databases: got 'nowhere'" in problem_of(
         parse_project, given, {}, "projects[0]"

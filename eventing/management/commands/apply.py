@@ -30,9 +30,7 @@ class Command(BaseCommand):
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{name} cannot be read: {error}") from None
         try:
-            plan = apply(
-                text, os.environ, dry_run=options["dry_run"], prune=options["prune"]
-            )
+            plan = apply(text, os.environ, dry_run=options["dry_run"], prune=options["prune"])
         except InvalidInput as error:
             problems = "\n".join(f"{name}: {problem}" for problem in error.problems)
             raise CommandError(problems) from None

@@ -1,0 +1,295 @@
+"""`python -m bench`: measures the running product on servers of its own, fsync on.
+
+Each benchmark starts the real processes, gives them real work and reads the figures off the event
+log or the endpoint; nothing is measured in a test harness's own shortcut.
+"""
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg2
+import yaml
+
+from bench import bare
+from bench.results import Figure, table, write_json
+from demo.servers import PostgresServer, RedisServer, free_port
+from tests.servers import new_postgres, new_redis
+from tests.stack import Stack
+from tests.waiting import wait_until
+
+_TABLE = (
+    "CREATE TABLE orders (id bigint PRIMARY KEY, customer text, total numeric(12,2),"
+    " paid boolean, placed_at timestamptz DEFAULT now())"
+)
+_INSERT = (
+    "INSERT INTO orders SELECT i, 'customer ' || i, i * 1.01, i %% 2 = 0"
+    " FROM generate_series(%s, %s) i"
+)
+
+
+class Bench:
+    """The servers, the product's processes, a source database and an endpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.postgres: PostgresServer = new_postgres(
+            fsync="on", synchronous_commit="on", shared_buffers="1GB", max_wal_size="8GB"
+        )
+        self.redis: RedisServer = new_redis()
+        self.postgres.start()
+        self.redis.start()
+        self.source_url = self.postgres.create_database()
+        self.stack = Stack(self.postgres.create_database(), self.redis.url(), self._folder("stack"))
+        self.stack.environment["SHOP_DB_URL"] = self.source_url
+        self.run_sql(_TABLE)
+        self._rows = 0
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
+
+    def run_sql(self, sql: str, *arguments: object) -> None:
+        connection = psycopg2.connect(self.source_url)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, arguments or None)
+        connection.close()
+
+    def insert(self, rows: int) -> None:
+        """One INSERT of that many new rows."""
+        self.run_sql(_INSERT, self._rows + 1, self._rows + rows)
+        self._rows += rows
+
+    def configure(self, url: str, state: str = "active", concurrency: int = 64) -> None:
+        """One trigger on every insert."""
+        trigger = {
+            "name": "bench",
+            "databases": ["main"],
+            "tables": ["orders"],
+            "operations": ["insert"],
+            "url": url,
+            "state": state,
+            "concurrency": concurrency,
+        }
+        project = {
+            "name": "bench",
+            "eventing": {"enabled": True},
+            "databases": [{"alias": "main", "type": "postgres", "url": "${SHOP_DB_URL}"}],
+            "triggers": [trigger],
+        }
+        self.stack.manage("apply", "-", input=yaml.safe_dump({"projects": [project]}))
+        wait_until(self._is_live, 30, "capture does not apply the trigger")
+
+    def _is_live(self) -> bool:
+        return bool(
+            self.stack.execute(
+                "SELECT 1 FROM eventing_capturelease l, eventing_trigger t WHERE"
+                " l.state = 'streaming' AND l.applied_version >= t.configuration_version"
+            )
+        )
+
+    def stored(self) -> int:
+        return self._number("SELECT coalesce(sum(stored), 0) FROM mission_control.event_stats")
+
+    def delivered(self) -> int:
+        return self._number("SELECT coalesce(sum(delivered), 0) FROM mission_control.event_stats")
+
+    def _number(self, sql: str) -> int:
+        return int(self.stack.execute(sql)[0][0])
+
+    def stop(self) -> None:
+        self.stack.stop_all()
+        self.redis.stop()
+        self.postgres.stop("immediate")
+
+
+@contextmanager
+def endpoint(folder: Path, *, timed: bool) -> Iterator[tuple[str, Path]]:
+    """An endpoint that is not the bottleneck: nginx where it is installed, else our own."""
+    port = free_port()
+    arrivals = folder / f"arrivals-{port}"
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    if timed or nginx is None:
+        command = [sys.executable, "-m", "bench.receiver", str(port), str(arrivals)]
+    else:
+        configuration = folder / f"nginx-{port}.conf"
+        configuration.write_text(_NGINX.format(folder=folder, port=port))
+        command = [nginx, "-c", str(configuration), "-e", str(folder / "nginx.log")]
+    process = subprocess.Popen(command)
+    try:
+        yield f"http://127.0.0.1:{port}/hook", arrivals
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+_NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi; keepalive_requests 1000000000;
+    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200; }} }}
+}}
+"""
+
+
+def seconds_until(condition: Callable[[], bool], limit_seconds: float) -> float:
+    started = time.perf_counter()
+    wait_until(condition, limit_seconds, "the benchmark did not end in time")
+    return time.perf_counter() - started
+
+
+def measure_capture(bench: Bench, events: int) -> list[Figure]:
+    """One INSERT, stored in the log; no worker runs. Then the bare loop on the same rows."""
+    bench.run_sql("CREATE PUBLICATION bench_bare FOR TABLE orders WITH (publish = 'insert')")
+    bench.configure("http://127.0.0.1:9/", state="paused")
+    child = max(
+        psutil.Process(bench.stack.pid("capture")).children(recursive=True), key=lambda p: p.pid
+    )
+    bench.stack.stop("worker")
+    bench.run_sql("SELECT pg_create_logical_replication_slot('bench_bare', 'pgoutput')")
+    before = bench.stored()
+    bench.insert(events)
+    peak = 0
+
+    def done() -> bool:
+        nonlocal peak
+        peak = max(peak, child.memory_info().rss)
+        return bench.stored() - before >= events
+
+    rate = events / seconds_until(done, 300)
+    bench.stack.stop("capture")
+    loop = bare.capture(bench.source_url, bench.source_url, events)
+    bench.run_sql("SELECT pg_drop_replication_slot('bench_bare')")
+    bench.stack.start("capture")
+    bench.stack.start("worker")
+    return [
+        Figure(
+            "capture, one INSERT, stored in the log",
+            rate,
+            "events/s",
+            "≥ 40 000; ≥ 70 % of the bare loop",
+            rate / loop,
+            "bare loop",
+            f"bare loop {loop:,.0f}/s; walsender still decodes when the INSERT has committed",
+        ),
+        Figure("capture, resident memory at most", peak / 1e6, "MB", "≤ 150"),
+    ]
+
+
+def measure_delivery(bench: Bench, events: int) -> list[Figure]:
+    """Events that wait in the log, from the trigger's resumption to the last one recorded."""
+    with endpoint(bench.folder, timed=False) as (url, _):
+        bench.configure(url, state="paused")
+        waiting = bench.stored()
+        bench.insert(events)
+        wait_until(lambda: bench.stored() - waiting >= events, 120, "not stored")
+        before = bench.delivered()
+        bench.configure(url)
+        wait_until(lambda: bench.delivered() > before, 30, "nothing is delivered")
+        first = bench.delivered()
+        total = (
+            before
+            + bench._number("SELECT count(*) FROM mission_control.delivery")
+            + (first - before)
+        )
+        seconds = seconds_until(lambda: bench.delivered() >= total, 300)
+    rate = (total - first) / seconds
+    return [Figure("delivery of a backlog, one worker", rate, "events/s", "≥ 15 000")]
+
+
+def measure_end_to_end(bench: Bench, events: int) -> list[Figure]:
+    """One INSERT, from its commit to the last event delivered and logged."""
+    with endpoint(bench.folder, timed=False) as (url, _):
+        bench.configure(url)
+        before = bench.delivered()
+        bench.insert(events)
+        seconds = seconds_until(lambda: bench.delivered() - before >= events, 300)
+    return [
+        Figure(
+            "end to end, commit to delivered and logged", events / seconds, "events/s", "≥ 12 000"
+        )
+    ]
+
+
+def measure_latency(bench: Bench, _events: int) -> list[Figure]:
+    """Single-row commits at a steady rate, from each commit's return to its arrival."""
+    figures = []
+    for rate, target in ((200, "p50 ≤ 6, p99 ≤ 20"), (1000, "p99 ≤ 40")):
+        with endpoint(bench.folder, timed=True) as (url, arrivals):
+            bench.configure(url)
+            before = bench.delivered()
+            committed = _commit_steadily(bench, rate, rate * 10)
+            count = len(committed)
+            wait_until(lambda b=before, c=count: bench.delivered() - b >= c, 60, "not delivered")
+        received = dict(line.split() for line in arrivals.read_text().splitlines())
+        delays = sorted((float(received[key]) - moment) * 1000 for key, moment in committed.items())
+        for percent in (50, 99):
+            value = delays[min(len(delays) - 1, len(delays) * percent // 100)]
+            name = f"latency, {rate} commits/s, p{percent}"
+            figures.append(Figure(name, value, "ms", target))
+    return figures
+
+
+def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
+    """Insert row by row at `rate` a second; returns when each one had committed, by its id."""
+    connection = psycopg2.connect(bench.source_url)
+    connection.autocommit = True
+    committed = {}
+    with connection.cursor() as cursor:
+        started = time.perf_counter()
+        for number in range(rows):
+            time.sleep(max(0.0, started + number / rate - time.perf_counter()))
+            bench._rows += 1
+            cursor.execute(_INSERT, (bench._rows, bench._rows))
+            committed[str(bench._rows)] = time.time()
+    connection.close()
+    return committed
+
+
+BENCHMARKS = {
+    "capture": measure_capture,
+    "delivery": measure_delivery,
+    "end-to-end": measure_end_to_end,
+    "latency": measure_latency,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bin/bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--json", type=Path, default=Path("var/bench/results.json"))
+    options = parser.parse_args()
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"NAME: got {', '.join(unknown)}; allowed: {', '.join(BENCHMARKS)}")
+    figures: list[Figure] = []
+    folder = Path(tempfile.mkdtemp(prefix="mission-control-bench-"))
+    bench = Bench(folder)
+    try:
+        bench.stack.start_all()
+        for name in options.names or BENCHMARKS:
+            print(f"{name} …", file=sys.stderr)
+            figures += BENCHMARKS[name](bench, options.events)
+        versions = {"postgres": str(bench.postgres.execute("SHOW server_version")[0][0])}
+    finally:
+        bench.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    print(table(figures))
+    write_json(options.json, figures, versions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The bare loop that capture is compared with: pgoutput in, COPY out, and nothing else.
+
+It matches no trigger, makes no id, keeps no position: what remains is what Postgres and psycopg2
+cost, so the ratio says what the product adds.
+"""
+
+import io
+import time
+
+import psycopg2
+import psycopg2.extras
+
+
+def capture(source_url: str, log_url: str, rows: int) -> float:
+    """Rows per second from a slot to a table, for `rows` inserted rows that wait in the slot."""
+    log = psycopg2.connect(log_url)
+    with log.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS bare_log")
+        cursor.execute("CREATE TABLE bare_log (id bigserial PRIMARY KEY, payload text)")
+    log.commit()
+    stream = psycopg2.connect(
+        source_url, connection_factory=psycopg2.extras.LogicalReplicationConnection
+    )
+    reader = stream.cursor()
+    options = {"proto_version": "1", "publication_names": "bench_bare"}
+    reader.start_replication("bench_bare", decode=False, options=options)
+    started = time.perf_counter()
+    stored = 0
+    lines: list[str] = []
+    while stored < rows:
+        message = reader.read_message()
+        if message is None or message.payload[:1] != b"I":
+            continue
+        lines.append(_line(message.payload))
+        if len(lines) == 1000 or stored + len(lines) == rows:
+            with log, log.cursor() as cursor:
+                cursor.copy_expert(
+                    "COPY bare_log (payload) FROM STDIN", io.StringIO("".join(lines))
+                )
+            stored += len(lines)
+            lines = []
+    seconds = time.perf_counter() - started
+    stream.close()
+    log.close()
+    return rows / seconds
+
+
+def _line(payload: bytes) -> str:
+    """The values of an Insert message, one after another, as a line of COPY."""
+    values = []
+    place = 8
+    for _ in range(int.from_bytes(payload[6:8], "big")):
+        kind = payload[place]
+        place += 1
+        if kind == 0x74:
+            length = int.from_bytes(payload[place : place + 4], "big")
+            values.append(payload[place + 4 : place + 4 + length].decode())
+            place += 4 + length
+    return '{"' + '","'.join(values) + '"}\n'

@@ -1,0 +1,118 @@
+"""From a request's body to a definition. What is allowed is decided by `eventing.definitions`; here
+lies only what HTTP adds: partial changes, fields that are read only, and masks sent back.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from eventing.api.bodies import merged
+from eventing.api.representations import (
+    MASK,
+    database_written,
+    masked_address,
+    settings_shown,
+    trigger_written,
+)
+from eventing.definitions import (
+    DatabaseDefinition,
+    SettingsDefinition,
+    TriggerDefinition,
+    parse_database,
+    parse_project_name,
+    parse_settings,
+    parse_trigger,
+    references_in,
+)
+from eventing.problems import InvalidInput, Problem
+
+
+def new_project(body: Mapping[str, Any]) -> tuple[str, SettingsDefinition]:
+    """The name and settings of a project to be made. Raises InvalidInput with every problem."""
+    settings = {name: value for name, value in body.items() if name != "name"}
+    problems: list[Problem] = []
+    name = ""
+    try:
+        name = parse_project_name(body.get("name"))
+    except InvalidInput as error:
+        problems += error.problems
+    try:
+        definition = parse_settings(settings)
+    except InvalidInput as error:
+        problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    return name, definition
+
+
+def changed_settings(stored: SettingsDefinition, patch: Mapping[str, Any]) -> SettingsDefinition:
+    """`stored` with `patch` applied."""
+    return parse_settings(merged(settings_shown(stored), patch))
+
+
+def database_definition(
+    body: Mapping[str, Any], stored: DatabaseDefinition | None = None
+) -> DatabaseDefinition:
+    """The database that `body` describes; the masked address of `stored` stands for its own."""
+    written = {name: value for name, value in body.items() if name != "capture"}
+    if written.get("schemas", ()) is None:
+        del written["schemas"]
+    url = written.get("url")
+    if stored is not None and url == masked_address(stored.url):
+        return _with_stored_address(written, stored)
+    if isinstance(url, str) and MASK in url:
+        problem = Problem("url", "an address with a masked password", "the whole address")
+        raise InvalidInput([problem])
+    return parse_database(written, os.environ)
+
+
+def _with_stored_address(
+    written: Mapping[str, Any], stored: DatabaseDefinition
+) -> DatabaseDefinition:
+    """The rest of `written` checked with the address that is stored, which is taken as it is."""
+    literally = {name: f"${{{name}}}" for name in references_in(stored.url)}
+    definition = parse_database({**written, "url": stored.url}, literally)
+    return replace(definition, url=stored.url, url_reference=stored.url_reference)
+
+
+def changed_database(stored: DatabaseDefinition, patch: Mapping[str, Any]) -> DatabaseDefinition:
+    """`stored` with `patch` applied."""
+    return database_definition(merged(database_written(stored), patch), stored)
+
+
+def trigger_definition(
+    body: Mapping[str, Any], stored: TriggerDefinition | None = None
+) -> TriggerDefinition:
+    """The trigger that `body` describes; a masked header stands for that of `stored`."""
+    written = {name: value for name, value in body.items() if name != "live"}
+    kept: list[str] = []
+    headers = written.get("headers")
+    if isinstance(headers, Mapping):
+        known = stored.headers if stored else {}
+        kept = [name for name, value in headers.items() if value == MASK and name in known]
+        written["headers"] = {name: headers[name] for name in headers if name not in kept}
+    definition = parse_trigger(written, os.environ)
+    unknown = [name for name, value in definition.headers.items() if MASK in value]
+    if unknown:
+        allowed = "the value itself; none is stored under this name"
+        raise InvalidInput([Problem(f"headers.{name}", "a mask", allowed) for name in unknown])
+    return _with_stored_headers(definition, stored, kept) if stored else definition
+
+
+def _with_stored_headers(
+    definition: TriggerDefinition, stored: TriggerDefinition, names: list[str]
+) -> TriggerDefinition:
+    references = {
+        name: stored.header_references[name] for name in names if name in stored.header_references
+    }
+    return replace(
+        definition,
+        headers={**{name: stored.headers[name] for name in names}, **definition.headers},
+        header_references={**references, **definition.header_references},
+    )
+
+
+def changed_trigger(stored: TriggerDefinition, patch: Mapping[str, Any]) -> TriggerDefinition:
+    """`stored` with `patch` applied."""
+    return trigger_definition(merged(trigger_written(stored), patch), stored)

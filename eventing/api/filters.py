@@ -1,0 +1,147 @@
+"""Which events a request asks for: the parameters of contract section 7, checked.
+
+A parameter that is not known is refused by name, since leaving it out would widen the selection.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from django.http import QueryDict
+
+from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
+from eventing.logs.base import EventFilter
+from eventing.problems import InvalidInput, Problem
+
+FILTERS: Final = (
+    "trigger",
+    "status",
+    "database",
+    "table",
+    "type",
+    "doc_id",
+    "after",
+    "before",
+)
+PAGING: Final = ("cursor", "limit")
+DEFAULT_LIMIT: Final = 50
+MOST_LIMIT: Final = 500
+_LONGEST: Final = 1000
+_MOMENT_ALLOWED: Final = (
+    "an ISO 8601 time such as 2026-01-31T12:00:00Z (in an address, write + as %2B)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Events to show: which, from where on, and how many."""
+
+    filters: EventFilter
+    cursor: str | None
+    limit: int
+
+
+def selection_of(query: QueryDict) -> Selection:
+    """A page's selection from the query. Raises InvalidInput."""
+    given, problems = _texts(query, (*FILTERS, *PAGING))
+    filters = _filters(given, problems)
+    limit = _limit(given, problems)
+    if problems:
+        raise InvalidInput(problems)
+    return Selection(filters, given.get("cursor"), limit)
+
+
+def filters_of(query: QueryDict, body: Mapping[str, Any]) -> EventFilter:
+    """The filters of a redelivery from query and body together. Raises InvalidInput."""
+    given, problems = _texts(query, FILTERS)
+    also, more = _texts(body, FILTERS)
+    problems += more
+    for name in sorted(given.keys() & also.keys()):
+        problems.append(Problem(name, "a filter twice", "either in the query or in the body"))
+    filters = _filters({**given, **also}, problems)
+    if problems:
+        raise InvalidInput(problems)
+    return filters
+
+
+def _texts(
+    source: QueryDict | Mapping[str, Any], known: Sequence[str]
+) -> tuple[dict[str, str], list[Problem]]:
+    """What was given, by name, and what is wrong with it; a blank value means any."""
+    given: dict[str, str] = {}
+    problems = []
+    for name in source:
+        values = source.getlist(name) if isinstance(source, QueryDict) else [source[name]]
+        value = values[-1]
+        if name not in known:
+            allowed = "one of " + ", ".join(known) if known else "no parameter here"
+            problems.append(Problem(name, "this parameter", allowed))
+        elif len(values) > 1:
+            problems.append(Problem(name, f"{len(values)} values", "one value"))
+        elif value is None or value == "":
+            continue
+        elif not isinstance(value, str) or "\x00" in value or len(value) > _LONGEST:
+            allowed = f"text of at most {_LONGEST} characters, without U+0000"
+            problems.append(Problem(name, "something else", allowed))
+        else:
+            given[name] = value
+    return given, problems
+
+
+def _filters(given: Mapping[str, str], problems: list[Problem]) -> EventFilter:
+    operation_of = {event_type: operation for operation, event_type in EVENT_TYPES.items()}
+    status = _choice(given, "status", EVENT_STATUSES, problems)
+    event_type = _choice(given, "type", tuple(operation_of), problems)
+    return EventFilter(
+        trigger=given.get("trigger"),
+        status=cast(EventStatus | None, status),
+        database=given.get("database"),
+        table=given.get("table"),
+        operation=operation_of[event_type] if event_type else None,
+        document_id=given.get("doc_id"),
+        after=_moment(given, "after", problems),
+        before=_moment(given, "before", problems),
+    )
+
+
+def _choice(
+    given: Mapping[str, str], name: str, allowed: Sequence[str], problems: list[Problem]
+) -> str | None:
+    value = given.get(name)
+    if value is None or value in allowed:
+        return value
+    problems.append(Problem(name, repr(value[:80]), "one of " + ", ".join(allowed)))
+    return None
+
+
+def _moment(given: Mapping[str, str], name: str, problems: list[Problem]) -> datetime | None:
+    """A time with its zone; one without zone is UTC."""
+    value = given.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        problems.append(Problem(name, repr(value[:80]), _MOMENT_ALLOWED))
+        return None
+
+
+def _limit(given: Mapping[str, str], problems: list[Problem]) -> int:
+    value = given.get("limit")
+    if value is None:
+        return DEFAULT_LIMIT
+    if value.isascii() and value.isdigit() and len(value) < 5 and 1 <= int(value) <= MOST_LIMIT:
+        return int(value)
+    problems.append(Problem("limit", repr(value[:80]), f"a whole number from 1 to {MOST_LIMIT}"))
+    return DEFAULT_LIMIT
+
+
+def refuse_parameters(query: QueryDict) -> None:
+    """Raises InvalidInput for any parameter: this address takes none."""
+    _, problems = _texts(query, ())
+    if problems:
+        raise InvalidInput(problems)

@@ -1,0 +1,94 @@
+"""Every refusal of the API as RFC 9457 problem details, one entry for each field that is wrong.
+
+An unexpected error is logged with its traceback and answered without one.
+"""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, HttpResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from eventing.api.bodies import as_json
+from eventing.logs.base import LogUnavailable
+from eventing.problems import InvalidInput
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+logger = structlog.get_logger(__name__)
+
+
+class Conflict(exceptions.APIException):
+    """The request is fine, the state of what it is about is not."""
+
+    status_code = 409
+
+
+def answer(error: Exception, context: dict[str, Any]) -> Response:
+    """The response to an error raised in a view; REST framework's `EXCEPTION_HANDLER`."""
+    set_rollback()
+    request = context["request"]
+    status, detail, errors = _described(error)
+    headers = {}
+    if isinstance(error, exceptions.APIException):
+        if authenticate := getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = authenticate
+    elif status >= 500:
+        logger.error("a request failed", method=request.method, path=request.path, exc_info=error)
+    return Response(
+        _problem(request.path, status, detail, errors),
+        status=status,
+        headers=headers,
+        content_type=MEDIA_TYPE,
+    )
+
+
+def nothing_here(request: HttpRequest, path: str = "") -> HttpResponse:
+    """The 404 of an address below `/api/v1/` that leads nowhere."""
+    detail = "there is nothing at this address; every address is listed at /api/docs/"
+    if not request.path.endswith("/"):
+        detail = "there is nothing at this address; the addresses of this API end with a slash"
+    content = as_json(_problem(request.path, 404, detail))
+    return HttpResponse(content, status=404, content_type=MEDIA_TYPE)
+
+
+def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]:
+    """Status, detail, and what is wrong with each field."""
+    if isinstance(error, InvalidInput):
+        errors = [{"field": each.field, "detail": str(each)} for each in error.problems]
+        return 422, f"nothing was changed; {error}", errors
+    if isinstance(error, Http404):
+        return 404, "there is no such thing, or it is not open to this token", []
+    if isinstance(error, PermissionDenied):
+        return 403, "this token may not do that", []
+    if isinstance(error, RequestDataTooBig):
+        return 413, "the request's body is too large", []
+    if isinstance(error, LogUnavailable):
+        return 503, "the Eventing DB does not answer; try again later", []
+    if isinstance(error, OperationalError):
+        return 503, "the control database does not answer; try again later", []
+    if isinstance(error, exceptions.APIException):
+        return error.status_code, str(error.detail), []
+    return 500, None, []
+
+
+def _problem(
+    instance: str, status: int, detail: str | None, errors: list[dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """RFC 9457 section 3.1; with `about:blank` the title is the status's own phrase."""
+    problem: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "instance": instance,
+    }
+    if detail is not None:
+        problem["detail"] = detail
+    if errors:
+        problem["errors"] = errors
+    return problem

@@ -1,0 +1,212 @@
+"""What the API shows of each thing. Names are those of the YAML file where it has the thing too.
+
+Secrets never leave: header values and a database's password are shown as a mask, and a mask that is
+sent back stands for what is stored.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from eventing.access import Actor
+from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Exchange, Finding
+from eventing.cloudevents import time_text
+from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
+from eventing.doctor import passes
+from eventing.logs.base import EventDetail, EventRow, Invocation
+from eventing.models import Database, Project, Trigger
+from eventing.projects import (
+    CaptureStatus,
+    database_definition_of,
+    settings_of,
+    trigger_definition_of,
+)
+from eventing.trial import Trial
+
+MASK: Final = "••••"
+
+
+def project_shown(project: Project, actor: Actor) -> dict[str, Any]:
+    """A project, its settings, and the caller's role in it."""
+    role = actor.role_in(project)
+    return {
+        "name": project.name,
+        "created_at": _moment(project.created_at),
+        "role": role.value if role else None,
+        **settings_shown(settings_of(project)),
+    }
+
+
+def settings_shown(settings: SettingsDefinition) -> dict[str, Any]:
+    """Settings as `parse_settings` reads them."""
+    return {
+        "eventing": {"enabled": settings.eventing_enabled, "db": settings.eventing_db},
+        "retention": {
+            "events": f"{settings.retention_events_days}d",
+            "payloads": f"{settings.retention_payloads_days}d",
+        },
+    }
+
+
+def database_written(definition: DatabaseDefinition) -> dict[str, Any]:
+    """A database as `parse_database` reads it, but for its masked address."""
+    written: dict[str, Any] = {
+        "alias": definition.alias,
+        "type": definition.type,
+        "url": masked_address(definition.url),
+    }
+    if definition.type == "postgres":
+        written["schemas"] = list(definition.schemas) if definition.schemas else None
+    return written
+
+
+def database_shown(database: Database, capture: CaptureStatus) -> dict[str, Any]:
+    """A database and how its capture fares."""
+    return {
+        **database_written(database_definition_of(database)),
+        "capture": {
+            "state": capture.state,
+            "error": capture.error or None,
+            "mend": capture.mend or None,
+            "next_try_at": _moment(capture.next_try_at),
+            "lag_ms": capture.lag_ms,
+            "lag_bytes": capture.lag_bytes,
+            "position": capture.position or None,
+            "last_change_at": _moment(capture.last_change_at),
+        },
+    }
+
+
+def masked_address(url: str) -> str:
+    """A connection string without its password and its parameters, which may hold one too."""
+    parts = urlsplit(url)
+    credentials, _, place = parts.netloc.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    if colon:
+        user += f":{MASK}"
+    shown = f"{parts.scheme}://{user}{'@' if credentials else ''}{place}{parts.path}"
+    return f"{shown}?{MASK}" if parts.query or parts.fragment else shown
+
+
+def findings_shown(findings: Sequence[Finding]) -> dict[str, Any]:
+    """What the doctor found."""
+    return {"ok": passes(findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def trigger_written(definition: TriggerDefinition) -> dict[str, Any]:
+    """A trigger as `parse_trigger` reads it, but for its masked headers."""
+    return {
+        "name": definition.name,
+        "databases": list(definition.databases),
+        "tables": list(definition.tables),
+        "operations": list(definition.operations),
+        "url": definition.url,
+        "retries": definition.retries,
+        "timeout_ms": definition.timeout_ms,
+        "state": definition.state,
+        "backoff": asdict(definition.backoff),
+        "headers": dict.fromkeys(definition.headers, MASK),
+        "format": definition.format,
+        "concurrency": definition.concurrency,
+        "rate_per_second": definition.rate_per_second,
+        "ordered": definition.ordered,
+    }
+
+
+def trigger_shown(trigger: Trigger, live: bool) -> dict[str, Any]:
+    """A trigger, and whether capture applies its present definition."""
+    return {**trigger_written(trigger_definition_of(trigger)), "live": live}
+
+
+def event_shown(row: EventRow) -> dict[str, Any]:
+    """An event as a list shows it."""
+    return {
+        "id": row.id,
+        "trigger": row.trigger,
+        "type": EVENT_TYPES[row.operation],
+        "database": row.database,
+        "db": SOURCE_NAMES[row.database_type],
+        "table": row.table,
+        "doc_id": row.document_id,
+        "status": row.status,
+        "attempts": row.attempts,
+        "time": _moment(row.committed_at),
+        "stored_at": _moment(row.stored_at),
+        "next_attempt_at": _moment(row.next_attempt_at),
+        "problem": row.problem,
+        "last_status_code": row.last_status_code,
+        "last_error": row.last_error,
+        "last_duration_ms": row.last_duration_ms,
+    }
+
+
+def event_shown_whole(detail: EventDetail) -> dict[str, Any]:
+    """An event with its payload, digit for digit as it is stored, and every invocation."""
+    return {
+        **event_shown(detail.row),
+        "payload": None if detail.payload is None else orjson.Fragment(detail.payload),
+        "invocations": [_invocation_shown(each) for each in detail.invocations],
+    }
+
+
+def _invocation_shown(invocation: Invocation) -> dict[str, Any]:
+    return {
+        "attempt": invocation.attempt,
+        "started_at": _moment(invocation.started_at),
+        "duration_ms": invocation.duration_ms,
+        "url": invocation.url,
+        "request_headers": _headers(invocation.request_headers),
+        "status_code": invocation.status_code,
+        "response_headers": _headers(invocation.response_headers),
+        "response_body": invocation.response_body,
+        "error_kind": invocation.error_kind,
+        "error": invocation.error_message,
+        "worker": invocation.worker,
+    }
+
+
+def trial_shown(trial: Trial, trigger: Trigger) -> dict[str, Any]:
+    """A test event: what was sent and what came back."""
+    return {
+        "delivered": trial.delivered,
+        "payload": orjson.Fragment(trial.payload),
+        **_exchange_shown(trial.exchange, trigger),
+    }
+
+
+def _exchange_shown(exchange: Exchange, trigger: Trigger) -> dict[str, Any]:
+    secret = {name.lower() for name in trigger_definition_of(trigger).headers}
+    sent = [
+        (name, MASK if name.lower() in secret else value)
+        for name, value in exchange.request_headers
+    ]
+    return {
+        "started_at": time_text(exchange.started_at_ms),
+        "duration_ms": exchange.duration_ms,
+        "url": exchange.url,
+        "request_headers": _headers(sent),
+        "status_code": exchange.status_code,
+        "response_headers": _headers(exchange.response_headers),
+        "response_body": exchange.response_body.decode("utf-8", "replace"),
+        "error_kind": exchange.error_kind,
+        "error": exchange.error_message,
+    }
+
+
+def _headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """As an object; a name that occurs twice has its values joined (RFC 9110 section 5.3)."""
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def _moment(moment: datetime | None) -> str | None:
+    """A time as `2019-10-19T12:40:50.053Z`: UTC, milliseconds."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

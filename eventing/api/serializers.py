@@ -1,0 +1,215 @@
+"""The shapes of bodies and answers, for the OpenAPI description alone.
+
+Nothing is checked or rendered by these: rules are in `eventing.definitions`, answers in
+`representations`. A test compares both with what is described here.
+"""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
+from eventing.definitions import FORMATS, TRIGGER_STATES
+from eventing.models import CaptureLease, Membership
+
+_Text = serializers.CharField
+_Number = serializers.IntegerField
+_Flag = serializers.BooleanField
+_Moment = serializers.DateTimeField
+
+
+def _headers(help_text: str) -> serializers.DictField:
+    return serializers.DictField(child=_Text(), help_text=help_text)
+
+
+class FieldProblem(serializers.Serializer[object]):
+    field = _Text(help_text="The field's path, such as backoff.factor.")
+    detail = _Text(help_text="The field, what was given and what is allowed.")
+
+
+class ProblemDetails(serializers.Serializer[object]):
+    """RFC 9457."""
+
+    type = _Text()
+    title = _Text()
+    status = _Number()
+    instance = _Text()
+    detail = _Text(required=False)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        # Not declared above: `errors` is a name of the serializers' own.
+        return {**super().get_fields(), "errors": FieldProblem(many=True, required=False)}
+
+
+class Eventing(serializers.Serializer[object]):
+    enabled = _Flag(default=False)
+    db = _Text(default="builtin", help_text="The Eventing DB.")
+
+
+class Retention(serializers.Serializer[object]):
+    events = _Text(default="30d", help_text="A number of days, such as 30d.")
+    payloads = _Text(default="30d", help_text="At most as long as events.")
+
+
+class Settings(serializers.Serializer[object]):
+    eventing = Eventing(required=False)
+    retention = Retention(required=False)
+
+
+class Project(Settings):
+    name = _Text()
+    created_at = _Moment(read_only=True)
+    role = serializers.ChoiceField(
+        choices=Membership.Role.choices, read_only=True, help_text="The caller's role."
+    )
+
+
+class Capture(serializers.Serializer[object]):
+    state = serializers.ChoiceField(choices=CaptureLease.State.choices)
+    error = _Text(allow_null=True)
+    mend = _Text(allow_null=True, help_text="The statement or command that mends it.")
+    next_try_at = _Moment(allow_null=True)
+    lag_ms = _Number(allow_null=True)
+    lag_bytes = _Number(allow_null=True)
+    position = _Text(allow_null=True)
+    last_change_at = _Moment(allow_null=True)
+
+
+class Database(serializers.Serializer[object]):
+    alias = _Text()
+    type = serializers.ChoiceField(choices=DATABASE_TYPES)
+    url = _Text(
+        help_text="The connection string; ${NAME} is read from the environment. Shown masked;"
+        " the masked text sent back keeps what is stored."
+    )
+    schemas = serializers.ListField(
+        child=_Text(), required=False, allow_null=True, help_text="Postgres only; null: all."
+    )
+    capture = Capture(read_only=True)
+
+
+class Finding(serializers.Serializer[object]):
+    name = _Text()
+    status = serializers.ChoiceField(choices=["ok", "warning", "error"])
+    what = _Text()
+    why = _Text()
+    mend = _Text(help_text="The exact statement or configuration line.")
+    restart = _Flag(help_text="Whether the server must be restarted for it to count.")
+
+
+class Findings(serializers.Serializer[object]):
+    ok = _Flag(help_text="Whether capture can run.")
+    findings = Finding(many=True)
+
+
+class Backoff(serializers.Serializer[object]):
+    initial_ms = _Number(default=2000)
+    factor = serializers.FloatField(default=4)
+    max_ms = _Number(default=3_600_000)
+
+
+class Trigger(serializers.Serializer[object]):
+    name = _Text()
+    databases = serializers.ListField(
+        child=_Text(), required=False, help_text="Aliases; empty: all."
+    )
+    tables = serializers.ListField(
+        child=_Text(), required=False, help_text="Names, * matching any part; empty: all."
+    )
+    operations = serializers.ListField(child=serializers.ChoiceField(choices=OPERATIONS))
+    url = _Text()
+    retries = _Number(default=3)
+    timeout_ms = _Number(default=5000)
+    state = serializers.ChoiceField(choices=TRIGGER_STATES, default="active")
+    backoff = Backoff(required=False)
+    headers = serializers.DictField(
+        child=_Text(),
+        required=False,
+        help_text="Values are shown masked; a mask sent back keeps what is stored.",
+    )
+    format = serializers.ChoiceField(choices=FORMATS, default="spacecloud")
+    concurrency = _Number(default=64)
+    rate_per_second = _Number(default=0, help_text="0: no limit.")
+    ordered = _Flag(default=False)
+    live = _Flag(
+        read_only=True, help_text="Whether the capture loop applies the present definition."
+    )
+
+
+class Exchange(serializers.Serializer[object]):
+    started_at = _Moment()
+    duration_ms = _Number()
+    url = _Text()
+    request_headers = _headers("Secret values are masked.")
+    status_code = _Number(allow_null=True)
+    response_headers = _headers("Values of a name that occurs twice are joined with a comma.")
+    response_body = _Text(help_text="The first 10 000 bytes.")
+    error_kind = _Text(allow_null=True)
+    error = _Text(allow_null=True)
+
+
+class Trial(Exchange):
+    delivered = _Flag()
+    payload = serializers.DictField()
+
+
+class Invocation(Exchange):
+    attempt = _Number()
+    worker = _Text()
+
+
+class Event(serializers.Serializer[object]):
+    id = serializers.UUIDField()
+    trigger = _Text()
+    type = serializers.ChoiceField(choices=list(EVENT_TYPES.values()))
+    database = _Text(help_text="The database's alias.")
+    db = serializers.ChoiceField(choices=list(SOURCE_NAMES.values()))
+    table = _Text()
+    doc_id = _Text()
+    status = serializers.ChoiceField(choices=EVENT_STATUSES)
+    attempts = _Number()
+    time = _Moment(help_text="When the change was committed at its source.")
+    stored_at = _Moment()
+    next_attempt_at = _Moment(allow_null=True)
+    problem = _Text(allow_null=True, help_text="Why it never can be sent.")
+    last_status_code = _Number(allow_null=True)
+    last_error = _Text(allow_null=True)
+    last_duration_ms = _Number(allow_null=True)
+
+
+class EventDetail(Event):
+    payload = serializers.DictField(allow_null=True, help_text="null once it has expired.")
+    invocations = Invocation(many=True)
+
+
+class EventPage(serializers.Serializer[object]):
+    results = Event(many=True)
+    next = _Text(allow_null=True, help_text="The cursor of the next page.")
+
+
+class EventFilters(serializers.Serializer[object]):
+    trigger = _Text(required=False)
+    status = serializers.ChoiceField(choices=EVENT_STATUSES, required=False)
+    database = _Text(required=False)
+    table = _Text(required=False)
+    type = serializers.ChoiceField(choices=list(EVENT_TYPES.values()), required=False)
+    doc_id = _Text(required=False)
+    after = _Moment(required=False, help_text="Committed then or later.")
+    before = _Moment(required=False, help_text="Committed earlier.")
+
+
+class EventSelection(EventFilters):
+    cursor = _Text(required=False, help_text="`next` of the page before.")
+    limit = _Number(required=False, default=50, min_value=1, max_value=500)
+
+
+class Redelivered(serializers.Serializer[object]):
+    redelivered = _Number()
+
+
+class Counts(serializers.Serializer[object]):
+    pending = _Number()
+    delivering = _Number()
+    delivered = _Number()
+    failed = _Number()
+    cancelled = _Number()

@@ -1,0 +1,49 @@
+"""The addresses of contract section 7."""
+
+from django.urls import include, path, re_path, register_converter
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from eventing.api.health import healthz, readyz
+from eventing.api.problem_details import nothing_here
+from eventing.api.views import databases, events, projects, triggers
+
+
+class NameConverter:
+    """A project, a database or a trigger may have no other name."""
+
+    regex = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(NameConverter, "name")
+
+_of_a_project = [
+    path("", projects.OneProject.as_view(), name="api-project"),
+    path("settings/", projects.ProjectSettings.as_view()),
+    path("databases/", databases.Databases.as_view()),
+    path("databases/<name:alias>/", databases.OneDatabase.as_view(), name="api-database"),
+    path("databases/<name:alias>/check/", databases.DatabaseCheck.as_view()),
+    path("triggers/", triggers.Triggers.as_view()),
+    path("triggers/<name:name>/", triggers.OneTrigger.as_view(), name="api-trigger"),
+    path("triggers/<name:name>/test/", triggers.TriggerTest.as_view()),
+    path("events/", events.Events.as_view()),
+    path("events/redeliver/", events.EventsRedelivery.as_view()),
+    path("events/<uuid:event_id>/", events.OneEvent.as_view()),
+    path("events/<uuid:event_id>/redeliver/", events.EventRedelivery.as_view()),
+    path("stats/", events.Stats.as_view()),
+]
+
+urlpatterns = [
+    path("healthz", healthz),
+    path("readyz", readyz),
+    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="api-schema"), name="api-docs"),
+    path("api/v1/schema/", SpectacularAPIView.as_view(), name="api-schema"),
+    path("api/v1/projects/", projects.Projects.as_view()),
+    path("api/v1/projects/<name:project>/", include(_of_a_project)),
+    re_path(r"^api/v1/(?P<path>.*)$", nothing_here),
+]

@@ -1,0 +1,106 @@
+"""The event log of a project: browsing it, redelivering from it, counting it."""
+
+from uuid import UUID
+
+from django.http import Http404
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from eventing.access import EDITOR
+from eventing.api import serializers
+from eventing.api.bodies import mapping_of
+from eventing.api.filters import filters_of, selection_of
+from eventing.api.problem_details import Conflict
+from eventing.api.representations import event_shown, event_shown_whole
+from eventing.api.views.base import ProjectView, operation
+from eventing.history import redeliver, redeliver_matching
+from eventing.logs import event_log
+from eventing.logs.base import EventDetail, InvalidCursor
+from eventing.models import Project
+from eventing.problems import InvalidInput, Problem
+
+
+def _event(project: Project, event_id: UUID) -> EventDetail:
+    """Raises Http404."""
+    detail = event_log().event(project.pk, event_id)
+    if detail is None:
+        raise Http404
+    return detail
+
+
+class Events(ProjectView):
+    takes_parameters = True
+
+    @operation(
+        "list_events",
+        {200: serializers.EventPage},
+        parameters=[serializers.EventSelection],
+        tag="events",
+    )
+    def get(self, request: Request, project: str) -> Response:
+        """A page of events, newest first."""
+        selection = selection_of(request.query_params)
+        try:
+            page = event_log().browse(
+                self.project.pk, selection.filters, selection.cursor, selection.limit
+            )
+        except InvalidCursor:
+            problem = Problem("cursor", "something else", "`next` of the page before")
+            raise InvalidInput([problem]) from None
+        return Response(
+            {"results": [event_shown(row) for row in page.rows], "next": page.next_cursor}
+        )
+
+
+class OneEvent(ProjectView):
+    @operation("get_event", {200: serializers.EventDetail}, tag="events")
+    def get(self, request: Request, project: str, event_id: UUID) -> Response:
+        """An event with its payload and its invocations, oldest first."""
+        return Response(event_shown_whole(_event(self.project, event_id)))
+
+
+class EventRedelivery(ProjectView):
+    write_role = EDITOR
+
+    @operation("redeliver_event", {202: serializers.Event}, request=None, tag="events")
+    def post(self, request: Request, project: str, event_id: UUID) -> Response:
+        """Send a finished event again, with a fresh retry budget; 409 if that cannot be."""
+        before = _event(self.project, event_id)
+        if redeliver(self.project, [event_id]) == 0:
+            raise Conflict(_why_not(before))
+        return Response(event_shown(_event(self.project, event_id).row), status=202)
+
+
+def _why_not(event: EventDetail) -> str:
+    """Why the log left this event as it is."""
+    if event.row.problem is not None:
+        return f"this event can never be sent: {event.row.problem}"
+    if event.payload is None:
+        return "the payload of this event has expired"
+    if event.row.status in ("pending", "delivering"):
+        return f"this event is {event.row.status}; only a finished one can be redelivered"
+    return "this event could not be redelivered; someone else may just have done so"
+
+
+class EventsRedelivery(ProjectView):
+    write_role = EDITOR
+    takes_parameters = True
+
+    @operation(
+        "redeliver_events",
+        {202: serializers.Redelivered},
+        parameters=[serializers.EventFilters],
+        request=serializers.EventFilters,
+        tag="events",
+    )
+    def post(self, request: Request, project: str) -> Response:
+        """Send every finished event again that matches; filters in the query or in the body."""
+        filters = filters_of(request.query_params, mapping_of(request.data))
+        return Response({"redelivered": redeliver_matching(self.project, filters)}, status=202)
+
+
+class Stats(ProjectView):
+    @operation("get_stats", {200: serializers.Counts}, tag="events")
+    def get(self, request: Request, project: str) -> Response:
+        """How many events have which status."""
+        return Response(event_log().counts(self.project.pk))

@@ -1,0 +1,112 @@
+"""The triggers of a project, and test events."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from eventing.access import EDITOR
+from eventing.api import serializers
+from eventing.api.bodies import mapping_of
+from eventing.api.definitions import changed_trigger, trigger_definition
+from eventing.api.representations import trial_shown, trigger_shown
+from eventing.api.views.base import ProjectView, operation
+from eventing.definitions import TriggerDefinition
+from eventing.history import remove_trigger
+from eventing.models import Trigger
+from eventing.projects import (
+    configuration_change,
+    is_live,
+    live_triggers,
+    save_trigger,
+    trigger_definition_of,
+)
+from eventing.trial import send_test_event
+
+
+def _shown(trigger: Trigger) -> dict[str, Any]:
+    return trigger_shown(trigger, is_live(trigger))
+
+
+class Triggers(ProjectView):
+    write_role = EDITOR
+
+    @operation("list_triggers", {200: serializers.Trigger(many=True)}, tag="triggers")
+    def get(self, request: Request, project: str) -> Response:
+        """The project's triggers."""
+        triggers = list(self.project.triggers.select_related("project"))
+        live = live_triggers(triggers)
+        return Response([trigger_shown(trigger, trigger.pk in live) for trigger in triggers])
+
+    @operation(
+        "create_trigger",
+        {201: serializers.Trigger},
+        request=serializers.Trigger,
+        tag="triggers",
+    )
+    def post(self, request: Request, project: str) -> Response:
+        """Add a trigger; it takes effect once `live` is true."""
+        trigger = save_trigger(self.project, trigger_definition(mapping_of(request.data)))
+        address = reverse("api-trigger", args=[self.project.name, trigger.name])
+        return Response(_shown(trigger), status=201, headers={"Location": address})
+
+
+class OneTrigger(ProjectView):
+    write_role = EDITOR
+
+    def _trigger(self) -> Trigger:
+        return get_object_or_404(self.project.triggers, name=self.kwargs["name"])
+
+    def _save(self, change: Callable[[TriggerDefinition], TriggerDefinition]) -> Response:
+        """Read, change and write while nobody else changes anything."""
+        with configuration_change():
+            trigger = self._trigger()
+            definition = change(trigger_definition_of(trigger))
+            saved = save_trigger(self.project, definition, trigger)
+        return Response(_shown(saved))
+
+    @operation("get_trigger", {200: serializers.Trigger}, tag="triggers")
+    def get(self, request: Request, project: str, name: str) -> Response:
+        """A trigger."""
+        return Response(_shown(self._trigger()))
+
+    @operation(
+        "replace_trigger",
+        {200: serializers.Trigger},
+        request=serializers.Trigger,
+        tag="triggers",
+    )
+    def put(self, request: Request, project: str, name: str) -> Response:
+        """Replace a trigger; what is left out gets its default."""
+        body = {"name": name, **mapping_of(request.data)}
+        return self._save(lambda stored: trigger_definition(body, stored))
+
+    @operation(
+        "change_trigger",
+        {200: serializers.Trigger},
+        request=serializers.Trigger,
+        tag="triggers",
+    )
+    def patch(self, request: Request, project: str, name: str) -> Response:
+        """Change some fields of a trigger (JSON Merge Patch, RFC 7396)."""
+        patch = mapping_of(request.data)
+        return self._save(lambda stored: changed_trigger(stored, patch))
+
+    @operation("delete_trigger", {204: None}, tag="triggers")
+    def delete(self, request: Request, project: str, name: str) -> Response:
+        """Delete a trigger; its unfinished events are cancelled."""
+        remove_trigger(self._trigger())
+        return Response(status=204)
+
+
+class TriggerTest(ProjectView):
+    write_role = EDITOR
+
+    @operation("test_trigger", {200: serializers.Trial}, request=None, tag="triggers")
+    def post(self, request: Request, project: str, name: str) -> Response:
+        """Send one made-up event to the trigger's webhook and show the whole exchange."""
+        trigger = get_object_or_404(self.project.triggers, name=name)
+        return Response(trial_shown(send_test_event(trigger), trigger))

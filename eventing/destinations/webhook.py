@@ -1,0 +1,468 @@
+"""HTTP exchanges with endpoints, many at once on one thread: libcurl's multi interface and epoll.
+
+It answers what came of each request and never decides what follows from it. An endpoint cannot
+make it wait beyond the request's timeout, read without end, follow a redirect, or connect to an
+address that the guard refuses; neither header values nor credentials reach an error message.
+"""
+
+import errno
+import os
+import resource
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import pycurl
+import structlog
+
+from eventing.backoff import retry_after_ms
+from eventing.changes import Exchange
+from eventing.destinations.addresses import AddressGuard
+from eventing.destinations.base import Request
+
+# Of an answer, this much is kept.
+KEPT_BODY_BYTES: Final = 10_000
+KEPT_HEADERS: Final = 100
+KEPT_HEADER_BYTES: Final = 2_000
+# Once this much has arrived the rest is left unread and the answer counts with its status: whoever
+# says 2xx has taken the event, and asking for it again would only repeat it.
+MOST_BODY_BYTES: Final = 1_000_000
+
+_MOST_CONNECTIONS: Final = 8_192
+_OTHER_FILES: Final = 200
+_IDLE_HANDLES: Final = 512
+_LONGEST_POLL_SECONDS: Final = 10.0
+
+_READABLE: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLRDHUP
+_TLS_ERRORS: Final = frozenset(
+    {
+        pycurl.E_SSL_CONNECT_ERROR,
+        pycurl.E_PEER_FAILED_VERIFICATION,
+        pycurl.E_SSL_CACERT,
+        pycurl.E_SSL_CACERT_BADFILE,
+        pycurl.E_SSL_CERTPROBLEM,
+        pycurl.E_SSL_CIPHER,
+        pycurl.E_SSL_ISSUER_ERROR,
+        pycurl.E_SSL_INVALIDCERTSTATUS,
+        pycurl.E_USE_SSL_FAILED,
+    }
+)
+_BROKEN_OFF: Final = frozenset(
+    {
+        pycurl.E_GOT_NOTHING,
+        pycurl.E_SEND_ERROR,
+        pycurl.E_RECV_ERROR,
+        pycurl.E_PARTIAL_FILE,
+        pycurl.E_SEND_FAIL_REWIND,
+    }
+)
+
+logger = structlog.get_logger(__name__)
+
+OnDone = Callable[[Exchange], None]
+
+
+class _Transfer:
+    """One libcurl handle with what it needs for one request at a time; used over and over."""
+
+    def __init__(self, guard: AddressGuard, ca_file: str | None) -> None:
+        self._guard = guard
+        self.curl = pycurl.Curl()
+        self._url = ""
+        self._timeout_ms = 0
+        self._header_lines: list[bytes] = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._refusal: str | None = None
+        self._set_up(ca_file)
+
+    def _set_up(self, ca_file: str | None) -> None:
+        """What is the same for every request."""
+        set_option = self.curl.setopt
+        set_option(pycurl.NOSIGNAL, 1)
+        set_option(pycurl.POST, 1)
+        set_option(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        # One request at a time on a connection: a timeout then breaks off nobody else's exchange.
+        set_option(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        # No proxy, whatever the environment says: it would resolve names behind the guard's back.
+        set_option(pycurl.PROXY, "")
+        set_option(pycurl.NOPROXY, "*")
+        if ca_file is not None:
+            set_option(pycurl.CAINFO, ca_file)
+        set_option(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        set_option(pycurl.WRITEFUNCTION, self._take_body)
+        # libcurl itself refuses more than 300 kB or 5 000 lines of headers.
+        set_option(pycurl.HEADERFUNCTION, self._header_lines.append)
+
+    def prepare(self, request: Request, on_done: OnDone) -> None:
+        """Take on a request. Raises pycurl.error or ValueError if it cannot be made."""
+        self.request = request
+        self.on_done = on_done
+        self._header_lines.clear()
+        self._body = []
+        self._body_bytes = 0
+        self._refusal = None
+        set_option = self.curl.setopt
+        if request.url != self._url:
+            self._url = ""
+            set_option(pycurl.URL, _ascii_url(request.url))
+            self._url = request.url
+        if request.timeout_ms != self._timeout_ms:
+            set_option(pycurl.TIMEOUT_MS, request.timeout_ms)
+            self._timeout_ms = request.timeout_ms
+        set_option(pycurl.HTTPHEADER, _header_list(request.headers))
+        set_option(pycurl.POSTFIELDS, request.body)
+        self.started_at_ms = int(time.time() * 1000)
+        self._started = time.monotonic()
+
+    def _open_socket(self, _purpose: int, address: Any) -> Any:
+        """libcurl's question for a socket, with the very address it is about to connect to."""
+        refusal = self._guard.refusal(address.addr[0])
+        if refusal is not None:
+            self._refusal = refusal
+            return pycurl.SOCKET_BAD
+        return socket.socket(address.family, address.socktype, address.protocol)
+
+    def _take_body(self, chunk: bytes) -> int | None:
+        if self._body_bytes < KEPT_BODY_BYTES:
+            self._body.append(chunk[: KEPT_BODY_BYTES - self._body_bytes])
+        self._body_bytes += len(chunk)
+        return 0 if self._body_bytes > MOST_BODY_BYTES else None
+
+    def exchange(self, code: int = 0, message: str = "") -> Exchange:
+        """What came of the request; `code` and `message` are libcurl's, 0 if all went well."""
+        kind, words = None, None
+        if code and not (code == pycurl.E_WRITE_ERROR and self._body_bytes > MOST_BODY_BYTES):
+            kind, words = self._error_in_words(code, message)
+        status = self.curl.getinfo(pycurl.RESPONSE_CODE) or None
+        headers = _response_headers(self._header_lines)
+        retry_after = None
+        if status is not None and not 200 <= status < 300:
+            for name, value in headers:
+                if name.lower() == "retry-after":
+                    retry_after = retry_after_ms(value, int(time.time() * 1000))
+        return Exchange(
+            self.started_at_ms,
+            int((time.monotonic() - self._started) * 1000),
+            _shown_url(self.request.url),
+            self.request.shown_headers,
+            status,
+            headers,
+            b"".join(self._body),
+            kind,
+            words,
+            retry_after,
+        )
+
+    def _error_in_words(self, code: int, message: str) -> tuple[str, str]:
+        host, place = _host_and_place(self.request.url)
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            return "timeout", f"no complete answer from {place} within {self._timeout_ms} ms"
+        if code == pycurl.E_COULDNT_CONNECT:
+            if self._refusal is not None:
+                return "forbidden_address", f"{host}: {self._refusal}"
+            number = int(self.curl.getinfo(pycurl.OS_ERRNO))
+            if number == errno.ECONNREFUSED:
+                return "refused", f"connection to {place} refused"
+            reason = os.strerror(number).lower() if number else "no address of it answers"
+            return "connection", f"no connection to {place}: {reason}"
+        if code == pycurl.E_COULDNT_RESOLVE_HOST:
+            return "dns", f"the name {host} does not resolve"
+        if code in _TLS_ERRORS:
+            return "tls", f"TLS with {place}: {message or 'the handshake failed'}"
+        if code in _BROKEN_OFF:
+            return "connection", f"{place} broke off the connection before its answer was complete"
+        if code == pycurl.E_URL_MALFORMAT:
+            return "protocol", "the URL cannot be used"
+        return "protocol", f"{place} did not answer as HTTP asks for: {message or f'error {code}'}"
+
+
+class WebhookDestination:
+    """Sends requests on one thread of its own, started when the first one comes.
+
+    At most `max_connections` exchanges are under way; further requests wait without their timeout
+    running. `ca_file` names certificates to trust in place of the system's.
+    """
+
+    def __init__(
+        self, guard: AddressGuard, max_connections: int | None = None, ca_file: str | None = None
+    ) -> None:
+        self._guard = guard
+        self._max_connections = max_connections or _connections_allowed()
+        self._ca_file = ca_file or ssl.get_default_verify_paths().cafile
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Request, OnDone]] = deque()
+        self._thread: threading.Thread | None = None
+        self._stop_by: float | None = None
+        self._closed = False
+        self._asleep = False
+
+    def submit(self, request: Request, on_done: OnDone) -> None:
+        """Queue a request; `on_done` is called once, on the destination's thread.
+
+        After `stop` it is called at once, here.
+        """
+        with self._lock:
+            if self._stop_by is None:
+                self._waiting.append((request, on_done))
+                if self._thread is None:
+                    self._start()
+                closed = False
+            else:
+                closed = True
+        if closed:
+            on_done(_unsent(request, "stopped", "the worker was stopping"))
+        elif self._asleep:
+            self._wake()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Finish what is under way for at most `timeout_seconds`; the rest ends as `stopped`."""
+        with self._lock:
+            if self._stop_by is None:
+                self._stop_by = time.monotonic() + timeout_seconds
+            thread = self._thread
+        if thread is not None:
+            self._wake()
+            thread.join(timeout_seconds + 5)
+
+    # Everything below runs on the thread, but for the first two.
+
+    def _start(self) -> None:
+        self._wake_file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
+        self._thread.start()
+
+    def _wake(self) -> None:
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._wake_file, 1)
+
+    def _run(self) -> None:
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake_file, select.EPOLLIN)
+        self._registered: dict[int, int] = {}
+        self._timer_at: float | None = None
+        self._under_way: dict[Any, _Transfer] = {}
+        self._idle: list[_Transfer] = []
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
+        while not self._is_finished():
+            try:
+                self._turn()
+            except Exception:
+                logger.exception("a turn of the transfer loop failed")
+        self._close()
+
+    def _is_finished(self) -> bool:
+        if self._stop_by is None:
+            return False
+        while self._waiting:
+            request, on_done = self._waiting.popleft()
+            self._answer(on_done, _unsent(request, "stopped", "the worker was stopping"))
+        return not self._under_way or time.monotonic() >= self._stop_by
+
+    def _turn(self) -> None:
+        """Start what waits, sleep until something happens, and finish what is done."""
+        while self._waiting and len(self._under_way) < self._max_connections:
+            self._begin(*self._waiting.popleft())
+        for number, events in self._poll():
+            if number == self._wake_file:
+                os.eventfd_read(self._wake_file)
+                continue
+            ready = (pycurl.CSELECT_IN if events & _READABLE else 0) | (
+                pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
+            )
+            if events & select.EPOLLERR:
+                ready |= pycurl.CSELECT_ERR
+            self._multi.socket_action(number, ready)
+        if self._timer_at is not None and self._timer_at <= time.monotonic():
+            self._timer_at = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._finish_what_is_done()
+
+    def _poll(self) -> list[tuple[int, int]]:
+        timeout = _LONGEST_POLL_SECONDS
+        if self._timer_at is not None:
+            timeout = min(timeout, self._timer_at - time.monotonic())
+        if self._stop_by is not None:
+            timeout = min(timeout, self._stop_by - time.monotonic())
+        # Whoever queues a request looks at `_asleep` afterwards, so one of the two sees the other.
+        self._asleep = True
+        if self._waiting and len(self._under_way) < self._max_connections:
+            timeout = 0.0
+        try:
+            return self._epoll.poll(max(timeout, 0.0), 512)
+        finally:
+            self._asleep = False
+
+    def _begin(self, request: Request, on_done: OnDone) -> None:
+        transfer = self._idle.pop() if self._idle else _Transfer(self._guard, self._ca_file)
+        try:
+            transfer.prepare(request, on_done)
+            self._multi.add_handle(transfer.curl)
+        except (pycurl.error, ValueError, TypeError, OverflowError):
+            # The handle may be half prepared, so it is not used again; the error may quote values.
+            transfer.curl.close()
+            self._answer(on_done, _unsent(request, "protocol", "the request cannot be made"))
+        else:
+            self._under_way[transfer.curl] = transfer
+
+    def _finish_what_is_done(self) -> None:
+        queued = 1
+        while queued:
+            queued, succeeded, failed = self._multi.info_read()
+            for curl in succeeded:
+                self._finish(curl)
+            for curl, code, message in failed:
+                self._finish(curl, code, message)
+
+    def _finish(self, curl: Any, code: int = 0, message: str = "") -> None:
+        transfer = self._under_way.pop(curl)
+        self._multi.remove_handle(curl)
+        exchange = transfer.exchange(code, message)
+        on_done = transfer.on_done
+        if len(self._idle) < _IDLE_HANDLES:
+            self._idle.append(transfer)
+        else:
+            curl.close()
+        self._answer(on_done, exchange)
+
+    def _answer(self, on_done: OnDone, exchange: Exchange) -> None:
+        try:
+            on_done(exchange)
+        except Exception:
+            logger.exception("the outcome of a request could not be handed on")
+
+    def _watch_socket(self, what: int, number: int, _multi: Any, _data: Any) -> None:
+        """libcurl's wish to hear of a socket, or to hear no more of it."""
+        if what == pycurl.POLL_REMOVE:
+            if self._registered.pop(number, None) is not None:
+                try:
+                    self._epoll.unregister(number)
+                except OSError:
+                    return  # it is closed already
+            return
+        wanted = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (
+            select.EPOLLOUT if what & pycurl.POLL_OUT else 0
+        )
+        known = self._registered.get(number)
+        if known is None:
+            self._epoll.register(number, wanted)
+        elif known != wanted:
+            self._epoll.modify(number, wanted)
+        self._registered[number] = wanted
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    def _close(self) -> None:
+        for transfer in list(self._under_way.values()):
+            self._multi.remove_handle(transfer.curl)
+            unfinished = _unsent(
+                transfer.request,
+                "stopped",
+                "the worker stopped before the answer was complete",
+                transfer.started_at_ms,
+            )
+            self._answer(transfer.on_done, unfinished)
+            transfer.curl.close()
+        self._under_way.clear()
+        for transfer in self._idle:
+            transfer.curl.close()
+        self._multi.close()
+        with self._lock:
+            self._closed = True
+            self._epoll.close()
+            os.close(self._wake_file)
+
+
+def _connections_allowed() -> int:
+    """As many connections as the process may have files open, less what it needs besides."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(64, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
+
+
+def _unsent(
+    request: Request, kind: str, message: str, started_at_ms: int | None = None
+) -> Exchange:
+    now_ms = int(time.time() * 1000)
+    started = now_ms if started_at_ms is None else started_at_ms
+    return Exchange(
+        started,
+        now_ms - started,
+        _shown_url(request.url),
+        request.shown_headers,
+        error_kind=kind,
+        error_message=message,
+    )
+
+
+def _header_list(headers: tuple[tuple[str, str], ...]) -> list[bytes]:
+    """Headers as libcurl takes them: `Name;` is an empty one, `Name:` one not to be sent."""
+    lines = [
+        f"{name}: {value}".encode() if value.strip() else f"{name};".encode()
+        for name, value in headers
+    ]
+    lines.append(b"Expect:")
+    return lines
+
+
+def _response_headers(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
+    """The headers of the last answer among `lines` (1xx answers come before it)."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        if line.startswith(b"HTTP/"):
+            found = []
+        elif len(found) < KEPT_HEADERS and b":" in line:
+            found.append(_header(line[:KEPT_HEADER_BYTES]))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _header(line: bytes) -> tuple[str, str]:
+    name, _, value = line.decode("latin-1").partition(":")
+    return name.strip(), value.strip()
+
+
+@lru_cache(maxsize=1024)
+def _ascii_url(url: str) -> str:
+    """The URL as it goes over the wire: an international name in Punycode, the rest %-encoded."""
+    if url.isascii():
+        return url
+    parts = urlsplit(url)
+    host = (parts.hostname or "").encode("idna").decode()
+    port = "" if parts.port is None else f":{parts.port}"
+    query = f"?{quote(parts.query, safe='%/:=&?~!$(),;@[]*+')}" if parts.query else ""
+    return f"{parts.scheme}://{host}{port}{quote(parts.path, safe='%/:=&~!$(),;@*+')}{query}"
+
+
+@lru_cache(maxsize=1024)
+def _shown_url(url: str) -> str:
+    """The URL without the user name and password that it may carry."""
+    head, at, rest = url.partition("@")
+    if not at or "/" in head.partition("://")[2]:
+        return url
+    return f"{head.partition('://')[0]}://{rest}"
+
+
+@lru_cache(maxsize=1024)
+def _host_and_place(url: str) -> tuple[str, str]:
+    """The URL's host, and `host:port`, for messages."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or "?"
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return "?", "?"
+    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,198 @@
+"""The files that start the product elsewhere: Procfile, Dockerfile, docker-compose.yml and bin/.
+
+`docker compose config` is the judge where it is to be had; these tests hold what it would find, and
+what it could not: that the files agree with each other and with the settings.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from demo.processes import procfile
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = ("web", "capture", "worker", "beat")
+# Read by the product, or by the programs that the Procfile and the image start.
+SETTINGS_MODULE = (ROOT / "config" / "settings.py").read_text()
+
+COMPOSE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["services", "volumes"],
+    "properties": {
+        "name": {"type": "string"},
+        "volumes": {"type": "object"},
+        "services": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["image", "restart"],
+                "additionalProperties": False,
+                "properties": {
+                    "build": {"type": "string"},
+                    "image": {"type": "string"},
+                    "init": {"type": "boolean"},
+                    "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+                    "command": {"type": "array", "items": {"type": "string"}},
+                    "ports": {"type": "array", "items": {"type": "string"}},
+                    "volumes": {"type": "array", "items": {"type": "string"}},
+                    "environment": {
+                        "type": "object",
+                        "additionalProperties": {"type": "string"},
+                    },
+                    "depends_on": {
+                        "type": "object",
+                        "additionalProperties": {
+                            "type": "object",
+                            "required": ["condition"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "condition": {
+                                    "enum": ["service_healthy", "service_completed_successfully"]
+                                }
+                            },
+                        },
+                    },
+                    "healthcheck": {
+                        "type": "object",
+                        "required": ["test", "interval", "timeout", "retries"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "test": {"type": "array", "items": {"type": "string"}},
+                            "interval": {"type": "string", "pattern": "^[0-9]+s$"},
+                            "timeout": {"type": "string", "pattern": "^[0-9]+s$"},
+                            "start_period": {"type": "string", "pattern": "^[0-9]+s$"},
+                            "retries": {"type": "integer"},
+                        },
+                    },
+                },
+            },
+        },
+    },
+    "patternProperties": {"^x-": {}},
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> str:
+    return (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+
+
+def test_the_procfile_names_the_four_processes_and_replaces_its_shell_by_each() -> None:
+    assert tuple(procfile()) == PROCESSES
+    assert all(command.startswith("exec ") for command in procfile().values())
+
+
+def test_the_compose_file_is_well_formed(compose: Any) -> None:
+    jsonschema.validate(compose, COMPOSE_SCHEMA)
+
+
+def test_compose_waits_only_for_services_that_can_be_waited_for(compose: Any) -> None:
+    services = compose["services"]
+    for service in services.values():
+        for name, wanted in service.get("depends_on", {}).items():
+            if wanted["condition"] == "service_healthy":
+                assert "healthcheck" in services[name]
+            else:
+                assert services[name]["restart"] == "no"
+
+
+def test_compose_starts_what_the_procfile_starts(compose: Any) -> None:
+    services = compose["services"]
+    assert set(services) == {*PROCESSES, "postgres", "redis", "migrate"}
+    for name in ("capture", "worker", "beat"):
+        assert services[name]["command"] == shlex.split(procfile()[name])[1:]
+
+
+def test_the_image_starts_the_web_process_as_the_procfile_does(dockerfile: str) -> None:
+    found = re.search(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    assert found is not None
+    command = yaml.safe_load(found[1])
+    assert command[:2] == shlex.split(procfile()["web"])[1:3]
+    assert "--no-control-socket" in command
+    assert "--no-control-socket" in procfile()["web"]
+
+
+def test_compose_keeps_the_log_in_a_named_volume(compose: Any) -> None:
+    [mount] = compose["services"]["postgres"]["volumes"]
+    assert mount.split(":")[0] in compose["volumes"]
+
+
+def test_compose_makes_the_server_stream_logically(compose: Any) -> None:
+    assert "wal_level=logical" in compose["services"]["postgres"]["command"]
+
+
+def test_compose_sets_only_what_the_settings_read(compose: Any) -> None:
+    for name in compose["services"]["web"]["environment"]:
+        assert f'"{name}"' in SETTINGS_MODULE, name
+
+
+def test_secrets_have_no_default(compose: Any) -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    for secret in ("POSTGRES_PASSWORD", "SECRET_KEY", "ENCRYPTION_KEYS"):
+        assert f"${{{secret}:?" in text
+        assert f"${{{secret}:-" not in text
+        assert re.search(rf"^{secret}=$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+
+
+def test_the_example_environment_holds_only_what_compose_reads() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+    for name in re.findall(r"^([A-Z_]+)=", example, re.MULTILINE):
+        assert f"${{{name}:" in text, name
+
+
+def test_the_image_runs_as_nobody_in_particular(dockerfile: str) -> None:
+    lines = dockerfile.splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users
+    assert users[-1] not in ("root", "0")
+    assert any(f" {users[-1]}" in line for line in lines if line.startswith("RUN useradd"))
+
+
+def test_the_image_copies_only_what_is_there_and_let_in(dockerfile: str) -> None:
+    let_in = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = set()
+    for line in dockerfile.splitlines():
+        if line.startswith("COPY "):
+            copied.update(line.split()[1:-1])
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_image_has_a_python_that_the_project_allows(dockerfile: str) -> None:
+    version = re.search(r"^FROM python:3\.(\d+)-slim$", dockerfile, re.MULTILINE)
+    assert version is not None
+    assert int(version[1]) >= 11
+
+
+@pytest.mark.parametrize("requirements", ["requirements", "requirements-demo", "requirements-dev"])
+def test_every_requirement_is_pinned_with_a_hash(requirements: str) -> None:
+    text = (ROOT / f"{requirements}.txt").read_text()
+    pins = re.findall(r"^[a-z0-9][^\n]*\n(?:[ \t]+[^\n]*\n)*", text, re.MULTILINE | re.IGNORECASE)
+    assert len(pins) > 20
+    for pin in pins:
+        assert "==" in pin.split("\n")[0]
+        assert "--hash=sha256:" in pin
+
+
+@pytest.mark.parametrize("script", ["bin/demo", "bin/test", "bin/environment", ".ci/run"])
+def test_the_commands_are_well_formed_shell(script: str) -> None:
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+    assert script == "bin/environment" or os.access(ROOT / script, os.X_OK)
