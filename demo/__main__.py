@@ -63,9 +63,11 @@ def main() -> int:
         with ExitStack() as running:
             try:
                 _run(options, running)
+            except KeyboardInterrupt:
+                _say("Stopping …")
+                raise
             finally:
                 _hold_signals()
-                _say("Stopping …")
     except KeyboardInterrupt:
         _say("Stopped.")
         return 0
@@ -102,7 +104,7 @@ def _run(options: argparse.Namespace, running: ExitStack) -> None:
     environment = _environment(kept, postgres, redis, port)
     _prepare(postgres, environment)
     _say("Starting web, capture, worker and beat …")
-    commands = {**procfile(), "receiver": f"exec python -m demo.receiver {kept.receiver_port}"}
+    commands = {"receiver": f"exec python -m demo.receiver {kept.receiver_port}", **procfile()}
     if not options.no_traffic:
         commands["traffic"] = "exec python -m demo.traffic"
     logs = FOLDER / "logs"

@@ -204,18 +204,20 @@ class PostgresServer(Server):
         return True
 
     def _make_cluster(self) -> None:
-        shutil.rmtree(self._cluster, ignore_errors=True)  # of an initdb that was cut short
-        self._cluster.mkdir(mode=0o700)
+        # Under another name until it is whole: an initdb may be cut short.
+        draft = self.folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
         password_file = self.folder / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(self.password)
-        _give_away(self.folder, self._cluster, password_file)
+        _give_away(self.folder, draft, password_file)
         initdb = self._binaries / "initdb"
         try:
             made = subprocess.run(  # noqa: S603 — Postgres's own program
                 [
                     *_without_root(self.folder, initdb),
-                    *(initdb, "-D", self._cluster, "--username=postgres"),
+                    *(initdb, "-D", draft, "--username=postgres"),
                     *("--auth=scram-sha-256", f"--pwfile={password_file}"),
                     *("--encoding=UTF8", "--locale=C", "--no-sync"),
                 ],
@@ -226,8 +228,8 @@ class PostgresServer(Server):
         finally:
             password_file.unlink()
         if made.returncode != 0:
-            shutil.rmtree(self._cluster, ignore_errors=True)
             raise ServerError(f"initdb failed:\n{made.stderr.strip()}")
+        draft.rename(self._cluster)
 
 
 class RedisServer(Server):

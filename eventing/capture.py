@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from eventing.changes import Batch, Event, Origin
@@ -263,7 +264,7 @@ def _identity(database: Database) -> tuple[object, ...]:
 
 def remove_retired_sources() -> None:
     """Take away what deleted or switched-off databases left at their servers, one try each."""
-    for retired in RetiredSource.objects.filter(next_try_at__lte=Now()):
+    for retired in _retired_sources_due():
         delay = timedelta(seconds=_retry_seconds(retired.attempts + 1) + 10)
         mine = RetiredSource.objects.filter(pk=retired.pk, attempts=retired.attempts).update(
             attempts=retired.attempts + 1, next_try_at=Now() + delay
@@ -281,6 +282,15 @@ def remove_retired_sources() -> None:
             source.close()
         retired.delete()
         logger.info("removed what a source had left", database=retired.database_id)
+
+
+def has_retired_sources_due() -> bool:
+    """Whether there is something to take away now."""
+    return _retired_sources_due().exists()
+
+
+def _retired_sources_due() -> QuerySet[RetiredSource]:
+    return RetiredSource.objects.filter(next_try_at__lte=Now())
 
 
 def databases_to_capture() -> list[int]:

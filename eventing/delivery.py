@@ -30,8 +30,11 @@ from eventing.signing import signature_headers
 
 MASK: Final = "••••"
 
-# Ids a lane remembers; the sweep brings further ones again once there is room.
+# Ids a lane remembers. Further ones wait for a quick lane, in the task that brought them, and are
+# left to the sweep by a slow one, lest its endpoint keep the tasks of others waiting.
 _MOST_WAITING: Final = 20_000
+_QUICK_MS: Final = 3_000
+_LONGEST_ROOM_WAIT_SECONDS: Final = 2.0
 # Claims a lane holds beyond those under way: what it sends in a second, between these.
 _FEWEST_AHEAD: Final = 1
 _MOST_AHEAD: Final = 400
@@ -156,6 +159,14 @@ class _Lane:
         is_worth_it = room >= min(_EFFICIENT_CLAIM, window // 2) or not self.claimed
         return min(room, _MOST_AHEAD) if is_worth_it else 0
 
+    def has_room(self) -> bool:
+        return len(self.waiting) < _MOST_WAITING
+
+    def is_quick(self) -> bool:
+        """Whether all that waits will have been sent in a few seconds."""
+        concurrency = self._endpoint.concurrency if self._endpoint is not None else 1
+        return len(self.waiting) * self.average_ms / concurrency < _QUICK_MS
+
     def take_waiting(self, count: int) -> list[UUID]:
         taken = list(islice(self.waiting, count))
         for event_id in taken:
@@ -188,6 +199,7 @@ class Dispatcher:
         self._endpoint_of = endpoint_of
         self._worker = worker
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._lanes: dict[int, _Lane] = {}
         self._to_claim: deque[_Lane] = deque()
         self._outcomes: deque[Outcome] = deque()
@@ -206,13 +218,20 @@ class Dispatcher:
         self._recorder.start()
 
     def deliver(self, trigger_id: int, event_ids: Sequence[UUID]) -> None:
-        """Take these ids on and return at once; ids beyond a lane's bound are left to the sweep."""
+        """Take these ids on; returns at once, or within two seconds where a quick lane is full.
+
+        Ids that find no room are left to the sweep.
+        """
         if self._stopping.is_set():
             return
         with self._lock:
             lane = self._lanes.get(trigger_id)
             if lane is None:
                 lane = self._lanes[trigger_id] = _Lane(trigger_id)
+            self._room.wait_for(
+                lambda: self._stopping.is_set() or lane.has_room() or not lane.is_quick(),
+                _LONGEST_ROOM_WAIT_SECONDS,
+            )
             room = max(0, _MOST_WAITING - len(lane.waiting))
             lane.waiting.update(dict.fromkeys(event_ids[:room]))
             self._dropped_ids += max(0, len(event_ids) - room)
@@ -296,6 +315,7 @@ class Dispatcher:
             with self._lock:
                 lane.serve(endpoint)
                 ids = lane.take_waiting(lane.room())
+                self._room.notify_all()
             lease = endpoint.timeout_ms / 1000 + _LONGEST_WAIT_SECONDS + _LEASE_SPARE_SECONDS
             claims = self._log.claim(ids, lease)
             ids = []

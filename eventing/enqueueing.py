@@ -58,7 +58,11 @@ def waiting_messages() -> int | None:
     """How many chunks wait for a worker; None if the broker does not answer."""
     try:
         with current_app.pool.acquire(block=True, timeout=2) as connection:
-            declared = connection.default_channel.queue_declare(DELIVER_QUEUE, passive=True)
+            try:
+                declared = connection.default_channel.queue_declare(DELIVER_QUEUE, passive=True)
+            except connection.channel_errors:
+                # An empty queue does not exist in Redis.
+                return 0
             return int(declared.message_count)
     except connection_errors() as error:
         logger.warning("the broker did not tell how many messages wait", error=str(error))

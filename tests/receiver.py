@@ -140,8 +140,8 @@ class Receiver:
                 while (request := _read_request(stream)) is not None:
                     if not self._answer(connection, request):
                         break
-        except OSError:
-            pass  # the client went away, or we are stopping
+        except (OSError, ValueError):
+            pass  # the client went away or speaks no HTTP, or we are stopping
         finally:
             with self._lock:
                 self._connections.discard(connection)

@@ -86,14 +86,17 @@ def mapping_of(body: object) -> dict[str, Any]:
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7396: null removes, objects merge, anything else replaces."""
+    """RFC 7396: null removes, objects merge, anything else replaces.
+
+    It goes as deep as `target` does: what lies deeper in `patch` is taken as it is.
+    """
     result = dict(target)
     for name, value in patch.items():
+        below = result.get(name)
         if value is None:
             result.pop(name, None)
-        elif isinstance(value, Mapping):
-            below = result.get(name)
-            result[name] = merged(below if isinstance(below, Mapping) else {}, value)
+        elif isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[name] = merged(below, value)
         else:
             result[name] = value
     return result

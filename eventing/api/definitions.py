@@ -9,7 +9,6 @@ from typing import Any
 
 from eventing.api.bodies import merged
 from eventing.api.representations import (
-    MASK,
     database_written,
     masked_address,
     settings_shown,
@@ -25,12 +24,14 @@ from eventing.definitions import (
     parse_trigger,
     references_in,
 )
+from eventing.delivery import MASK
 from eventing.problems import InvalidInput, Problem
 
 
 def new_project(body: Mapping[str, Any]) -> tuple[str, SettingsDefinition]:
     """The name and settings of a project to be made. Raises InvalidInput with every problem."""
-    settings = {name: value for name, value in body.items() if name != "name"}
+    apart = ("name", "created_at", "role")
+    settings = {name: value for name, value in body.items() if name not in apart}
     problems: list[Problem] = []
     name = ""
     try:

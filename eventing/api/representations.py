@@ -7,15 +7,16 @@ sent back stands for what is stored.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from eventing.access import Actor
-from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Exchange, Finding
+from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Finding
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
+from eventing.delivery import MASK
 from eventing.doctor import passes
 from eventing.logs.base import EventDetail, EventRow, Invocation
 from eventing.models import Database, Project, Trigger
@@ -26,8 +27,6 @@ from eventing.projects import (
     trigger_definition_of,
 )
 from eventing.trial import Trial
-
-MASK: Final = "••••"
 
 
 def project_shown(project: Project, actor: Actor) -> dict[str, Any]:
@@ -169,26 +168,16 @@ def _invocation_shown(invocation: Invocation) -> dict[str, Any]:
     }
 
 
-def trial_shown(trial: Trial, trigger: Trigger) -> dict[str, Any]:
+def trial_shown(trial: Trial) -> dict[str, Any]:
     """A test event: what was sent and what came back."""
+    exchange = trial.exchange
     return {
         "delivered": trial.delivered,
         "payload": orjson.Fragment(trial.payload),
-        **_exchange_shown(trial.exchange, trigger),
-    }
-
-
-def _exchange_shown(exchange: Exchange, trigger: Trigger) -> dict[str, Any]:
-    secret = {name.lower() for name in trigger_definition_of(trigger).headers}
-    sent = [
-        (name, MASK if name.lower() in secret else value)
-        for name, value in exchange.request_headers
-    ]
-    return {
         "started_at": time_text(exchange.started_at_ms),
         "duration_ms": exchange.duration_ms,
         "url": exchange.url,
-        "request_headers": _headers(sent),
+        "request_headers": _headers(exchange.request_headers),
         "status_code": exchange.status_code,
         "response_headers": _headers(exchange.response_headers),
         "response_body": exchange.response_body.decode("utf-8", "replace"),

@@ -69,6 +69,13 @@ logger = structlog.get_logger(__name__)
 OnDone = Callable[[Exchange], None]
 
 
+class _Handover(socket.socket):
+    """A socket on its way to libcurl, which works with a duplicate: ours closes when forgotten."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Transfer:
     """One libcurl handle with what it needs for one request at a time; used over and over."""
 
@@ -128,7 +135,7 @@ class _Transfer:
         if refusal is not None:
             self._refusal = refusal
             return pycurl.SOCKET_BAD
-        return socket.socket(address.family, address.socktype, address.protocol)
+        return _Handover(address.family, address.socktype, address.protocol)
 
     def _take_body(self, chunk: bytes) -> int | None:
         if self._body_bytes < KEPT_BODY_BYTES:
@@ -420,19 +427,23 @@ def _header_list(headers: tuple[tuple[str, str], ...]) -> list[bytes]:
 
 def _response_headers(lines: list[bytes]) -> tuple[tuple[str, str], ...]:
     """The headers of the last answer among `lines` (1xx answers come before it)."""
+    together = b"".join(lines)
+    # Within a second an endpoint's answers are mostly alike; only short ones are remembered.
+    return _known_headers(together) if len(together) <= 2000 else _parsed_headers(together)
+
+
+def _parsed_headers(together: bytes) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, str]] = []
-    for line in lines:
+    for line in together.split(b"\n"):
         if line.startswith(b"HTTP/"):
             found = []
         elif len(found) < KEPT_HEADERS and b":" in line:
-            found.append(_header(line[:KEPT_HEADER_BYTES]))
+            name, _, value = line[:KEPT_HEADER_BYTES].decode("latin-1").partition(":")
+            found.append((name.strip(), value.strip()))
     return tuple(found)
 
 
-@lru_cache(maxsize=1024)
-def _header(line: bytes) -> tuple[str, str]:
-    name, _, value = line.decode("latin-1").partition(":")
-    return name.strip(), value.strip()
+_known_headers = lru_cache(maxsize=1024)(_parsed_headers)
 
 
 @lru_cache(maxsize=1024)

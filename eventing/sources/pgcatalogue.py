@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg2.extensions
 
 from eventing.logs.postgres import SCHEMA
-from eventing.sources.pgjson import TypeFacts
+from eventing.sources.pgvalues import TypeFacts
 
 _FIRST_USER_TYPE: Final = 16_384
 

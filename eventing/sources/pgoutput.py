@@ -1,22 +1,74 @@
-"""The messages of Postgres' `pgoutput` plugin, protocol version 1, decoded from bytes.
+"""The messages of Postgres's `pgoutput` plugin, protocol version 1: bytes in, named tuples out.
 
-Pure: bytes in, messages out. Source: PostgreSQL manual, "Logical Replication Message Formats".
-Values stay as the text that the server sent; `eventing.sources.pgjson` knows what they mean.
+The layout is that of "Logical Replication Message Formats" in Postgres's manual. Values stay the
+text that the server sent; nothing here knows a connection, a table or a type.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 from struct import Struct
-from typing import Final
+from struct import error as StructError
+from typing import Final, Literal, NamedTuple
 
-_BEGIN: Final = Struct("!xQqI")
-_COMMIT: Final = Struct("!xBQQq")
-_RELATION_ID: Final = Struct("!xI")
-_COLUMN: Final = Struct("!Ii")
-_SHORT: Final = Struct("!H")
-_LENGTH: Final = Struct("!i")
-# Microseconds from the Unix epoch to that of Postgres, 2000-01-01.
-_EPOCH_US: Final = 946_684_800_000_000
+
+class Absent(Enum):
+    """What stands in a row for a value that the server did not send."""
+
+    UNCHANGED = "unchanged"
+
+
+# A TOASTed value that an UPDATE left alone: only the old row, or the table itself, has it.
+UNCHANGED: Final = Absent.UNCHANGED
+
+Text = str | Literal[Absent.UNCHANGED] | None
+
+
+class MalformedMessage(ValueError):
+    """The bytes are no message of this protocol. Says where, never what they contain."""
+
+
+class Begin(NamedTuple):
+    """A transaction's changes follow. `commit_lsn` is where its commit record begins."""
+
+    commit_lsn: int
+    committed_at_ms: int
+
+
+class Commit(NamedTuple):
+    """The transaction is complete; `end_lsn` is where the commit record ends."""
+
+    end_lsn: int
+
+
+class Column(NamedTuple):
+    """A column of a relation; `is_key` if it belongs to the replica identity."""
+
+    name: str
+    type_oid: int
+    is_key: bool
+
+
+class Relation(NamedTuple):
+    """The shape that rows of `oid` have from here on. `identity` is pg_class.relreplident."""
+
+    oid: int
+    schema: str
+    name: str
+    identity: str
+    columns: tuple[Column, ...]
+
+
+class Row(NamedTuple):
+    """An inserted, updated or deleted row.
+
+    `old_kind` says what `old` is: `O` the whole old row, `K` its key columns (the rest is None),
+    or `` when there is none.
+    """
+
+    new: list[Text]
+    old: list[Text]
+    old_kind: str
+
 
 BEGIN: Final = ord("B")
 COMMIT: Final = ord("C")
@@ -24,129 +76,133 @@ RELATION: Final = ord("R")
 INSERT: Final = ord("I")
 UPDATE: Final = ord("U")
 DELETE: Final = ord("D")
+
 _NEW: Final = ord("N")
-OLD_ROW: Final = ord("O")
-OLD_KEY: Final = ord("K")
-_NULL: Final = ord("n")
-_UNCHANGED: Final = ord("u")
 _TEXT: Final = ord("t")
+_NULL: Final = ord("n")
+_KEPT: Final = ord("u")
+
+# Microseconds from the Unix epoch to 2000-01-01, which Postgres counts from.
+_EPOCH_US: Final = 946_684_800_000_000
+
+_BEGIN_BODY = Struct(">QqI")
+_COMMIT_BODY = Struct(">BQQq")
+_COLUMN_TAIL = Struct(">Ii")
+_OID = Struct(">I")
+_COUNT = Struct(">H")
+_LENGTH = Struct(">i")
+_read_length = _LENGTH.unpack_from
 
 
-class MalformedMessage(Exception):
-    """The stream holds something that is not a message of protocol version 1."""
+def begin(payload: bytes) -> Begin:
+    """Decode a Begin message."""
+    try:
+        commit_lsn, microseconds, _ = _BEGIN_BODY.unpack_from(payload, 1)
+    except StructError as error:
+        raise MalformedMessage("a Begin message is cut short") from error
+    return Begin(commit_lsn, (microseconds + _EPOCH_US) // 1000)
 
 
-class Unchanged(Enum):
-    """Stands for a TOASTed value that an UPDATE left as it was and that is not in the stream."""
-
-    UNCHANGED = 0
-
-
-UNCHANGED: Final = Unchanged.UNCHANGED
-Value = str | Unchanged | None
-Row = list[Value]
+def commit(payload: bytes) -> Commit:
+    """Decode a Commit message."""
+    try:
+        _, _, end_lsn, _ = _COMMIT_BODY.unpack_from(payload, 1)
+    except StructError as error:
+        raise MalformedMessage("a Commit message is cut short") from error
+    return Commit(end_lsn)
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a relation; `is_key` if it is part of the replica identity."""
-
-    name: str
-    type_id: int
-    is_key: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """A table as it is for the changes that follow. `identity` is pg_class.relreplident."""
-
-    id: int
-    schema: str
-    name: str
-    identity: str
-    columns: tuple[Column, ...]
-
-
-def begin(message: bytes) -> tuple[int, int]:
-    """The LSN of the transaction's commit, and its time in milliseconds since the Unix epoch."""
-    lsn, committed_at_us, _ = _BEGIN.unpack_from(message)
-    return lsn, (committed_at_us + _EPOCH_US) // 1000
+def relation(payload: bytes) -> Relation:
+    """Decode a Relation message."""
+    try:
+        (oid,) = _OID.unpack_from(payload, 1)
+        schema, at = _string(payload, 5)
+        name, at = _string(payload, at)
+        identity = chr(payload[at])
+        (count,) = _COUNT.unpack_from(payload, at + 1)
+        at += 3
+        columns = []
+        for _ in range(count):
+            is_key = payload[at] & 1 == 1
+            column, at = _string(payload, at + 1)
+            type_oid, _ = _COLUMN_TAIL.unpack_from(payload, at)
+            at += _COLUMN_TAIL.size
+            columns.append(Column(column, type_oid, is_key))
+    except (StructError, IndexError) as error:
+        raise MalformedMessage("a Relation message is cut short") from error
+    # An empty schema name stands for pg_catalog.
+    return Relation(oid, schema or "pg_catalog", name, identity, tuple(columns))
 
 
-def commit_end(message: bytes) -> int:
-    """The LSN right after the transaction's commit."""
-    end: int = _COMMIT.unpack_from(message)[2]
-    return end
+def relation_oid(payload: bytes) -> int:
+    """Which relation an Insert, Update or Delete message is about, without decoding its row."""
+    try:
+        oid: int = _OID.unpack_from(payload, 1)[0]
+    except StructError as error:
+        raise MalformedMessage("a change is cut short") from error
+    return oid
 
 
-def relation_id(message: bytes) -> int:
-    """The relation that an Insert, Update or Delete is about."""
-    identifier: int = _RELATION_ID.unpack_from(message)[0]
-    return identifier
+def row(payload: bytes) -> Row:
+    """Decode the rows of an Insert, Update or Delete message."""
+    try:
+        old: list[Text] = []
+        old_kind = ""
+        at = 5
+        if payload[at] != _NEW:
+            old_kind = chr(payload[at])
+            old, at = _tuple(payload, at + 1)
+            if payload[0] == DELETE:
+                return Row([], old, old_kind)
+        if payload[at] != _NEW:
+            raise MalformedMessage("a change holds no new row")
+        new, at = _tuple(payload, at + 1)
+    except (StructError, IndexError) as error:
+        raise MalformedMessage("a change is cut short") from error
+    return Row(new, old, old_kind)
 
 
-def relation(message: bytes) -> Relation:
-    """A Relation message."""
-    identifier = relation_id(message)
-    schema, place = _name(message, 5)
-    name, place = _name(message, place)
-    identity = chr(message[place])
-    (count,) = _SHORT.unpack_from(message, place + 1)
-    place += 3
-    columns = []
+def inserted(payload: bytes) -> list[Text]:
+    """Decode the row of an Insert message; what `row` does, without the rest."""
+    try:
+        return _tuple(payload, 6)[0]
+    except (StructError, IndexError) as error:
+        raise MalformedMessage("a change is cut short") from error
+
+
+def _tuple(payload: bytes, at: int) -> tuple[list[Text], int]:
+    """The values of a TupleData that begins at `at`, and where it ends."""
+    (count,) = _COUNT.unpack_from(payload, at)
+    at += 2
+    texts: list[Text] = []
+    append = texts.append
     for _ in range(count):
-        is_key = bool(message[place] & 1)
-        column, place = _name(message, place + 1)
-        type_id, _modifier = _COLUMN.unpack_from(message, place)
-        place += _COLUMN.size
-        columns.append(Column(column, type_id, is_key))
-    # An empty name is how pgoutput writes pg_catalog.
-    return Relation(identifier, schema or "pg_catalog", name, identity, tuple(columns))
-
-
-def insert(message: bytes) -> Row:
-    """The new row."""
-    return _row(message, 6)[0]
-
-
-def update(message: bytes) -> tuple[int | None, Row | None, Row]:
-    """What the old row is (`OLD_ROW`, `OLD_KEY` or None), the old row, the new row."""
-    kind = message[5]
-    if kind == _NEW:
-        return None, None, _row(message, 6)[0]
-    old, place = _row(message, 6)
-    return kind, old, _row(message, place + 1)[0]
-
-
-def delete(message: bytes) -> tuple[int, Row]:
-    """What the old row is (`OLD_ROW` or `OLD_KEY`), and the old row."""
-    return message[5], _row(message, 6)[0]
-
-
-def _name(message: bytes, place: int) -> tuple[str, int]:
-    end = message.index(0, place)
-    return message[place:end].decode(), end + 1
-
-
-def _row(message: bytes, place: int) -> tuple[Row, int]:
-    """A TupleData and the place after it."""
-    (count,) = _SHORT.unpack_from(message, place)
-    place += 2
-    row: Row = []
-    append = row.append
-    length_at = _LENGTH.unpack_from
-    for _ in range(count):
-        kind = message[place]
+        kind = payload[at]
         if kind == _TEXT:
-            start = place + 5
-            place = start + length_at(message, place + 1)[0]
-            append(message[start:place].decode())
+            start = at + 5
+            at = start + _read_length(payload, at + 1)[0]
+            append(payload[start:at].decode())
         elif kind == _NULL:
             append(None)
-            place += 1
-        elif kind == _UNCHANGED:
+            at += 1
+        elif kind == _KEPT:
             append(UNCHANGED)
-            place += 1
+            at += 1
         else:
-            raise MalformedMessage(f"a column of unknown kind {kind:#x}")
-    return row, place
+            raise MalformedMessage("a value is neither text, null nor unchanged")
+    if at > len(payload):
+        raise MalformedMessage("a value is cut short")
+    return texts, at
+
+
+def _string(payload: bytes, at: int) -> tuple[str, int]:
+    """The null-terminated string at `at`, and where the next field begins."""
+    end = payload.find(b"\0", at)
+    if end < 0:
+        raise MalformedMessage("a name has no end")
+    return payload[at:end].decode(), end + 1
+
+
+def has_unchanged(texts: Sequence[Text]) -> bool:
+    """Whether some value of a row was not sent."""
+    return UNCHANGED in texts

@@ -20,12 +20,12 @@ import psycopg2.extras
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from eventing.changes import Batch, CatalogueTable, Change, Finding, Operation
-from eventing.sources import pgoutput
+from eventing.sources import pgmessages as pgoutput
 from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.pgcatalogue import Catalogue, identifier, shown_name
 from eventing.sources.pgdoctor import findings
-from eventing.sources.pgjson import Converter, StaleType, converter
-from eventing.sources.pgoutput import UNCHANGED, Relation, Row
+from eventing.sources.pgvalues import Converter, StaleType, converter
+from eventing.sources.pgmessages import UNCHANGED, Relation, Row
 from eventing.sources.pgpublications import Publications
 
 # The text that values arrive as, whatever the server's or the role's settings.

@@ -37,6 +37,7 @@ class ApiView(APIView):
     metadata_class = None
     # What anything but reading takes.
     write_role: Membership.Role = ADMIN
+    takes_parameters = False
 
     @property
     def actor(self) -> Actor:
@@ -52,8 +53,6 @@ class ApiView(APIView):
         super().initial(request, *args, **kwargs)
         if not self.takes_parameters:
             refuse_parameters(request.query_params)
-
-    takes_parameters = False
 
 
 class ProjectView(ApiView):

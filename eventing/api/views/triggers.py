@@ -109,4 +109,4 @@ class TriggerTest(ProjectView):
     def post(self, request: Request, project: str, name: str) -> Response:
         """Send one made-up event to the trigger's webhook and show the whole exchange."""
         trigger = get_object_or_404(self.project.triggers, name=name)
-        return Response(trial_shown(send_test_event(trigger), trigger))
+        return Response(trial_shown(send_test_event(trigger)))

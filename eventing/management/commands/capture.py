@@ -19,7 +19,12 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connections
 
 from eventing import health
-from eventing.capture import capture_database, databases_to_capture, remove_retired_sources
+from eventing.capture import (
+    capture_database,
+    databases_to_capture,
+    has_retired_sources_due,
+    remove_retired_sources,
+)
 
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 4.0
@@ -44,7 +49,6 @@ class Supervisor:
         self._children: dict[int, ForkProcess] = {}
         self._not_before: dict[int, float] = {}
         self._remover: ForkProcess | None = None
-        self._removed_at = float("-inf")
         self._beat_at = float("-inf")
         self._stopping = False
 
@@ -76,8 +80,7 @@ class Supervisor:
                 self._children[database_id] = self._fork(
                     f"capture-{database_id}", _capture_child, database_id
                 )
-        if self._remover is None and now - self._removed_at >= _RESTART_SECONDS:
-            self._removed_at = now
+        if self._remover is None and has_retired_sources_due():
             self._remover = self._fork("remove-sources", _remover_child)
 
     def _fork(self, name: str, target: Any, *arguments: Any) -> ForkProcess:

@@ -1,0 +1,468 @@
+"""From ids that wait to what the log then knows, with the real log and real endpoints."""
+
+import itertools
+import time
+import uuid
+from collections.abc import Iterator
+from uuid import UUID
+
+import orjson
+import psycopg2
+import pytest
+
+from eventing.backoff import delay_ms
+from eventing.definitions import Backoff
+from eventing.delivery import MASK, Dispatcher, Endpoint, test_request
+from eventing.destinations.addresses import AddressGuard
+from eventing.destinations.webhook import WebhookDestination
+from eventing.logs import control_database_dsn
+from eventing.logs.base import EventDetail
+from eventing.logs.postgres import PostgresEventLog
+from eventing.signing import new_secret, signature
+from tests.factories import make_change, make_events, make_origin, make_outcome
+from tests.receiver import Behaviour, Receiver
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ORIGIN = make_origin()
+OPEN = AddressGuard(["127.0.0.0/8"])
+# Short, so that tests need not wait; what the delays should be has tests of its own.
+SOON = Backoff(initial_ms=20, factor=1, max_ms=60_000)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as running:
+        yield running
+
+
+class Bench:
+    """Endpoints by trigger, and dispatchers that read them; `settle` plays the sweep."""
+
+    def __init__(self, log: PostgresEventLog) -> None:
+        self.log = log
+        self.endpoints: dict[int, Endpoint] = {}
+        self.dispatchers: list[Dispatcher] = []
+
+    def endpoint(self, url: str, trigger_id: int = 1, **fields: object) -> Endpoint:
+        given: dict[str, object] = {"backoff": SOON} | fields
+        self.endpoints[trigger_id] = Endpoint(
+            trigger_id,
+            1,
+            "shop",
+            f"trigger-{trigger_id}",
+            url,
+            **given,  # type: ignore[arg-type]
+        )
+        return self.endpoints[trigger_id]
+
+    def dispatcher(
+        self, guard: AddressGuard = OPEN, log: PostgresEventLog | None = None
+    ) -> Dispatcher:
+        made = Dispatcher(
+            log or self.log, WebhookDestination(guard), self.endpoints.get, "test-worker"
+        )
+        self.dispatchers.append(made)
+        return made
+
+    def store(self, count: int = 1, trigger_id: int = 1) -> list[UUID]:
+        events = make_events([make_change() for _ in range(count)], ORIGIN, trigger_id)
+        self.log.append(ORIGIN, events, self.log.position(ORIGIN.database_id), uuid.uuid4().hex)
+        return [event.id for event in events]
+
+    def detail(self, event_id: UUID) -> EventDetail:
+        found = self.log.event(1, event_id)
+        assert found is not None
+        return found
+
+    def status(self, event_id: UUID) -> str:
+        return self.detail(event_id).row.status
+
+    def settle(self, event_id: UUID, dispatcher: Dispatcher, timeout: float = 10) -> EventDetail:
+        """Enqueue the event, and again whenever it is due, until it is finished."""
+        dispatcher.deliver(self.detail(event_id).row.trigger_id, [event_id])
+
+        def is_finished() -> bool:
+            for chunk in self.log.due(100, list(self.endpoints)):
+                dispatcher.deliver(chunk.trigger_id, chunk.event_ids)
+            return self.status(event_id) in {"delivered", "failed", "cancelled"}
+
+        wait_until(is_finished, timeout, f"{event_id} is finished")
+        return self.detail(event_id)
+
+
+@pytest.fixture
+def bench(log: PostgresEventLog) -> Iterator[Bench]:
+    made = Bench(log)
+    yield made
+    for dispatcher in made.dispatchers:
+        dispatcher.stop(0.5)
+
+
+def count(sql: str, *arguments: object) -> int:
+    connection = psycopg2.connect(control_database_dsn())
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            row = cursor.fetchone()
+            assert row is not None
+            return int(row[0])
+    finally:
+        connection.close()
+
+
+def test_an_event_is_sent_as_stored_and_logged_as_delivered(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/hook", Behaviour(statuses=(201,), headers={"X-Took": "it"}, body=b"fine"))
+    secrets = (new_secret(), new_secret())
+    bench.endpoint(
+        receiver.url("/hook"),
+        signing_secrets=secrets,
+        headers=(("Authorization", "Bearer hidden"), ("Host", "evil"), ("webhook-id", "evil")),
+    )
+    (event_id,) = bench.store()
+    bench.dispatcher().deliver(1, [event_id])
+    (request,) = receiver.wait_for(1)
+    wait_until(lambda: bench.status(event_id) == "delivered")
+    detail = bench.detail(event_id)
+    assert request.body.decode() == detail.payload
+    sent = request.headers
+    assert sent["content-type"] == "application/json"
+    assert sent["user-agent"] == "MissionControl/0.1.0"
+    assert sent["authorization"] == "Bearer hidden"
+    assert sent["host"] == f"127.0.0.1:{receiver.port}"
+    assert sent["webhook-id"] == str(event_id) == request.json()["id"]
+    timestamp = int(sent["webhook-timestamp"])
+    assert abs(timestamp - time.time()) < 5
+    assert sent["webhook-signature"] == signature(str(event_id), timestamp, request.body, secrets)
+    (invocation,) = detail.invocations
+    assert (invocation.attempt, invocation.status_code, invocation.response_body) == (
+        1,
+        201,
+        "fine",
+    )
+    assert ("X-Took", "it") in invocation.response_headers
+    assert ("Authorization", MASK) in invocation.request_headers
+    assert "hidden" not in repr(invocation)
+    assert (invocation.worker, invocation.url) == ("test-worker", receiver.url("/hook"))
+
+
+def test_the_user_agent_is_the_users_to_choose(bench: Bench, receiver: Receiver) -> None:
+    bench.endpoint(receiver.url(), headers=(("user-agent", "mine/1"),))
+    bench.dispatcher().deliver(1, bench.store())
+    assert receiver.wait_for(1)[0].headers["user-agent"] == "mine/1"
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_failing_event_is_tried_1_and_retries_times_under_one_id_and_then_fails(
+    retries: int, bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(statuses=(500,), body=b"no"))
+    bench.endpoint(receiver.url(), retries=retries)
+    (event_id,) = bench.store()
+    detail = bench.settle(event_id, bench.dispatcher())
+    assert detail.row.status == "failed"
+    assert [item.attempt for item in detail.invocations] == list(range(1, retries + 2))
+    assert [item.status_code for item in detail.invocations] == [500] * (retries + 1)
+    assert [request.id for request in receiver.received()] == [str(event_id)] * (retries + 1)
+
+
+def test_an_endpoint_that_recovers_gets_the_event(bench: Bench, receiver: Receiver) -> None:
+    receiver.behave("/", Behaviour(statuses=(500, 404, 200)))
+    bench.endpoint(receiver.url())
+    (event_id,) = bench.store()
+    detail = bench.settle(event_id, bench.dispatcher())
+    assert detail.row.status == "delivered"
+    assert [item.status_code for item in detail.invocations] == [500, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "waits_ms"), [(429, "30", 30_000), (503, "86400", 60_000), (500, "30", 20)]
+)
+def test_a_retry_after_is_honoured_up_to_the_longest_back_off(
+    status: int, asked: str, waits_ms: int, bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(statuses=(status,), headers={"Retry-After": asked}))
+    bench.endpoint(receiver.url())
+    (event_id,) = bench.store()
+    before = time.time()
+    bench.dispatcher().deliver(1, [event_id])
+    wait_until(lambda: bench.detail(event_id).row.next_attempt_at)
+    next_attempt_at = bench.detail(event_id).row.next_attempt_at
+    assert next_attempt_at is not None
+    waits = (next_attempt_at.timestamp() - before) * 1000
+    assert waits_ms * 0.8 - 2 <= waits <= waits_ms * 1.2 + 2000
+
+
+def test_the_back_off_grows_with_each_failure(bench: Bench, receiver: Receiver) -> None:
+    receiver.behave("/", Behaviour(statuses=(500,)))
+    backoff = Backoff(initial_ms=100, factor=3, max_ms=10_000)
+    bench.endpoint(receiver.url(), retries=2, backoff=backoff)
+    (event_id,) = bench.store()
+    bench.settle(event_id, bench.dispatcher())
+    times = [request.at for request in receiver.received()]
+    for failures, (earlier, later) in enumerate(itertools.pairwise(times), 1):
+        least = delay_ms(failures, backoff.initial_ms, backoff.factor, backoff.max_ms, lambda: 0.0)
+        assert (later - earlier) * 1000 >= least - 5
+
+
+def test_an_endpoint_that_hangs_fails_after_its_timeout(bench: Bench, receiver: Receiver) -> None:
+    receiver.behave("/", Behaviour(hang=True))
+    bench.endpoint(receiver.url(), retries=0, timeout_ms=150)
+    (event_id,) = bench.store()
+    detail = bench.settle(event_id, bench.dispatcher())
+    (invocation,) = detail.invocations
+    assert (detail.row.status, invocation.error_kind) == ("failed", "timeout")
+    assert "within 150 ms" in (invocation.error_message or "")
+
+
+def test_a_redirect_is_a_failure_and_is_not_followed(bench: Bench, receiver: Receiver) -> None:
+    location = {"Location": receiver.url("/elsewhere")}
+    receiver.behave("/", Behaviour(statuses=(302,), headers=location))
+    bench.endpoint(receiver.url(), retries=0)
+    (event_id,) = bench.store()
+    detail = bench.settle(event_id, bench.dispatcher())
+    assert (detail.row.status, detail.row.last_status_code) == ("failed", 302)
+    assert receiver.received("/elsewhere") == []
+
+
+def test_a_forbidden_address_fails_with_the_way_out_and_gets_nothing(
+    bench: Bench, receiver: Receiver
+) -> None:
+    bench.endpoint(receiver.url(host="localhost"), retries=0)
+    (event_id,) = bench.store()
+    detail = bench.settle(event_id, bench.dispatcher(AddressGuard()))
+    (invocation,) = detail.invocations
+    assert (detail.row.status, invocation.error_kind) == ("failed", "forbidden_address")
+    assert "WEBHOOK_ALLOWED_NETWORKS" in (invocation.error_message or "")
+    assert receiver.connections == 0
+
+
+def test_a_signing_secret_that_is_none_fails_the_event_and_not_the_lane(
+    bench: Bench, receiver: Receiver
+) -> None:
+    bench.endpoint(receiver.url(), retries=0, signing_secrets=("hunter2!",))
+    (event_id,) = bench.store()
+    dispatcher = bench.dispatcher()
+    detail = bench.settle(event_id, dispatcher)
+    assert (detail.row.status, detail.invocations[0].error_kind) == ("failed", "protocol")
+    assert "hunter2" not in repr(detail)
+    bench.endpoint(receiver.url())
+    (next_id,) = bench.store()
+    assert bench.settle(next_id, dispatcher).row.status == "delivered"
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_no_more_requests_than_the_concurrency_are_under_way(
+    concurrency: int, bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(delay_seconds=0.02))
+    bench.endpoint(receiver.url(), concurrency=concurrency)
+    ids = bench.store(60)
+    dispatcher = bench.dispatcher()
+    for start in range(0, 60, 20):
+        dispatcher.deliver(1, ids[start : start + 20])
+    receiver.wait_for(60)
+    wait_until(lambda: dispatcher.stats().recorded == 60)
+    assert receiver.most_under_way("/") == concurrency
+
+
+def test_a_hanging_endpoint_does_not_delay_the_events_of_another_trigger(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/hang", Behaviour(hang=True))
+    bench.endpoint(receiver.url("/hang"), 1, timeout_ms=60_000, concurrency=20)
+    bench.endpoint(receiver.url("/well"), 2)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, bench.store(500, trigger_id=1))
+    receiver.wait_for(20, "/hang")
+    healthy = bench.store(200, trigger_id=2)
+    dispatcher.deliver(2, healthy)
+    receiver.wait_for(200, "/well")
+    wait_until(lambda: dispatcher.stats().recorded == 200)
+    assert len(receiver.received("/hang")) == 20
+
+
+def test_a_slow_endpoint_is_not_given_claims_it_cannot_send(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(hang=True))
+    bench.endpoint(receiver.url(), timeout_ms=60_000, concurrency=2)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, bench.store(1000))
+    receiver.wait_for(2)
+    wait_until(lambda: dispatcher.stats().under_way == 2)
+    assert dispatcher.stats().claimed <= 50
+    assert dispatcher.stats().waiting >= 900
+
+
+def test_stopping_sends_nothing_more_and_gives_back_what_was_not_sent(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(delay_seconds=0.3))
+    bench.endpoint(receiver.url(), concurrency=3)
+    ids = bench.store(50)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, ids)
+    receiver.wait_for(3)
+    started = time.monotonic()
+    dispatcher.stop(4.0)
+    assert time.monotonic() - started < 3
+    statuses = [bench.status(event_id) for event_id in ids]
+    sent = len(receiver.received())
+    assert statuses.count("delivered") == sent
+    assert statuses.count("pending") == 50 - sent
+    assert 3 <= sent <= 6
+    assert bench.log.claim(ids, 1) != []
+    dispatcher.deliver(1, ids)
+    assert dispatcher.stats().waiting == 0
+
+
+def test_stopping_breaks_off_what_hangs_and_gives_it_back_uncounted(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(hang=True))
+    bench.endpoint(receiver.url(), timeout_ms=60_000, retries=0)
+    (event_id,) = bench.store()
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, [event_id])
+    receiver.wait_for(1)
+    dispatcher.stop(0.3)
+    row = bench.detail(event_id).row
+    assert (row.status, row.attempts) == ("pending", 0)
+
+
+def test_a_late_outcome_of_an_older_attempt_changes_nothing(
+    bench: Bench, receiver: Receiver, log: PostgresEventLog
+) -> None:
+    (event_id,) = bench.store()
+    (old,) = log.claim([event_id], 0)
+    wait_until(lambda: log.expire_leases() == 1)
+    receiver.behave("/", Behaviour(statuses=(500,)))
+    bench.endpoint(receiver.url(), retries=0)
+    detail = bench.settle(event_id, bench.dispatcher())
+    assert (detail.row.status, detail.row.attempts) == ("failed", 2)
+    assert log.record([make_outcome(old, 200)], "late") == 0
+    assert bench.status(event_id) == "failed"
+
+
+def test_two_dispatchers_given_the_same_ids_send_each_event_once(
+    bench: Bench, receiver: Receiver, log: PostgresEventLog
+) -> None:
+    bench.endpoint(receiver.url())
+    ids = bench.store(400)
+    other = PostgresEventLog(control_database_dsn())
+    pair = [bench.dispatcher(), bench.dispatcher(log=other)]
+    for start in range(0, 400, 40):
+        for dispatcher in pair:
+            dispatcher.deliver(1, ids[start : start + 40])
+    wait_until(lambda: sum(each.stats().recorded for each in pair) == 400, 20)
+    received = [request.id for request in receiver.received()]
+    assert sorted(received) == sorted(map(str, ids))
+    assert log.counts(1)["delivered"] == 400
+
+
+@pytest.mark.parametrize("state", ["paused", "disabled"])
+def test_events_of_a_trigger_that_is_not_active_are_held(
+    state: str, bench: Bench, receiver: Receiver
+) -> None:
+    bench.endpoint(receiver.url(), state=state)
+    ids = bench.store(3)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, ids)
+    wait_until(lambda: dispatcher.stats().waiting == 0)
+    assert {bench.status(event_id) for event_id in ids} == {"pending"}
+    bench.endpoint(receiver.url())
+    dispatcher.deliver(1, ids)
+    receiver.wait_for(3)
+
+
+def test_events_of_a_deleted_trigger_are_cancelled(bench: Bench) -> None:
+    ids = bench.store(3, trigger_id=77)
+    bench.dispatcher().deliver(77, ids)
+    wait_until(lambda: {bench.status(event_id) for event_id in ids} == {"cancelled"})
+
+
+def test_ids_beyond_a_lanes_bound_are_left_to_the_sweep(bench: Bench, receiver: Receiver) -> None:
+    receiver.behave("/", Behaviour(hang=True))
+    bench.endpoint(receiver.url(), timeout_ms=60_000, concurrency=1)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, bench.store(1))
+    receiver.wait_for(1)
+    dispatcher.deliver(1, bench.store(40))
+    dispatcher.deliver(1, [uuid.uuid4() for _ in range(25_000)])
+    stats = dispatcher.stats()
+    assert stats.waiting <= 20_000
+    assert stats.dropped_ids >= 5_000
+
+
+def test_outcomes_wait_for_a_log_that_is_away_and_are_then_recorded(
+    bench: Bench, receiver: Receiver, log: PostgresEventLog
+) -> None:
+    receiver.behave("/", Behaviour(delay_seconds=0.3))
+    bench.endpoint(receiver.url())
+    ids = bench.store(20)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, ids)
+    receiver.wait_for(20)
+    # The recording is held up by a lock, and its connection then cut, as in a failover.
+    blocker = psycopg2.connect(control_database_dsn())
+    with blocker.cursor() as cursor:
+        cursor.execute("LOCK TABLE mission_control.delivery IN ACCESS EXCLUSIVE MODE")
+        cut = (
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        wait_until(lambda: count(cut) > 0)
+        wait_until(lambda: count(cut) > 0)
+    assert dispatcher.stats().recorded == 0
+    blocker.rollback()
+    blocker.close()
+    wait_until(lambda: dispatcher.stats().recorded == 20)
+    assert {bench.status(event_id) for event_id in ids} == {"delivered"}
+    assert len(receiver.received()) == 20
+    assert count("SELECT count(*) FROM mission_control.invocation_log") == 20
+
+
+def test_a_single_event_is_sent_and_recorded_at_once(bench: Bench, receiver: Receiver) -> None:
+    bench.endpoint(receiver.url())
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, bench.store())
+    wait_until(lambda: dispatcher.stats().recorded == 1)
+    (event_id,) = bench.store()
+    handed_over = time.monotonic()
+    dispatcher.deliver(1, [event_id])
+    (_, request) = receiver.wait_for(2)
+    assert request.at - handed_over < 0.25
+    wait_until(lambda: dispatcher.stats().recorded == 2, 0.5)
+
+
+def test_many_events_are_each_sent_and_logged_once(bench: Bench, receiver: Receiver) -> None:
+    bench.endpoint(receiver.url())
+    ids = bench.store(2_000)
+    dispatcher = bench.dispatcher()
+    for start in range(0, len(ids), 200):
+        dispatcher.deliver(1, ids[start : start + 200])
+    wait_until(lambda: dispatcher.stats().recorded == len(ids), 30)
+    assert sorted(request.id for request in receiver.received()) == sorted(map(str, ids))
+    assert count("SELECT count(*) FROM mission_control.delivery") == 0
+    assert count("SELECT count(*) FROM mission_control.invocation_log") == len(ids)
+    stats = dispatcher.stats()
+    assert (stats.waiting, stats.claimed, stats.under_way, stats.unrecorded) == (0, 0, 0, 0)
+
+
+def test_a_test_request_is_sent_like_an_event_and_logged_nowhere(
+    bench: Bench, receiver: Receiver
+) -> None:
+    endpoint = bench.endpoint(receiver.url("/try"), headers=(("X-Key", "hidden"),))
+    event_id = str(uuid.uuid4())
+    exchange = test_request(endpoint, orjson.dumps({"id": event_id}).decode(), OPEN)
+    assert exchange.succeeded
+    assert ("X-Key", MASK) in exchange.request_headers
+    (request,) = receiver.received("/try")
+    assert (request.id, request.headers["x-key"]) == (event_id, "hidden")
+    refused = test_request(endpoint, orjson.dumps({"id": event_id}).decode(), AddressGuard())
+    assert refused.error_kind == "forbidden_address"
+    assert count("SELECT count(*) FROM mission_control.invocation_log") == 0

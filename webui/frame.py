@@ -1,0 +1,90 @@
+"""What surrounds every page: version, theme, the projects to switch to, and the health dot.
+
+Nothing is looked up until a template asks, so partials cost none of it.
+"""
+
+from typing import Any, Final
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+
+from eventing.access import ADMIN, EDITOR, Actor
+from eventing.health import PROCESSES, ProcessHealth, process_health
+
+THEMES: Final = ("light", "dark", "system")
+_MOST_PROJECTS: Final = 100
+
+
+class Frame:
+    """The surroundings of one page, read on demand."""
+
+    version = settings.VERSION
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    @property
+    def theme(self) -> str:
+        """The theme that was chosen in this browser."""
+        chosen = self._request.COOKIES.get("theme", "system")
+        return chosen if chosen in THEMES else "system"
+
+    @property
+    def address(self) -> str:
+        """The present address, to come back to."""
+        return self._request.get_full_path()
+
+    @property
+    def section(self) -> str:
+        """The name of the entry in the side bar that the page belongs to."""
+        match = self._request.resolver_match
+        name = match.url_name if match else ""
+        return _SECTIONS.get((name or "").split("-")[0], "")
+
+    @property
+    def may_edit(self) -> bool:
+        return getattr(self._request, "role", None) in (EDITOR, ADMIN)
+
+    @property
+    def may_administer(self) -> bool:
+        return getattr(self._request, "role", None) == ADMIN
+
+    @cached_property
+    def may_create_projects(self) -> bool:
+        user = getattr(self._request, "user", None)
+        return bool(user and user.is_authenticated and Actor(user).may_create_projects())
+
+    @cached_property
+    def projects(self) -> list[str]:
+        """The first names of projects to switch to."""
+        names = Actor(self._request.user).projects().values_list("name", flat=True)
+        return list(names[:_MOST_PROJECTS])
+
+    @cached_property
+    def processes(self) -> list[ProcessHealth]:
+        return process_health()
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """The processes of which none is alive."""
+        alive = {process.process for process in self.processes if process.alive}
+        return [name for name in PROCESSES if name not in alive]
+
+
+_SECTIONS: Final = {
+    "overview": "overview",
+    "database": "databases",
+    "databases": "databases",
+    "trigger": "triggers",
+    "triggers": "triggers",
+    "event": "events",
+    "events": "events",
+    "settings": "settings",
+    "project": "settings",
+}
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    """Context processor: `frame`, and the `project` the page is about."""
+    return {"frame": Frame(request), "project": getattr(request, "project", None)}

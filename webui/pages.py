@@ -1,0 +1,86 @@
+"""What every page has in common: who may see it, how it answers, and how it stays up to date.
+
+A view parses, calls one function of `eventing` and renders; these are the few answers it can give.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from hashlib import sha256
+from typing import Any, Final
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.views.decorators.cache import never_cache
+
+from eventing.access import ADMIN, EDITOR, VIEWER, Actor
+from eventing.models import Membership, Project
+
+View = Callable[..., HttpResponse]
+_TOKEN: Final = re.compile(r'name="csrfmiddlewaretoken" value="[^"]*"')
+
+
+class SeeOther(HttpResponseRedirect):
+    """303: what was asked for is done, and this page shows it."""
+
+    status_code = 303
+
+
+def project_page(role: Membership.Role = VIEWER) -> Callable[[View], View]:
+    """A view of one project, for those who have at least `role` in it.
+
+    The view gets the Project in place of its name. Without any role the project does not exist.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        @never_cache
+        @login_required
+        def page(request: HttpRequest, project: str, **named: Any) -> HttpResponse:
+            found = Project.objects.filter(name=project).first()
+            own = Actor(request.user).role_in(found) if found else None
+            if found is None or own is None:
+                raise Http404("There is no such project.")
+            request.project = found
+            request.role = own
+            if _RANK[own] < _RANK[role]:
+                raise PermissionDenied(_NEEDED[role])
+            return view(request, found, **named)
+
+        return page
+
+    return decorate
+
+
+_RANK: Final = {VIEWER: 1, EDITOR: 2, ADMIN: 3}
+_NEEDED: Final = {
+    EDITOR: "Editors and administrators of this project may do that; you may look.",
+    ADMIN: "Administrators of this project may do that; ask one of them.",
+}
+
+
+def form_answer(
+    request: HttpRequest, template: str, context: Mapping[str, Any], *, refused: bool
+) -> HttpResponse:
+    """A page with a form: 422 if what was given has been refused."""
+    return render(request, template, dict(context), status=422 if refused else 200)
+
+
+def live_answer(
+    request: HttpRequest, page: str, part: str, context: Mapping[str, Any]
+) -> HttpResponse:
+    """A page, or the part of it that keeps itself up to date.
+
+    The part carries the digest of its own contents, which the browser sends back; as long as it is
+    the same there is nothing new, and the answer is 204.
+    """
+    body = render_to_string(part, dict(context), request)
+    digest = sha256(_TOKEN.sub("", body).encode()).hexdigest()[:16]
+    if "digest" not in request.GET or not request.htmx:
+        return render(request, page, {**context, "part": body, "digest": digest})
+    if request.GET["digest"] == digest:
+        return HttpResponse(status=204)
+    return render(request, "components/_live.html", {"part": body, "digest": digest})

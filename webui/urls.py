@@ -1,0 +1,52 @@
+"""The addresses of the console."""
+
+from django.urls import include, path, register_converter
+
+from webui.names import NameConverter
+from webui.views import accounts, databases, events, health, overview, projects, settings, triggers
+
+register_converter(NameConverter, "named")
+
+_database = [
+    path("", databases.edit, name="database-edit"),
+    path("delete/", databases.delete, name="database-delete"),
+    path("start-anew/", databases.start_capture_anew, name="database-start-anew"),
+    path("tables/", databases.tables, name="database-tables"),
+]
+
+_trigger = [
+    path("", triggers.show, name="trigger"),
+    path("edit/", triggers.edit, name="trigger-edit"),
+    path("state/", triggers.set_state, name="trigger-state"),
+    path("test/", triggers.send_test, name="trigger-test"),
+    path("secret/", triggers.reveal_secret, name="trigger-secret"),
+    path("delete/", triggers.delete, name="trigger-delete"),
+]
+
+_project = [
+    path("", overview.show, name="overview"),
+    path("databases/", databases.index, name="databases"),
+    path("databases/add/", databases.add, name="database-add"),
+    path("databases/<named:alias>/", include(_database)),
+    path("triggers/", triggers.index, name="triggers"),
+    path("triggers/add/", triggers.add, name="trigger-add"),
+    path("triggers/preview/", triggers.preview, name="trigger-preview"),
+    path("triggers/<named:name>/", include(_trigger)),
+    path("events/", events.index, name="events"),
+    path("events/<uuid:event_id>/", events.show, name="event"),
+    path("events/<uuid:event_id>/redeliver/", events.redeliver, name="event-redeliver"),
+    path("settings/", settings.edit, name="settings"),
+    path("settings/delete/", projects.delete, name="project-delete"),
+]
+
+urlpatterns = [
+    path("", projects.root, name="root"),
+    path("sign-in/", accounts.sign_in, name="sign-in"),
+    path("sign-out/", accounts.sign_out, name="sign-out"),
+    path("first-run/", accounts.first_run, name="first-run"),
+    path("theme/", accounts.set_theme, name="theme"),
+    path("health/", health.show, name="health"),
+    path("projects/", projects.index, name="projects"),
+    path("projects/add/", projects.add, name="project-add"),
+    path("projects/<named:project>/", include(_project)),
+]
