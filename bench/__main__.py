@@ -173,6 +173,8 @@ def measure_capture(bench: Bench, events: int) -> list[Figure]:
     bench.stack.stop("capture")
     loop = bare.capture(bench.source_url, bench.source_url, events)
     bench.run_sql("SELECT pg_drop_replication_slot('bench_bare')")
+    # Nobody is to deliver these while something else is measured.
+    bench.stack.execute("TRUNCATE mission_control.delivery")
     bench.stack.start("capture")
     bench.stack.start("worker")
     return [

@@ -1,7 +1,7 @@
 """What flows through the product: changes read from a source, and the events made of them.
 
-Everything below is immutable and knows neither Django nor any input or output. The two types that
-are made once per row are named tuples, because making one costs a fifth of a frozen dataclass.
+Everything below is immutable and knows neither Django nor any input or output. The types that are
+made once per row or attempt are named tuples: making one costs a fifth of a frozen dataclass.
 """
 
 from collections.abc import Mapping
@@ -96,14 +96,14 @@ class Origin:
     type: DatabaseType
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One HTTP request and what came of it.
 
     `response_body` holds at most the first 10 000 bytes. `error_kind` is None exactly when a whole
-    response arrived; else one of `refused`, `timeout`, `dns`, `tls`, `forbidden_address`,
-    `connection`, `protocol`, `stopped`. `error_message` says it in words. `retry_after_ms` is the
-    response's `Retry-After`, whatever the status.
+    response arrived (of one beyond a megabyte, the first megabyte); else one of `refused`,
+    `timeout`, `dns`, `tls`, `forbidden_address`, `connection`, `protocol`, `stopped`.
+    `error_message` says it in words. `retry_after_ms` is the response's `Retry-After`, whatever
+    the status.
     """
 
     started_at_ms: int
@@ -127,8 +127,7 @@ class Exchange:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """An event that this process alone may now send, until its lease runs out.
 
     `attempt` counts every invocation of the event, `failures` those since it was last asked for
@@ -146,8 +145,7 @@ class Claim:
     committed_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one attempt came to, and what is to happen with its event.
 
     `retry_at_ms` is set when the event is to be tried again; an attempt that did not succeed and

@@ -1,0 +1,209 @@
+"""How a watched Postgres is reached, and what its errors mean for the person who must act.
+
+Messages name host, port and database. They never carry a password or a row's values: of an error
+from within a session only its primary message or its code is used.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg2
+from psycopg2.extensions import connection, parse_dsn
+from psycopg2.extras import LogicalReplicationConnection
+
+from eventing.sources.base import SourceBlocked, SourceUnavailable
+
+OLDEST_VERSION: Final = 140_000
+# The schema of the product's own tables: never captured.
+OWN_SCHEMA: Final = "mission_control"
+
+# So that values arrive as `to_jsonb` would show them; see pgjson.
+_TEXT_SETTINGS: Final = {
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
+# Longer than deadlock_timeout, after which an autovacuum in the way gives up its lock.
+LOCK_TIMEOUT_MS: Final = 2000
+_STATEMENT_TIMEOUT_MS: Final = 10_000
+
+_SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server and a role allow. `*_limit` count what the configuration grants in all."""
+
+    version: int
+    version_text: str
+    wal_level: str
+    in_recovery: bool
+    database: str
+    role: str
+    is_superuser: bool
+    may_replicate: bool
+    may_create: bool
+    has_own_schema: bool
+    slots_limit: int
+    slots_used: int
+    senders_limit: int
+    senders_used: int
+    keeps_unlimited_wal: bool
+
+
+class Server:
+    """The address of one watched database. Raises only SourceBlocked and SourceUnavailable."""
+
+    def __init__(self, url: str, name: str) -> None:
+        try:
+            self._address: dict[str, str] = parse_dsn(url)
+        except psycopg2.ProgrammingError:
+            self._address = {}  # told when it is used; the text may hold the password
+        host = self._address.get("hostaddr") or self._address.get("host", "localhost")
+        user = self._address.get("user", "")
+        self.database = self._address.get("dbname") or user
+        self.place = f"{host}:{self._address.get('port', '5432')}/{self.database}"
+        self._defaults = {
+            "connect_timeout": "5",
+            "application_name": name,
+            "keepalives_idle": "10",
+            "keepalives_interval": "5",
+            "keepalives_count": "3",
+        }
+
+    def connect(self) -> connection:
+        """An ordinary connection in autocommit, with short timeouts."""
+        opened = self._open(None)
+        opened.autocommit = True
+        limits = {
+            "lock_timeout": str(LOCK_TIMEOUT_MS),
+            "statement_timeout": str(_STATEMENT_TIMEOUT_MS),
+        }
+        self._configure(opened, {**_TEXT_SETTINGS, **limits})
+        return opened
+
+    def connect_for_replication(self) -> LogicalReplicationConnection:
+        """A replication connection that sends values in the form `pgjson` reads."""
+        opened = self._open(LogicalReplicationConnection)
+        self._configure(opened, _TEXT_SETTINGS)
+        return opened
+
+    def facts(self, opened: connection) -> Facts:
+        """What the server and our role allow. Raises psycopg2.Error."""
+        with opened.cursor() as cursor:
+            cursor.execute(_FACTS, [OWN_SCHEMA])
+            row = cursor.fetchone()
+        if row is None:
+            raise SourceUnavailable(f"{self.place}: the server did not describe itself")
+        return Facts(*row)
+
+    def translated(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
+        """An error of an open session, without the values its details may hold."""
+        code = error.pgcode
+        if code is None:
+            return SourceUnavailable(f"{self.place}: the connection broke off: {_line(error)}")
+        primary = error.diag.message_primary or type(error).__name__
+        if code == "42501":
+            return SourceBlocked(f"{self.place}: {primary} (the role lacks a right)")
+        if code == "53400":
+            return SourceBlocked(
+                f"{self.place}: {primary}",
+                "ALTER SYSTEM SET max_replication_slots = 20;"
+                " ALTER SYSTEM SET max_wal_senders = 20; -- then restart the server",
+            )
+        if code[:2] in {"22", "23"}:
+            primary = type(error).__name__
+        return SourceUnavailable(f"{self.place}: {primary} ({code})")
+
+    def _open(self, factory: Any) -> Any:
+        if not self._address:
+            raise SourceBlocked("the connection string cannot be read as a Postgres address")
+        address = {**self._defaults, **self._address, "client_encoding": "UTF8"}
+        try:
+            return psycopg2.connect(**address, connection_factory=factory)
+        except psycopg2.Error as error:
+            raise self._refused(_line(error)) from None
+
+    def _refused(self, text: str) -> SourceBlocked | SourceUnavailable:
+        """What a failed connection means. libpq gives no code here, so its words decide."""
+        said = f"{self.place}: {text}"
+        if "no pg_hba.conf entry" in text:
+            kind = "replication connections" if "replication" in text else "connections"
+            user = self._address.get("user", "all")
+            line = f"host  {self.database}  {user}  <address of Mission Control>  scram-sha-256"
+            return SourceBlocked(f"{said} ({kind} are not let in)", f"pg_hba.conf: {line}")
+        if "unsupported startup parameter" in text or "not allowed to connect to pooler" in text:
+            return SourceBlocked(
+                f"{said} (a pooler answers, which cannot stream)",
+                "use the address of the Postgres server itself",
+            )
+        if "must be superuser or replication role" in text or "permission denied to start WAL" in (
+            text
+        ):
+            user = self._address.get("user", "")
+            return SourceBlocked(said, f"ALTER ROLE {quoted(user)} REPLICATION;")
+        if "wal_level" in text:
+            return SourceBlocked(said, WAL_LEVEL_MEND)
+        if "authentication failed" in text or "does not exist" in text or "no password" in text:
+            return SourceBlocked(said, "correct the connection string of this database")
+        return SourceUnavailable(said)
+
+    def _configure(self, opened: connection, settings: dict[str, str]) -> None:
+        try:
+            with opened.cursor() as cursor:
+                cursor.execute(_SET, [list(settings), list(settings.values())])
+        except psycopg2.Error as error:
+            opened.close()
+            raise self.translated(error) from None
+
+
+WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server"
+
+_FACTS = """
+SELECT current_setting('server_version_num')::int,
+       current_setting('server_version'),
+       current_setting('wal_level'),
+       pg_is_in_recovery(),
+       current_database(),
+       role.rolname,
+       role.rolsuper,
+       role.rolsuper OR role.rolreplication OR EXISTS (
+         -- The role that Amazon RDS grants in place of the attribute.
+         SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
+       has_database_privilege(current_database(), 'CREATE'),
+       EXISTS (SELECT FROM pg_namespace WHERE nspname = %s),
+       current_setting('max_replication_slots')::int,
+       (SELECT count(*) FROM pg_replication_slots)::int,
+       current_setting('max_wal_senders')::int,
+       (SELECT count(*) FROM pg_stat_replication)::int,
+       current_setting('max_slot_wal_keep_size') = '-1'
+FROM pg_roles AS role WHERE role.rolname = current_user
+"""
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier, as in a statement that a person is to run."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def column_name(schema: str, table: str) -> str:
+    """A table as `data.col` shows it: its schema is named unless it is `public`."""
+    return table if schema == "public" else f"{schema}.{table}"
+
+
+def lsn_text(lsn: int) -> str:
+    """A place in the WAL as Postgres writes it."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def lsn_number(text: str) -> int:
+    """A place in the WAL from the way Postgres writes it."""
+    high, _, low = text.partition("/")
+    return (int(high, 16) << 32) | int(low, 16)
+
+
+def _line(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,263 @@
+"""Who may do what over REST, and how every refusal is told."""
+
+from uuid import uuid4
+
+import orjson
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client, override_settings
+
+from eventing.access import create_token
+from eventing.logs.postgres import PostgresEventLog
+from eventing.models import Membership, Project
+from tests.factories import make_outcome
+from tests.web.api import HOOK, SOURCE, Api, Shop, deliver, make_shop
+
+ROLES = ("nobody", "stranger", "viewer", "editor", "admin", "root")
+READ = (401, 404, 200, 200, 200, 200)
+NEW_TRIGGER = {"name": "new", "url": HOOK, "operations": ["insert"]}
+
+# Method, path, body, and the status for each of ROLES. `{event}` is a delivered event.
+MATRIX = [
+    ("GET", "projects/", None, (401, 200, 200, 200, 200, 200)),
+    ("POST", "projects/", {"name": "new"}, (401, 403, 403, 403, 403, 201)),
+    ("GET", "projects/shop/", None, READ),
+    ("DELETE", "projects/shop/", None, (401, 404, 403, 403, 204, 204)),
+    ("GET", "projects/shop/settings/", None, READ),
+    ("PUT", "projects/shop/settings/", {}, (401, 404, 403, 403, 200, 200)),
+    ("PATCH", "projects/shop/settings/", {}, (401, 404, 403, 403, 200, 200)),
+    ("GET", "projects/shop/databases/", None, READ),
+    (
+        "POST",
+        "projects/shop/databases/",
+        {"alias": "new", "type": "postgres", "url": SOURCE},
+        (401, 404, 403, 403, 201, 201),
+    ),
+    ("GET", "projects/shop/databases/main/", None, READ),
+    (
+        "PUT",
+        "projects/shop/databases/main/",
+        {"type": "postgres", "url": SOURCE},
+        (401, 404, 403, 403, 200, 200),
+    ),
+    ("PATCH", "projects/shop/databases/main/", {}, (401, 404, 403, 403, 200, 200)),
+    ("DELETE", "projects/shop/databases/main/", None, (401, 404, 403, 403, 204, 204)),
+    ("POST", "projects/shop/databases/none/check/", None, (401, 404, 403, 403, 404, 404)),
+    ("GET", "projects/shop/triggers/", None, READ),
+    ("POST", "projects/shop/triggers/", NEW_TRIGGER, (401, 404, 403, 201, 201, 201)),
+    ("GET", "projects/shop/triggers/welcome-email/", None, READ),
+    (
+        "PUT",
+        "projects/shop/triggers/welcome-email/",
+        NEW_TRIGGER,
+        (401, 404, 403, 200, 200, 200),
+    ),
+    ("PATCH", "projects/shop/triggers/welcome-email/", {}, (401, 404, 403, 200, 200, 200)),
+    ("DELETE", "projects/shop/triggers/welcome-email/", None, (401, 404, 403, 204, 204, 204)),
+    ("POST", "projects/shop/triggers/none/test/", None, (401, 404, 403, 404, 404, 404)),
+    ("GET", "projects/shop/events/", None, READ),
+    ("GET", "projects/shop/events/{event}/", None, READ),
+    ("POST", "projects/shop/events/{event}/redeliver/", None, (401, 404, 403, 202, 202, 202)),
+    ("POST", "projects/shop/events/redeliver/", None, (401, 404, 403, 202, 202, 202)),
+    ("GET", "projects/shop/stats/", None, READ),
+]
+
+
+@pytest.fixture
+def shop(log: PostgresEventLog) -> Shop:
+    return make_shop()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "statuses"),
+    MATRIX,
+    ids=[f"{method} {path}" for method, path, _, _ in MATRIX],
+)
+def test_each_role_may_do_what_it_is_for(
+    shop: Shop,
+    log: PostgresEventLog,
+    method: str,
+    path: str,
+    body: object,
+    statuses: tuple[int, ...],
+) -> None:
+    for role, status in zip(ROLES, statuses, strict=True):
+        if status >= 300:
+            event = shop.events(log)[0]
+        else:
+            # Whoever succeeds changes the shop, so the next one gets a shop of their own.
+            Project.objects.all().delete()
+            User.objects.all().delete()
+            shop = make_shop()
+            event = shop.events(log)[0]
+            deliver(log, [event], make_outcome)
+        answer = shop.api_of[role].send(method, path.format(event=event.id), body)
+        assert (role, answer.status) == (role, status), answer.content
+        if status >= 400:
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert answer.json["status"] == status
+        if status == 401:
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("header", ["Bearer mct_unknown", "Bearer ", "Basic dTpw", "mct_x", "ünï"])
+def test_a_token_that_is_not_known_is_refused(db: None, header: str) -> None:
+    answer = Client().get("/api/v1/projects/", headers={"Authorization": header})
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_session_cookie_is_no_token(db: None) -> None:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    assert client.get("/api/v1/projects/").status_code == 401
+
+
+def test_a_token_never_does_more_than_its_role(db: None) -> None:
+    root = User.objects.create_superuser("root")
+    viewer = Api(create_token(root, Membership.Role.VIEWER, None))
+    assert viewer.post("projects/", {"name": "shop"}).status == 403
+
+
+def test_a_token_of_one_project_does_not_see_another(shop: Shop) -> None:
+    other = make_shop("other")
+    root = User.objects.create_superuser("root")
+    token = Api(create_token(root, Membership.Role.ADMIN, other.project))
+    assert [each["name"] for each in token.get("projects/").json] == ["other"]
+    assert token.get("projects/shop/").status == 404
+    assert token.post("projects/", {"name": "new"}).status == 403
+
+
+def test_an_event_of_another_project_does_not_exist(shop: Shop, log: PostgresEventLog) -> None:
+    other = make_shop("other")
+    (event,) = other.events(log)
+    assert shop.admin.get(f"projects/shop/events/{event.id}/").status == 404
+    assert shop.admin.post(f"projects/shop/events/{event.id}/redeliver/").status == 404
+    assert other.admin.get(f"projects/other/events/{event.id}/").status == 200
+
+
+def test_a_refusal_says_what_the_role_lacks(shop: Shop) -> None:
+    answer = shop.viewer.delete("projects/shop/triggers/welcome-email/")
+    assert answer.json == {
+        "type": "about:blank",
+        "title": "Forbidden",
+        "status": 403,
+        "instance": "/api/v1/projects/shop/triggers/welcome-email/",
+        "detail": "this takes the role editor in the project; this token has the role viewer",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "nothing/",
+        "projects/shop/nothing/",
+        "projects/shop/events/7/",
+        "projects/a%00b/",
+        "projects/shop/triggers/%2e%2e/",
+        f"projects/shop/events/{uuid4()}/",
+    ],
+)
+def test_an_address_that_leads_nowhere_is_problem_details(shop: Shop, path: str) -> None:
+    answer = shop.admin.get(path)
+    assert answer.status == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_an_address_without_its_slash_says_so(shop: Shop) -> None:
+    answer = shop.admin.get("projects")
+    assert answer.status == 404
+    assert "end with a slash" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+def test_a_method_that_is_not_there_is_405(shop: Shop, method: str) -> None:
+    answer = shop.admin.send(method, "projects/shop/stats/")
+    assert answer.status == 405
+    assert answer.headers["Allow"].startswith("GET")
+    assert answer.json["title"] == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_that_is_not_announced_as_json_is_415(shop: Shop, content_type: str) -> None:
+    path = "projects/shop/triggers/"
+    answer = shop.admin.send("POST", path, b'{"name": "x"}', content_type)
+    assert answer.status == 415
+    assert answer.json["status"] == 415
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff",
+        b'{"name": "\\ud800"}',
+        b'{"retries": NaN}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"{} {}",
+    ],
+)
+def test_a_body_that_is_not_json_is_400(shop: Shop, body: bytes) -> None:
+    answer = shop.admin.post("projects/shop/triggers/", body)
+    assert answer.status == 400
+    assert answer.json["detail"].startswith("the body is not JSON")
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_deeply_nested_body_is_refused(shop: Shop, method: str) -> None:
+    path = "projects/shop/triggers/" + ("welcome-email/" if method == "PATCH" else "")
+    body = b'{"headers":' * 1000 + b"1" + b"}" * 1000
+    assert shop.admin.send(method, path, body).status == 422
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"1", b"null"])
+def test_a_body_that_is_no_object_is_refused(shop: Shop, body: bytes) -> None:
+    answer = shop.admin.post("projects/shop/triggers/", body)
+    assert answer.status == 422
+    assert "allowed: a JSON object" in answer.problems["body"]
+
+
+@override_settings(DATA_UPLOAD_MAX_MEMORY_SIZE=100)
+def test_a_body_that_is_too_large_is_413(shop: Shop) -> None:
+    answer = shop.admin.post("projects/shop/triggers/", {"name": "x" * 100})
+    assert answer.status == 413
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_parameter_nobody_knows_is_refused(shop: Shop) -> None:
+    answer = shop.admin.get("projects/shop/triggers/", page="2")
+    assert answer.status == 422
+    assert answer.problems == {
+        "page": "page: got this parameter; allowed: no parameter here",
+    }
+
+
+def test_an_unexpected_error_is_500_without_detail(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventing_trigger RENAME COLUMN tables TO hidden")
+    try:
+        answer = shop.admin.get("projects/shop/triggers/")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE eventing_trigger RENAME COLUMN hidden TO tables")
+    assert answer.status == 500
+    assert orjson.loads(answer.content) == {
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "instance": "/api/v1/projects/shop/triggers/",
+    }
+    assert "a request failed" in caplog.text
+
+
+def test_answers_are_json_whatever_is_accepted(shop: Shop) -> None:
+    token = create_token(User.objects.get(username="shop-viewer"), Membership.Role.VIEWER, None)
+    headers = {"Authorization": f"Bearer {token}", "Accept": "text/html"}
+    answer = Client().get("/api/v1/projects/", headers=headers)
+    assert answer.headers["Content-Type"] == "application/json"

@@ -1,0 +1,103 @@
+"""Which events the log page shows, read from its address and written back into it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, cast
+
+from django.http import QueryDict
+
+from eventing.changes import EVENT_STATUSES, OPERATIONS, EventStatus, Operation
+from eventing.logs.base import EventFilter
+from eventing.problems import Problem
+
+PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
+    "15m": ("Last 15 minutes", timedelta(minutes=15)),
+    "1h": ("Last hour", timedelta(hours=1)),
+    "24h": ("Last 24 hours", timedelta(hours=24)),
+    "7d": ("Last 7 days", timedelta(days=7)),
+}
+_FIRST: Final = ("trigger", "status", "within")
+_MORE: Final = ("operation", "database", "table", "doc_id", "after", "before")
+_LONGEST: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """What was asked for, as text for the form, and as a filter for the log."""
+
+    given: Mapping[str, str]
+    filters: EventFilter
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def more_is_used(self) -> bool:
+        """Whether a filter is set that the bar does not show at first."""
+        return any(self.given.get(name) for name in _MORE)
+
+    @property
+    def is_filtered(self) -> bool:
+        return any(self.given.values())
+
+    @property
+    def errors(self) -> dict[str, str]:
+        return {
+            problem.field: f"Got {problem.given}. Allowed: {problem.allowed}."
+            for problem in self.problems
+        }
+
+
+def log_query(query: QueryDict, now: datetime) -> LogQuery:
+    """The filters of an address; what is wrong with them is noted, and filters nothing."""
+    problems: list[Problem] = []
+    given: dict[str, str] = {}
+    for name in (*_FIRST, *_MORE):
+        value = query.get(name, "").strip()
+        if "\x00" in value or len(value) > _LONGEST:
+            problems.append(
+                Problem(name, "something else", f"text of at most {_LONGEST} characters")
+            )
+        elif value:
+            given[name] = value
+    status = _choice(given, "status", EVENT_STATUSES, problems)
+    operation = _choice(given, "operation", OPERATIONS, problems)
+    within = _choice(given, "within", tuple(PERIODS), problems)
+    after = _moment(given, "after", problems)
+    if within:
+        begin = now - PERIODS[within][1]
+        after = max(after, begin) if after else begin
+    filters = EventFilter(
+        trigger=given.get("trigger"),
+        status=cast(EventStatus | None, status),
+        database=given.get("database"),
+        table=given.get("table"),
+        operation=cast(Operation | None, operation),
+        document_id=given.get("doc_id"),
+        after=after,
+        before=_moment(given, "before", problems),
+    )
+    return LogQuery(given, filters, problems)
+
+
+def _choice(
+    given: Mapping[str, str], name: str, allowed: tuple[str, ...], problems: list[Problem]
+) -> str | None:
+    value = given.get(name)
+    if value is None or value in allowed:
+        return value
+    problems.append(Problem(name, repr(value[:80]), "one of " + ", ".join(allowed)))
+    return None
+
+
+def _moment(given: Mapping[str, str], name: str, problems: list[Problem]) -> datetime | None:
+    """A time; one without zone, as browsers send it, is UTC."""
+    value = given.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        problems.append(Problem(name, repr(value[:80]), "a time such as 2026-01-31T12:00"))
+        return None

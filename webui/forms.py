@@ -1,0 +1,406 @@
+"""Between a browser's form and `eventing.definitions`: fields into plain mappings, problems back to
+their fields. What is allowed is decided over there; secrets that are stored never get into a form.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import orjson
+from django.http import QueryDict
+
+from eventing.definitions import (
+    DatabaseDefinition,
+    SettingsDefinition,
+    TriggerDefinition,
+    parse_database,
+    parse_settings,
+    parse_trigger,
+)
+from eventing.models import Database, Trigger
+from eventing.problems import InvalidInput, Problem
+
+SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_ADVANCED: Final = frozenset(
+    {"retries", "timeout_ms", "state", "concurrency", "headers"}
+    | {"backoff_initial_ms", "backoff_factor", "backoff_max_ms"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a form shows: the value of each field, and what is wrong with some of them."""
+
+    values: Mapping[str, Any]
+    problems: Sequence[Problem] = ()
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """One sentence a field, by the field's name in the form."""
+        errors: dict[str, str] = {}
+        for problem in self.problems:
+            errors.setdefault(_field_of(problem), in_words(problem))
+        return errors
+
+    @property
+    def advanced_is_wrong(self) -> bool:
+        """Whether a field in the closed part of the trigger form has a problem."""
+        return bool(_ADVANCED & self.errors.keys())
+
+
+def _field_of(problem: Problem) -> str:
+    if problem.field.startswith("headers"):
+        return "headers"
+    return problem.field.replace(".", "_")
+
+
+def in_words(problem: Problem) -> str:
+    """A problem as its field shows it."""
+    header = problem.field.removeprefix("headers.") if "headers." in problem.field else ""
+    given = "Nothing was given" if problem.given == "nothing" else f"Got {problem.given}"
+    return f"{header + ': ' if header else ''}{given}. Allowed: {problem.allowed}."
+
+
+def _number(text: str) -> int | float | str:
+    """A number if the text is one; the text itself otherwise, for the refusal to quote."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _words(text: str) -> list[str]:
+    """Names separated by commas or line ends."""
+    return [word.strip() for word in text.replace("\n", ",").split(",") if word.strip()]
+
+
+# Triggers
+
+_NUMBERS: Final = ("retries", "timeout_ms", "concurrency")
+_BACKOFF: Final = ("initial_ms", "factor", "max_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptHeader:
+    """A header that is stored. `written` is what refers to the environment, never a value."""
+
+    name: str
+    written: str = ""
+    choice: str = "keep"
+
+
+def new_trigger_form() -> Form:
+    """An empty form, with the defaults."""
+    return Form(_trigger_values(TriggerDefinition(name="", operations=(), url="")))
+
+
+def stored_trigger_form(definition: TriggerDefinition) -> Form:
+    """The form of a stored trigger."""
+    return Form(_trigger_values(definition))
+
+
+def copied_trigger_form(definition: TriggerDefinition) -> Form:
+    """The form of a new trigger that is to be like a stored one; its headers' values stay there."""
+    values = _trigger_values(replace(definition, name=f"{definition.name[:58]}-copy"))
+    names = [(header.name, header.written) for header in values["kept_headers"]]
+    return Form({**values, "kept_headers": [], "new_headers": names})
+
+
+def _trigger_values(definition: TriggerDefinition) -> dict[str, Any]:
+    backoff = definition.backoff
+    return {
+        "name": definition.name,
+        "databases": list(definition.databases),
+        "tables": ", ".join(definition.tables),
+        "operations": list(definition.operations),
+        "url": definition.url,
+        "retries": definition.retries,
+        "timeout_ms": definition.timeout_ms,
+        "concurrency": definition.concurrency,
+        "state": definition.state,
+        "backoff_initial_ms": backoff.initial_ms,
+        "backoff_factor": f"{backoff.factor:g}",
+        "backoff_max_ms": backoff.max_ms,
+        "kept_headers": [
+            KeptHeader(name, definition.header_references.get(name, ""))
+            for name in definition.headers
+        ],
+        "new_headers": [],
+    }
+
+
+def given_trigger_form(
+    post: QueryDict, problems: Sequence[Problem], stored: TriggerDefinition | None
+) -> Form:
+    """The form as it was sent, with what is wrong with it."""
+    values: dict[str, Any] = {
+        name: post.get(name, "")
+        for name in ("name", "tables", "url", "state", *_NUMBERS, *(f"backoff_{n}" for n in _BACKOFF))
+    }
+    kept = _trigger_values(stored)["kept_headers"] if stored else []
+    values |= {
+        "databases": post.getlist("databases"),
+        "operations": post.getlist("operations"),
+        "kept_headers": [
+            replace(header, choice=post.get(f"header:{header.name}", "keep")) for header in kept
+        ],
+        "new_headers": _new_headers(post),
+    }
+    return Form(values, problems)
+
+
+def trigger_definition(post: QueryDict, stored: TriggerDefinition | None) -> TriggerDefinition:
+    """The trigger that a form describes; headers that are kept stay as stored. Raises InvalidInput."""
+    source: dict[str, Any] = {
+        "name": post.get("name", "").strip(),
+        "databases": post.getlist("databases"),
+        "tables": _words(post.get("tables", "")),
+        "operations": post.getlist("operations"),
+        "url": post.get("url", "").strip(),
+        "headers": _written_headers(post, stored),
+        "backoff": {
+            name: _number(post[f"backoff_{name}"])
+            for name in _BACKOFF
+            if post.get(f"backoff_{name}", "").strip()
+        },
+    }
+    source |= {name: _number(post[name]) for name in _NUMBERS if post.get(name, "").strip()}
+    if post.get("state"):
+        source["state"] = post["state"]
+    definition = parse_trigger(source, os.environ)
+    return _with_kept_headers(definition, post, stored) if stored else definition
+
+
+def _new_headers(post: QueryDict) -> list[tuple[str, str]]:
+    pairs = zip(post.getlist("header_name"), post.getlist("header_value"), strict=False)
+    return [(name.strip(), value.strip()) for name, value in pairs if name.strip() or value.strip()]
+
+
+def _written_headers(post: QueryDict, stored: TriggerDefinition | None) -> dict[str, str]:
+    """Headers whose value has been typed: new ones, and those to be replaced."""
+    names = list(stored.headers) if stored else []
+    headers = {
+        name: post.get(f"header_value:{name}", "").strip()
+        for name in names
+        if post.get(f"header:{name}") == "replace"
+    }
+    taken = {name.lower() for name in names if post.get(f"header:{name}") != "remove"}
+    for name, value in _new_headers(post):
+        if name.lower() in taken:
+            raise InvalidInput([Problem(f"headers.{name}", "this name twice", "one value a header")])
+        taken.add(name.lower())
+        headers[name] = value
+    return headers
+
+
+def _with_kept_headers(
+    definition: TriggerDefinition, post: QueryDict, stored: TriggerDefinition
+) -> TriggerDefinition:
+    kept = [
+        name
+        for name in stored.headers
+        if post.get(f"header:{name}", "keep") not in ("replace", "remove")
+    ]
+    references = stored.header_references
+    return replace(
+        definition,
+        headers={**{name: stored.headers[name] for name in kept}, **definition.headers},
+        header_references={
+            **{name: references[name] for name in kept if name in references},
+            **definition.header_references,
+        },
+    )
+
+
+def header_names(trigger: Trigger) -> list[str]:
+    """The names of a trigger's extra headers; their values are nobody's business."""
+    return list(orjson.loads(trigger.headers or "{}"))
+
+
+# Databases
+
+_FIELDS: Final = ("host", "port", "database", "user", "sslmode")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A connection string taken apart. Never shown as a whole."""
+
+    host: str = ""
+    port: str = ""
+    database: str = ""
+    user: str = ""
+    sslmode: str = ""
+    password: str = field(default="", repr=False)
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, url: str) -> "Address":
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            return cls()
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        return cls(
+            host=parts.hostname or "",
+            port=str(port or ""),
+            database=unquote(parts.path.strip("/")),
+            user=unquote(parts.username or ""),
+            sslmode=dict(options).get("sslmode", ""),
+            password=unquote(parts.password or ""),
+            options=tuple(pair for pair in options if pair[0] != "sslmode"),
+        )
+
+    @property
+    def url(self) -> str:
+        # `$`, `{` and `}` stay, so that ${NAME} is still a reference.
+        sign_in = quote(self.user, safe="${}")
+        if self.password:
+            sign_in += ":" + quote(self.password, safe="${}")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        place = f"{host}:{self.port}" if self.port else host
+        options = [*self.options, *([("sslmode", self.sslmode)] if self.sslmode else [])]
+        query = "?" + urlencode(options) if options else ""
+        database = quote(self.database, safe="${}")
+        return f"postgresql://{sign_in}{'@' if sign_in else ''}{place}/{database}{query}"
+
+
+def place_of(database: Database) -> str:
+    """Where a database is, without who signs in there: `host:port/database`."""
+    address = Address.of(database.url)
+    host = f"[{address.host}]" if ":" in address.host else address.host or "local socket"
+    return f"{host}{':' if address.port else ''}{address.port}/{address.database}"
+
+
+def new_database_form() -> Form:
+    """An empty form."""
+    return Form({"alias": "", "type": "postgres", "port": "5432", "schemas": ""})
+
+
+def stored_database_form(stored: DatabaseDefinition) -> Form:
+    """The form of a stored database: everything of its address but the password."""
+    address = Address.of(stored.url)
+    return Form(
+        {
+            "alias": stored.alias,
+            "type": stored.type,
+            "schemas": ", ".join(stored.schemas or ()),
+            **{name: getattr(address, name) for name in _FIELDS},
+        }
+    )
+
+
+def given_database_form(post: QueryDict, problems: Sequence[Problem]) -> Form:
+    """The form as it was sent, what was typed as a secret included, so that it can be corrected."""
+    names = ("alias", "type", "url", "password", "schemas", *_FIELDS)
+    return Form({name: post.get(name, "") for name in names}, problems)
+
+
+def database_definition(post: QueryDict, stored: DatabaseDefinition | None) -> DatabaseDefinition:
+    """The database that a form describes. Raises InvalidInput."""
+    source: dict[str, Any] = {
+        "alias": post.get("alias", "").strip(),
+        "type": post.get("type", "postgres"),
+        "url": post.get("url", "").strip(),
+    }
+    if schemas := _words(post.get("schemas", "")):
+        source["schemas"] = schemas
+    problems: list[Problem] = []
+    keep = False
+    if not source["url"]:
+        source["url"], keep, problems = _address_from_fields(post, stored)
+    try:
+        definition = parse_database(source, os.environ)
+    except InvalidInput as error:
+        # What is wrong with the fields says it better than what is wrong with their sum.
+        others = [problem for problem in error.problems if problem.field != "url" or not problems]
+        raise InvalidInput([*problems, *others]) from None
+    if problems:
+        raise InvalidInput(problems)
+    if keep and stored is not None:
+        return replace(definition, url=stored.url, url_reference=stored.url_reference)
+    return definition
+
+
+def _address_from_fields(
+    post: QueryDict, stored: DatabaseDefinition | None
+) -> tuple[str, bool, list[Problem]]:
+    """The address that the fields make, whether it is the stored one, and what is wrong."""
+    given = {name: post.get(name, "").strip() for name in _FIELDS}
+    password = post.get("password", "")
+    old = Address.of(stored.url) if stored else Address()
+    if stored and not password and all(given[name] == getattr(old, name) for name in _FIELDS):
+        return "postgresql://kept/kept", True, []
+    problems = _problems_of_fields(given)
+    moved = (given["host"], given["port"]) != (old.host, old.port)
+    if stored and not password and old.password:
+        if moved:
+            # Else whoever may edit could have the stored password sent to a host of their choice.
+            problems.append(
+                Problem("password", "nothing", "the password; host or port is another one")
+            )
+        password = old.password
+    address = Address(**given, password=password, options=old.options)
+    return address.url, False, problems
+
+
+def _problems_of_fields(given: Mapping[str, str]) -> list[Problem]:
+    problems = []
+    host = given["host"]
+    if not host or any(character in host for character in "/@?# \t"):
+        allowed = "a host name or an IP address, or a connection string below"
+        problems.append(Problem("host", repr(host[:80]) if host else "nothing", allowed))
+    if given["port"] and not (given["port"].isdecimal() and 0 < int(given["port"]) < 65536):
+        allowed = "a whole number from 1 to 65535"
+        problems.append(Problem("port", repr(given["port"][:80]), allowed))
+    if not given["database"]:
+        problems.append(Problem("database", "nothing", "the name of the database"))
+    if given["sslmode"] and given["sslmode"] not in SSL_MODES:
+        problems.append(
+            Problem("sslmode", repr(given["sslmode"][:80]), "one of " + ", ".join(SSL_MODES))
+        )
+    return problems
+
+
+# Settings
+
+
+def stored_settings_form(settings: SettingsDefinition) -> Form:
+    """The form of the settings in force."""
+    return Form(
+        {
+            "enabled": settings.eventing_enabled,
+            "db": settings.eventing_db,
+            "retention_events": settings.retention_events_days,
+            "retention_payloads": settings.retention_payloads_days,
+        }
+    )
+
+
+def settings_definition(post: QueryDict) -> SettingsDefinition:
+    """The settings that a form describes. Raises InvalidInput."""
+    retention = {
+        name: _number(post[f"retention_{name}"])
+        for name in ("events", "payloads")
+        if post.get(f"retention_{name}", "").strip()
+    }
+    eventing = {"enabled": "enabled" in post, "db": post.get("db", "builtin")}
+    return parse_settings({"eventing": eventing, "retention": retention})
+
+
+def given_settings_form(post: QueryDict, problems: Sequence[Problem]) -> Form:
+    """The form as it was sent, with what is wrong with it."""
+    return Form(
+        {
+            "enabled": "enabled" in post,
+            "db": post.get("db", ""),
+            "retention_events": post.get("retention_events", ""),
+            "retention_payloads": post.get("retention_payloads", ""),
+        },
+        [replace(problem, field=problem.field.removeprefix("eventing.")) for problem in problems],
+    )

@@ -1,0 +1,40 @@
+"""What a trigger does, in words."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from eventing.definitions import Backoff, TriggerDefinition
+from webui.templatetags.console import duration
+
+_DONE: Final = {"insert": "inserted", "update": "updated", "delete": "deleted"}
+
+
+def sentence_of(trigger: TriggerDefinition) -> str:
+    """One sentence: which changes, and where they go."""
+    done = _listed([_DONE[operation] for operation in trigger.operations], "or")
+    tables = _listed(trigger.tables, "or") if trigger.tables else "any table"
+    if trigger.databases:
+        where = f"of {_listed(trigger.databases, 'or')}"
+    else:
+        where = "of any database of this project"
+    return f"When a row is {done} in {tables} {where}, it is sent to {trigger.url}."
+
+
+def retries_of(retries: int, timeout_ms: int, backoff: Backoff) -> str:
+    """One sentence: what happens when an endpoint does not take an event."""
+    limit = f"An attempt may take {duration(timeout_ms)}."
+    if not retries:
+        return f"{limit} One that fails is not tried again."
+    waits = [
+        duration(int(min(backoff.max_ms, backoff.initial_ms * backoff.factor**number)))
+        for number in range(min(retries, 6))
+    ]
+    more = ", …" if retries > len(waits) else ""
+    times = "once" if retries == 1 else f"up to {retries} times"
+    return f"{limit} One that fails is tried again {times}, after about {', '.join(waits)}{more}."
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"

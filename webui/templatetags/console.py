@@ -1,0 +1,171 @@
+"""How times, durations, numbers, payloads and statuses are written, everywhere the same way."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+
+from eventing.changes import EVENT_STATUSES
+from eventing.logs.base import Invocation
+
+register = template.Library()
+
+_STATUS_ICONS: Final = {
+    "pending": "clock",
+    "delivering": "paper-airplane",
+    "delivered": "check-circle",
+    "failed": "x-circle",
+    "cancelled": "no-symbol",
+    "active": "play-circle",
+    "paused": "pause-circle",
+    "disabled": "no-symbol",
+    "off": "no-symbol",
+    "starting": "clock",
+    "streaming": "check-circle",
+    "retrying": "arrow-path",
+    "blocked": "exclamation-triangle",
+    "ok": "check-circle",
+    "warning": "exclamation-triangle",
+    "error": "x-circle",
+}
+
+
+@register.inclusion_tag("components/_status.html")
+def status(name: str, note: str = "") -> dict[str, str]:
+    """A status by colour, icon and word."""
+    return {"name": name, "note": note, "icon": _STATUS_ICONS[name]}
+
+
+@register.simple_tag
+def when(moment: datetime | None) -> SafeString | str:
+    """An instant: UTC until the browser makes it local and relative."""
+    if moment is None:
+        return "—"
+    moment = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{} UTC">{} UTC</time>',
+        moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
+        moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}",
+        f"{moment.day} {moment:%b %H:%M:%S}",
+    )
+
+
+@register.filter
+def duration(milliseconds: float | None) -> str:
+    """7 ms, 1.25 s, 2 min 5 s, 3 h 20 min, 4 d 2 h."""
+    if milliseconds is None:
+        return "—"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    for unit, size, smaller, part in (("min", 60, "s", 1), ("h", 3600, "min", 60)):
+        if seconds < size * (60 if unit == "min" else 24):
+            return _two(int(seconds), unit, size, smaller, part)
+    return _two(int(seconds), "d", 86_400, "h", 3600)
+
+
+def _two(seconds: int, unit: str, size: int, smaller: str, part: int) -> str:
+    rest = seconds % size // part
+    return f"{seconds // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+
+
+@register.filter
+def count(number: int | None) -> str:
+    """12,345."""
+    return "—" if number is None else f"{number:,}"
+
+
+@register.filter
+def size(number: int | None) -> str:
+    """512 B, 1.4 MB: decimal units."""
+    if number is None:
+        return "—"
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+_TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+@register.filter
+def pretty_json(text: str) -> SafeString:
+    """JSON text indented and coloured, every token as it stands: no number is read and rewritten."""
+    return mark_safe("".join(_pretty(text)))  # noqa: S308 — every token is escaped below
+
+
+def _pretty(text: str) -> Iterator[str]:
+    tokens = _TOKENS.findall(text)
+    depth = 0
+    for number, token in enumerate(tokens):
+        following = tokens[number + 1] if number + 1 < len(tokens) else ""
+        if token in "{[":
+            if following in ("}", "]"):
+                yield token
+                continue
+            depth += 1
+            yield token + "\n" + "  " * depth
+        elif token in "}]":
+            if number and tokens[number - 1] in ("{", "["):
+                yield token
+                continue
+            depth -= 1
+            yield "\n" + "  " * depth + token
+        elif token == ",":
+            yield ",\n" + "  " * depth
+        elif token == ":":
+            yield ": "
+        else:
+            yield _coloured(token, is_key=following == ":")
+
+
+def _coloured(token: str, *, is_key: bool) -> str:
+    if is_key:
+        kind = "key"
+    elif token.startswith('"'):
+        kind = "text"
+    else:
+        kind = "number"
+    return format_html('<span class="json-{}">{}</span>', kind, token)
+
+
+@register.simple_tag
+def curl(invocation: Invocation, payload: str | None) -> str:
+    """The command that makes an invocation's request again; masked headers stay masked."""
+    lines = [f"curl -X POST {shlex.quote(invocation.url)}"]
+    lines += [
+        "-H " + shlex.quote(f"{name}: {value}")
+        for name, value in invocation.request_headers
+        if name.lower() not in ("host", "content-length", "accept-encoding")
+    ]
+    if payload is not None:
+        lines.append("--data-raw " + shlex.quote(payload))
+    return " \\\n  ".join(lines)
+
+
+@register.filter
+def answered_well(invocation: Any) -> bool:
+    """Whether an invocation (or exchange) was answered by a whole 2xx response."""
+    code = invocation.status_code
+    return invocation.error_kind is None and code is not None and 200 <= code < 300
+
+
+@register.filter
+def token_of(row: Any) -> str:
+    """What the browser tells the log page it has: which event, and in which state."""
+    return event_token(row)
+
+
+def event_token(row: Any) -> str:
+    """The event's last hex digits, the number of its status, and its attempts."""
+    return f"{row.id.hex[-12:]}{EVENT_STATUSES.index(row.status)}{row.attempts}"

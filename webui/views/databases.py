@@ -1,0 +1,164 @@
+"""The databases of a project: how capture fares, adding, testing and editing them."""
+
+from typing import Any, Final
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render, resolve_url
+from django.views.decorators.http import require_POST, require_safe
+
+from eventing.access import ADMIN, EDITOR
+from eventing.definitions import CAPTURABLE_TYPES, DatabaseDefinition
+from eventing.doctor import catalogue, check, passes
+from eventing.models import Database, Project
+from eventing.problems import InvalidInput, Problem
+from eventing.projects import (
+    CaptureStatus,
+    capture_statuses,
+    configuration_change,
+    database_definition_of,
+    delete_database,
+    save_database,
+    start_anew,
+)
+from eventing.sources.base import SourceUnavailable
+from webui.forms import (
+    SSL_MODES,
+    Form,
+    database_definition,
+    given_database_form,
+    new_database_form,
+    place_of,
+    stored_database_form,
+)
+from webui.pages import SeeOther, form_answer, live_answer, project_page
+
+# What every source says when it cannot go on where it stopped: only then is starting anew the mend.
+_LOSS: Final = "Start capture anew"
+_TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
+
+
+@project_page()
+def index(request: HttpRequest, project: Project) -> HttpResponse:
+    """One row a database, kept up to date."""
+    databases = list(project.databases.all())
+    statuses = capture_statuses(databases)
+    rows = [_row(database, statuses[database.pk]) for database in databases]
+    return live_answer(request, "databases/page.html", "databases/_rows.html", {"rows": rows})
+
+
+def _row(database: Database, capture: CaptureStatus) -> dict[str, Any]:
+    return {
+        "database": database,
+        "type": _TYPE_NAMES[database.type],
+        "place": place_of(database),
+        "capture": capture,
+        "may_start_anew": capture.state == "blocked" and _LOSS in capture.error,
+    }
+
+
+@project_page(ADMIN)
+def add(request: HttpRequest, project: Project) -> HttpResponse:
+    """Add a database, or test what has been typed so far."""
+    if request.method != "POST":
+        return _page(request, new_database_form(), None)
+    return _submitted(request, project, None)
+
+
+@project_page(ADMIN)
+def edit(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+    """Edit a database; its password stays unless another one is typed."""
+    database = get_object_or_404(project.databases, alias=alias)
+    if request.method != "POST":
+        return _page(request, stored_database_form(database_definition_of(database)), database)
+    return _submitted(request, project, database)
+
+
+def _submitted(request: HttpRequest, project: Project, database: Database | None) -> HttpResponse:
+    stored = database_definition_of(database) if database else None
+    try:
+        definition = database_definition(request.POST, stored)
+        if request.POST.get("action") == "check":
+            return _checked(request, definition, database)
+        with configuration_change():
+            saved = save_database(project, definition, database)
+    except InvalidInput as error:
+        form = given_database_form(request.POST, error.problems)
+        return _page(request, form, database, refused=True)
+    messages.success(request, f"The database {saved.alias} is saved.")
+    return SeeOther(resolve_url("databases", project.name))
+
+
+def _checked(
+    request: HttpRequest, definition: DatabaseDefinition, database: Database | None
+) -> HttpResponse:
+    """Run the doctor, with nothing saved, and show what it found."""
+    findings = check(definition)
+    found = {"findings": findings, "passes": passes(findings)}
+    return _page(request, given_database_form(request.POST, ()), database, found=found)
+
+
+def _page(
+    request: HttpRequest,
+    form: Form,
+    database: Database | None,
+    *,
+    refused: bool = False,
+    found: dict[str, Any] | None = None,
+) -> HttpResponse:
+    reference = database.url_reference if database else ""
+    context = {
+        "form": form,
+        "database": database,
+        "types": [(kind, _TYPE_NAMES[kind]) for kind in CAPTURABLE_TYPES],
+        "ssl_modes": SSL_MODES,
+        # A reference to one variable is no secret; with more around it, it might be.
+        "reference": reference if reference.startswith("${") and reference.endswith("}") else "",
+        **(found or {}),
+    }
+    return form_answer(request, "databases/form.html", context, refused=refused)
+
+
+@project_page(ADMIN)
+def delete(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+    """Delete a database, after a page that says what that means."""
+    database = get_object_or_404(project.databases, alias=alias)
+    problems: list[Problem] = []
+    if request.method == "POST":
+        try:
+            delete_database(database)
+        except InvalidInput as error:
+            problems = error.problems
+        else:
+            messages.success(request, f"The database {alias} is deleted.")
+            return SeeOther(resolve_url("databases", project.name))
+    triggers = list(database.triggers.values_list("name", flat=True))
+    context = {
+        "database": database,
+        "place": place_of(database),
+        "triggers": triggers,
+        "problems": problems,
+    }
+    return form_answer(request, "databases/delete.html", context, refused=bool(problems))
+
+
+@require_POST
+@project_page(ADMIN)
+def start_capture_anew(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+    """Accept that changes may have been lost, and capture from now on."""
+    database = get_object_or_404(project.databases, alias=alias)
+    start_anew(database)
+    messages.success(request, f"Capture of {alias} starts anew from now.")
+    return SeeOther(resolve_url("databases", project.name))
+
+
+@require_safe
+@project_page(EDITOR)
+def tables(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+    """The options of the trigger form's list of tables; none if the database does not answer."""
+    database = get_object_or_404(project.databases, alias=alias)
+    try:
+        found = catalogue(database)
+    except SourceUnavailable:
+        return HttpResponse(status=204)
+    return render(request, "triggers/_tables.html", {"tables": found[:500]})

@@ -1,0 +1,34 @@
+"""A project at a glance: do events flow, which do not, and why."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from eventing.logs import event_log
+from eventing.logs.base import EventFilter, LogUnavailable
+from eventing.models import Project
+from eventing.projects import capture_statuses
+from webui.pages import live_answer, project_page
+
+_LATEST = 10
+
+
+@project_page()
+def show(request: HttpRequest, project: Project) -> HttpResponse:
+    """Counts, databases, triggers and the last events, kept up to date."""
+    databases = list(project.databases.all())
+    statuses = capture_statuses(databases)
+    triggers = list(project.triggers.all())
+    context: dict[str, Any] = {
+        "databases": [(database, statuses[database.pk]) for database in databases],
+        "triggers": triggers,
+    }
+    try:
+        log = event_log()
+        backlogs = log.pending_of([trigger.pk for trigger in triggers])
+        context["counts"] = log.counts(project.pk)
+        context["rows"] = log.browse(project.pk, EventFilter(), None, _LATEST).rows
+        context["triggers"] = [(trigger, backlogs[trigger.pk]) for trigger in triggers]
+    except LogUnavailable as error:
+        context |= {"log_error": str(error), "triggers": [(each, None) for each in triggers]}
+    return live_answer(request, "overview/page.html", "overview/_state.html", context)

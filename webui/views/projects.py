@@ -1,0 +1,90 @@
+"""The list of projects, and how one comes and goes."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render, resolve_url
+from django.views.decorators.cache import never_cache
+
+from eventing.access import ADMIN, Actor
+from eventing.definitions import SettingsDefinition, parse_project_name
+from eventing.history import remove_project
+from eventing.models import Database, Project
+from eventing.problems import InvalidInput
+from eventing.projects import capture_statuses, create_project
+from webui.forms import Form
+from webui.pages import SeeOther, form_answer, project_page
+
+_ALL_STATES = ("streaming", "starting", "retrying", "blocked")
+
+
+def root(request: HttpRequest) -> HttpResponse:
+    """Where one begins: the projects, or the first administrator's page."""
+    if not request.user.is_authenticated and not User.objects.exists():
+        return redirect("first-run")
+    return redirect("projects")
+
+
+@never_cache
+@login_required
+def index(request: HttpRequest) -> HttpResponse:
+    """Every project one has a role in, and how its sources fare."""
+    projects = (
+        Actor(request.user)
+        .projects()
+        .annotate(
+            trigger_count=Count("triggers", distinct=True),
+            paused_count=Count("triggers", filter=Q(triggers__state="paused"), distinct=True),
+        )
+        .prefetch_related("databases")
+    )
+    found = list(projects)
+    statuses = capture_statuses([each for project in found for each in project.databases.all()])
+    cards = [
+        {
+            "project": project,
+            "sources": _by_state([statuses[each.pk].state for each in project.databases.all()]),
+        }
+        for project in found
+    ]
+    return render(request, "projects/page.html", {"cards": cards})
+
+
+def _by_state(states: list[str]) -> list[tuple[str, int]]:
+    return [(state, states.count(state)) for state in _ALL_STATES if state in states]
+
+
+@never_cache
+@login_required
+def add(request: HttpRequest) -> HttpResponse:
+    """Create a project; its creator becomes its administrator."""
+    if not Actor(request.user).may_create_projects():
+        raise PermissionDenied("Administrators of this installation may create projects.")
+    if request.method != "POST":
+        return render(request, "projects/add.html", {"form": Form({"name": ""})})
+    name = request.POST.get("name", "").strip()
+    try:
+        project = create_project(parse_project_name(name), SettingsDefinition(), request.user)
+    except InvalidInput as error:
+        context = {"form": Form({"name": name}, error.problems)}
+        return form_answer(request, "projects/add.html", context, refused=True)
+    return SeeOther(resolve_url("overview", project.name))
+
+
+@project_page(ADMIN)
+def delete(request: HttpRequest, project: Project) -> HttpResponse:
+    """Delete a project once its name has been typed."""
+    wrong = request.method == "POST" and request.POST.get("name", "").strip() != project.name
+    if request.method == "POST" and not wrong:
+        remove_project(project)
+        messages.success(request, f"The project {project.name} is deleted.")
+        return SeeOther(resolve_url("projects"))
+    context = {
+        "databases": Database.objects.filter(project=project).count(),
+        "triggers": project.triggers.count(),
+        "error": f"Type {project.name} to delete it." if wrong else "",
+    }
+    return form_answer(request, "projects/delete.html", context, refused=wrong)

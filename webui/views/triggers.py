@@ -1,0 +1,258 @@
+"""Event triggers: the list, the form, one trigger's page, and what can be done with it."""
+
+from typing import Any
+
+import orjson
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render, resolve_url
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from eventing.access import EDITOR
+from eventing.changes import OPERATIONS
+from eventing.definitions import TRIGGER_STATES, TriggerDefinition
+from eventing.history import remove_trigger
+from eventing.logs import event_log
+from eventing.logs.base import EventFilter, LogUnavailable
+from eventing.models import Project, Trigger
+from eventing.problems import InvalidInput
+from eventing.projects import (
+    configuration_change,
+    live_triggers,
+    save_trigger,
+    set_trigger_state,
+    trigger_definition_of,
+)
+from eventing.trial import send_test_event
+from webui.forms import (
+    Form,
+    copied_trigger_form,
+    given_trigger_form,
+    header_names,
+    new_trigger_form,
+    stored_trigger_form,
+    trigger_definition,
+)
+from webui.pages import SeeOther, form_answer, live_answer, project_page
+from webui.sentences import retries_of, sentence_of
+
+_LATEST = 10
+
+
+@project_page()
+def index(request: HttpRequest, project: Project) -> HttpResponse:
+    """The triggers that match the search, kept up to date."""
+    every = list(project.triggers.select_related("project").prefetch_related("databases"))
+    wanted = {name: request.GET.get(name, "") for name in ("q", "database", "operation", "state")}
+    found = [trigger for trigger in every if _matches(trigger, **wanted)]
+    live = live_triggers(found)
+    backlogs = _backlogs(found)
+    context = {
+        "rows": [
+            {"trigger": each, "live": each.pk in live, "backlog": backlogs.get(each.pk)}
+            for each in found
+        ],
+        "total": len(every),
+        "wanted": wanted,
+        "is_filtered": any(wanted.values()),
+        "aliases": list(project.databases.values_list("alias", flat=True)),
+        "operations": OPERATIONS,
+        "states": TRIGGER_STATES,
+    }
+    return live_answer(request, "triggers/page.html", "triggers/_rows.html", context)
+
+
+def _matches(trigger: Trigger, q: str, database: str, operation: str, state: str) -> bool:
+    aliases = [each.alias for each in trigger.databases.all()]
+    text = " ".join([trigger.name, trigger.url, *trigger.tables]).casefold()
+    return (
+        q.casefold().strip() in text
+        and (not database or not aliases or database in aliases)
+        and (not operation or operation in trigger.operations)
+        and (not state or state == trigger.state)
+    )
+
+
+def _backlogs(triggers: list[Trigger]) -> dict[int, int]:
+    """Unfinished events a trigger; empty while the log does not answer."""
+    try:
+        return event_log().pending_of([trigger.pk for trigger in triggers])
+    except LogUnavailable:
+        return {}
+
+
+@project_page(EDITOR)
+def add(request: HttpRequest, project: Project) -> HttpResponse:
+    """Add a trigger, from nothing or (`?from=`) like one that exists."""
+    if request.method == "POST":
+        return _submitted(request, project, None)
+    form = new_trigger_form()
+    if "from" in request.GET:
+        model = get_object_or_404(project.triggers, name=request.GET["from"])
+        form = copied_trigger_form(trigger_definition_of(model))
+    return _form_page(request, project, form, None)
+
+
+@project_page(EDITOR)
+def edit(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+    """Edit a trigger; its headers' values stay unless they are replaced."""
+    trigger = get_object_or_404(project.triggers, name=name)
+    if request.method == "POST":
+        return _submitted(request, project, trigger)
+    return _form_page(request, project, stored_trigger_form(trigger_definition_of(trigger)), trigger)
+
+
+def _submitted(request: HttpRequest, project: Project, trigger: Trigger | None) -> HttpResponse:
+    stored = trigger_definition_of(trigger) if trigger else None
+    try:
+        definition = trigger_definition(request.POST, stored)
+        with configuration_change():
+            saved = save_trigger(project, definition, trigger)
+    except InvalidInput as error:
+        form = given_trigger_form(request.POST, error.problems, stored)
+        return _form_page(request, project, form, trigger, refused=True)
+    messages.success(request, f"The trigger {saved.name} is saved.")
+    return SeeOther(resolve_url("trigger", project.name, saved.name))
+
+
+def _form_page(
+    request: HttpRequest,
+    project: Project,
+    form: Form,
+    trigger: Trigger | None,
+    *,
+    refused: bool = False,
+) -> HttpResponse:
+    context = {
+        "form": form,
+        "trigger": trigger,
+        "aliases": list(project.databases.values_list("alias", flat=True)),
+        "operations": OPERATIONS,
+        "states": TRIGGER_STATES,
+        **_description(form),
+    }
+    return form_answer(request, "triggers/form.html", context, refused=refused)
+
+
+@require_POST
+@project_page(EDITOR)
+def preview(request: HttpRequest, project: Project) -> HttpResponse:
+    """What the form beside it would make, in words; asked for while it is being filled in."""
+    form = given_trigger_form(request.POST, (), None)
+    touched = set(request.POST.get("touched", "").split())
+    try:
+        context = _words_of(trigger_definition(request.POST, None))
+    except InvalidInput as error:
+        form = given_trigger_form(request.POST, error.problems, None)
+        context = {}
+    errors = {name: form.errors.get(name, "") for name in _CHECKED if name in touched}
+    return render(request, "triggers/_preview.html", {**context, "checked": errors})
+
+
+_CHECKED = ("name", "url", "operations", "tables", "retries", "timeout_ms", "concurrency")
+
+
+def _description(form: Form) -> dict[str, Any]:
+    """The words beside a form that describes a whole trigger; none beside an empty one."""
+    values = form.values
+    if form.problems or not values["url"] or not values["operations"]:
+        return {}
+    definition = TriggerDefinition(
+        name=values["name"],
+        operations=tuple(values["operations"]),
+        url=values["url"],
+        databases=tuple(values["databases"]),
+        tables=tuple(word.strip() for word in values["tables"].split(",") if word.strip()),
+        retries=values["retries"],
+        timeout_ms=values["timeout_ms"],
+    )
+    return _words_of(definition)
+
+
+def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
+    return {
+        "sentence": sentence_of(definition),
+        "retry_sentence": retries_of(
+            definition.retries, definition.timeout_ms, definition.backoff
+        ),
+    }
+
+
+@project_page()
+def show(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+    """One trigger: what it does, how it fares, its last events."""
+    trigger = _trigger(project, name)
+    return live_answer(request, "triggers/show.html", "triggers/_state.html", _shown(trigger))
+
+
+def _trigger(project: Project, name: str) -> Trigger:
+    triggers = project.triggers.select_related("project").prefetch_related("databases")
+    return get_object_or_404(triggers, name=name)
+
+
+def _shown(trigger: Trigger) -> dict[str, Any]:
+    context: dict[str, Any] = {
+        "trigger": trigger,
+        "live": bool(live_triggers([trigger])),
+        "header_names": header_names(trigger),
+        **_words_of(trigger_definition_of(trigger)),
+    }
+    try:
+        log = event_log()
+        context["backlog"] = log.pending_of([trigger.pk])[trigger.pk]
+        latest = EventFilter(trigger=trigger.name)
+        context["rows"] = log.browse(trigger.project_id, latest, None, _LATEST).rows
+    except LogUnavailable as error:
+        context["log_error"] = str(error)
+    return context
+
+
+@require_POST
+@project_page(EDITOR)
+def set_state(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+    """Pause or resume a trigger."""
+    trigger = get_object_or_404(project.triggers, name=name)
+    state = request.POST.get("state", "")
+    if state not in TRIGGER_STATES:
+        return HttpResponse("state: allowed are " + ", ".join(TRIGGER_STATES), status=422)
+    set_trigger_state(trigger, state)
+    back = request.POST.get("next", "")
+    if not url_has_allowed_host_and_scheme(back, {request.get_host()}):
+        back = resolve_url("trigger", project.name, trigger.name)
+    return SeeOther(back)
+
+
+@require_POST
+@project_page(EDITOR)
+def send_test(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+    """Send one made-up event now and show the whole exchange."""
+    trigger = _trigger(project, name)
+    context = {"trigger": trigger, "trial": send_test_event(trigger)}
+    template = "triggers/_trial.html" if request.htmx else "triggers/trial.html"
+    return render(request, template, context)
+
+
+@never_cache
+@require_POST
+@project_page(EDITOR)
+def reveal_secret(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+    """Show the signing secrets of a trigger, which its endpoint needs."""
+    trigger = _trigger(project, name)
+    context = {"trigger": trigger, "secrets": orjson.loads(trigger.signing_secrets or "[]")}
+    template = "triggers/_secret.html" if request.htmx else "triggers/secret.html"
+    return render(request, template, context)
+
+
+@project_page(EDITOR)
+def delete(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+    """Delete a trigger, after a page that says how many events go with it."""
+    trigger = get_object_or_404(project.triggers, name=name)
+    if request.method == "POST":
+        cancelled = remove_trigger(trigger)
+        lost = f" {cancelled:,} unfinished events were cancelled." if cancelled else ""
+        messages.success(request, f"The trigger {name} is deleted.{lost}")
+        return SeeOther(resolve_url("triggers", project.name))
+    pending = _backlogs([trigger]).get(trigger.pk)
+    return render(request, "triggers/delete.html", {"trigger": trigger, "pending": pending})
