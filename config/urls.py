@@ -4,4 +4,5 @@ from django.urls import include, path
 
 urlpatterns = [
     path("", include("eventing.api.urls")),
+    path("", include("webui.urls")),
 ]

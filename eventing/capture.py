@@ -47,7 +47,7 @@ class _Reconfigured(Exception):
 
 
 def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
-    """Capture one database under its lease until `stopping()`, or until it is not to be captured."""
+    """Capture one database under its lease until `stopping()`, or as long as it is to be."""
     lease = Lease.acquire(database_id)
     if lease is None:
         return

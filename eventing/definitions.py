@@ -50,7 +50,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDefinition:
-    """A source as a person describes it. `url` is resolved; `url_reference` is as it was written."""
+    """A source as a person describes it. `url` is resolved, `url_reference` as it was written."""
 
     alias: str
     type: DatabaseType

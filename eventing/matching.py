@@ -1,4 +1,4 @@
-"""Which triggers a change matches: compiled once per configuration version, a look-up per change."""
+"""Which triggers a change matches: compiled per configuration version, a look-up per change."""
 
 import re
 from collections.abc import Sequence

@@ -29,7 +29,9 @@ class Product:
             "name": self.name,
             "eventing": {"enabled": enabled},
             "databases": [{"alias": "main", "type": "postgres", "url": self.source_url}],
-            "triggers": [{"operations": ["insert", "update", "delete"]} | each for each in triggers],
+            "triggers": [
+                {"operations": ["insert", "update", "delete"]} | each for each in triggers
+            ],
         }
         self.stack.manage("apply", "-", input=yaml.safe_dump({"projects": [project]}))
         if live:
@@ -49,7 +51,9 @@ class Product:
         found: list[dict[str, Any]] = []
         cursor = None
         while True:
-            page = self.get("events/", limit=500, **filters, **({"cursor": cursor} if cursor else {}))
+            page = self.get(
+                "events/", limit=500, **filters, **({"cursor": cursor} if cursor else {})
+            )
             found += page["results"]
             cursor = page["next"]
             if cursor is None:

@@ -14,7 +14,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.template.loader import render_to_string
-from django.views.decorators.cache import never_cache
+from django.views.decorators.cache import cache_control
 
 from eventing.access import ADMIN, EDITOR, VIEWER, Actor
 from eventing.models import Membership, Project
@@ -29,15 +29,18 @@ class SeeOther(HttpResponseRedirect):
     status_code = 303
 
 
-def project_page(role: Membership.Role = VIEWER) -> Callable[[View], View]:
-    """A view of one project, for those who have at least `role` in it.
+def project_page(
+    role: Membership.Role = VIEWER, *, to_post: Membership.Role | None = None
+) -> Callable[[View], View]:
+    """A view of one project, for those who have at least `role` in it (to POST: `to_post`).
 
     The view gets the Project in place of its name. Without any role the project does not exist.
     """
 
     def decorate(view: View) -> View:
         @wraps(view)
-        @never_cache
+        # Without no-store, so that going back shows the page as it was left.
+        @cache_control(private=True, no_cache=True, max_age=0)
         @login_required
         def page(request: HttpRequest, project: str, **named: Any) -> HttpResponse:
             found = Project.objects.filter(name=project).first()
@@ -46,8 +49,9 @@ def project_page(role: Membership.Role = VIEWER) -> Callable[[View], View]:
                 raise Http404("There is no such project.")
             request.project = found
             request.role = own
-            if _RANK[own] < _RANK[role]:
-                raise PermissionDenied(_NEEDED[role])
+            needed = to_post or role if request.method == "POST" else role
+            if _RANK[own] < _RANK[needed]:
+                raise PermissionDenied(_NEEDED[needed])
             return view(request, found, **named)
 
         return page

@@ -18,7 +18,7 @@ class PositionMoved(Exception):
 
 
 class LogUnavailable(Exception):
-    """The Eventing DB cannot be reached or broke off. Says what and where; trying again may help."""
+    """The Eventing DB cannot be reached or broke off; trying again may help."""
 
 
 class InvalidCursor(Exception):
@@ -110,7 +110,7 @@ class EventLog(Protocol):
     """One Eventing DB. Safe to share between threads."""
 
     def make_tables(self) -> None:
-        """Make or upgrade schema, tables and this week's partitions; does nothing if all is there."""
+        """Make or upgrade schema, tables and this week's partitions, as far as need be."""
         ...
 
     def drop_partitions_before(self, day: int) -> list[str]:
@@ -139,7 +139,7 @@ class EventLog(Protocol):
     # Delivery
 
     def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
-        """Take those of `event_ids` that are pending; the rest belongs to someone else or is done."""
+        """Take those of `event_ids` that are pending; the rest is someone else's or done."""
         ...
 
     def record(self, outcomes: Sequence[Outcome], worker: str) -> int:

@@ -195,7 +195,7 @@ class PostgresEventLog:
     # Tables and partitions
 
     def make_tables(self) -> None:
-        """Make or upgrade schema, tables and this week's partitions; does nothing if all is there."""
+        """Make or upgrade schema, tables and this week's partitions, as far as need be."""
         with self._transaction() as cursor:
             self._run(cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.tables'))")
             self._run(cursor, _TABLES)
@@ -395,7 +395,7 @@ class PostgresEventLog:
     def _add_stats(
         self, cursor: psycopg2.extensions.cursor, rows: Sequence[tuple[int, ...]]
     ) -> None:
-        """Add (minute, trigger, project, stored, delivered, retried, failed, duration) to the sums."""
+        """Add rows of minute, trigger, project, and what came of events in it, to the sums."""
         self.statements += 1
         psycopg2.extras.execute_values(
             cursor,
@@ -426,7 +426,7 @@ class PostgresEventLog:
     # Delivery
 
     def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
-        """Take those of `event_ids` that are pending; the rest belongs to someone else or is done."""
+        """Take those of `event_ids` that are pending; the rest is someone else's or done."""
         if not event_ids:
             return []
         # Both tables by primary key. The range on e.id lets the planner leave out partitions.

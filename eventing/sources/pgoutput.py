@@ -4,10 +4,9 @@ The layout is that of "Logical Replication Message Formats" in Postgres's manual
 text that the server sent; nothing here knows a connection, a table or a type.
 """
 
-from collections.abc import Sequence
+import struct
 from enum import Enum
 from struct import Struct
-from struct import error as StructError
 from typing import Final, Literal, NamedTuple
 
 
@@ -98,7 +97,7 @@ def begin(payload: bytes) -> Begin:
     """Decode a Begin message."""
     try:
         commit_lsn, microseconds, _ = _BEGIN_BODY.unpack_from(payload, 1)
-    except StructError as error:
+    except struct.error as error:
         raise MalformedMessage("a Begin message is cut short") from error
     return Begin(commit_lsn, (microseconds + _EPOCH_US) // 1000)
 
@@ -107,7 +106,7 @@ def commit(payload: bytes) -> Commit:
     """Decode a Commit message."""
     try:
         _, _, end_lsn, _ = _COMMIT_BODY.unpack_from(payload, 1)
-    except StructError as error:
+    except struct.error as error:
         raise MalformedMessage("a Commit message is cut short") from error
     return Commit(end_lsn)
 
@@ -128,7 +127,7 @@ def relation(payload: bytes) -> Relation:
             type_oid, _ = _COLUMN_TAIL.unpack_from(payload, at)
             at += _COLUMN_TAIL.size
             columns.append(Column(column, type_oid, is_key))
-    except (StructError, IndexError) as error:
+    except (struct.error, IndexError) as error:
         raise MalformedMessage("a Relation message is cut short") from error
     # An empty schema name stands for pg_catalog.
     return Relation(oid, schema or "pg_catalog", name, identity, tuple(columns))
@@ -138,7 +137,7 @@ def relation_oid(payload: bytes) -> int:
     """Which relation an Insert, Update or Delete message is about, without decoding its row."""
     try:
         oid: int = _OID.unpack_from(payload, 1)[0]
-    except StructError as error:
+    except struct.error as error:
         raise MalformedMessage("a change is cut short") from error
     return oid
 
@@ -157,7 +156,7 @@ def row(payload: bytes) -> Row:
         if payload[at] != _NEW:
             raise MalformedMessage("a change holds no new row")
         new, at = _tuple(payload, at + 1)
-    except (StructError, IndexError) as error:
+    except (struct.error, IndexError) as error:
         raise MalformedMessage("a change is cut short") from error
     return Row(new, old, old_kind)
 
@@ -166,7 +165,7 @@ def inserted(payload: bytes) -> list[Text]:
     """Decode the row of an Insert message; what `row` does, without the rest."""
     try:
         return _tuple(payload, 6)[0]
-    except (StructError, IndexError) as error:
+    except (struct.error, IndexError) as error:
         raise MalformedMessage("a change is cut short") from error
 
 
@@ -201,8 +200,3 @@ def _string(payload: bytes, at: int) -> tuple[str, int]:
     if end < 0:
         raise MalformedMessage("a name has no end")
     return payload[at:end].decode(), end + 1
-
-
-def has_unchanged(texts: Sequence[Text]) -> bool:
-    """Whether some value of a row was not sent."""
-    return UNCHANGED in texts

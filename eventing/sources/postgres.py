@@ -1,76 +1,53 @@
-"""Postgres as a source: `pgoutput` over psycopg2's replication connection, one slot a database.
+"""Postgres as a source: a logical slot decoded by `pgoutput`, and publications kept in line.
 
-A position is the LSN of a commit record and the change's number within the transaction, from 1; the
-LSN after a commit with number 0 stands for everything before it. Postgres sends a transaction again
-whole and in the same order until what follows it is acknowledged, so positions are a total order.
+All that is made at the server are the slot and three publications, named after the source. The
+slot is never made anew by itself: if it is lost, a person must accept the loss first.
 """
 
-import select
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from json.encoder import encode_basestring as quoted
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import psycopg2
-import psycopg2.errors
-import psycopg2.extras
-from psycopg2.extensions import make_dsn, parse_dsn
+import structlog
+from psycopg2.extensions import connection
 
-from eventing.changes import Batch, CatalogueTable, Change, Finding, Operation
-from eventing.sources import pgmessages as pgoutput
+from eventing.changes import Batch, CatalogueTable, Finding
+from eventing.sources import pgchecks
 from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
-from eventing.sources.pgcatalogue import Catalogue, identifier, shown_name
-from eventing.sources.pgdoctor import findings
-from eventing.sources.pgvalues import Converter, StaleType, converter
-from eventing.sources.pgmessages import UNCHANGED, Relation, Row
-from eventing.sources.pgpublications import Publications
+from eventing.sources.pgpublishing import Publications
+from eventing.sources.pgrows import Rows
+from eventing.sources.pgserver import Facts, Server, lsn_number, lsn_text
+from eventing.sources.pgstream import Position, Stream, parse_position
 
-# The text that values arrive as, whatever the server's or the role's settings.
-_FORMATS: Final = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=1"
-    " -c bytea_output=hex -c client_encoding=UTF8"
-)
-_CONNECT_SECONDS: Final = 5
-_FEEDBACK_SECONDS: Final = 5
+logger = structlog.get_logger(__name__)
+
 _LOOK_SECONDS: Final = 0.5
-_BATCH_BYTES: Final = 8 * 1024 * 1024
-_LOST: Final = (
-    " Changes committed since {since} may be lost to Mission Control. Start capture anew from now on"
-    " the database's page once you have taken note of that."
-)
+# A look at a huge catalogue takes at most this part of the time.
+_LOOK_SHARE: Final = 0.05
+# What a look from within the stream may wait for a user's lock, and how long until it tries again.
+_STREAM_LOCK_TIMEOUT_MS: Final = 100
+_PATIENT_LOCK_TIMEOUT_MS: Final = 2000
+_POSTPONED_SECONDS: Final = 2.0
+# A slot becomes usable when the transactions open at that moment have ended.
+_SLOT_SECONDS: Final = 30
+# A reader of our slot that has said nothing for so long is not ours any more.
+_STALE_READER_SECONDS: Final = 15
+_REMOVE_SECONDS: Final = 10.0
 
-
-@dataclass(slots=True)
-class _Table:
-    """A relation as the stream last described it, with what turns its rows into documents."""
-
-    relation: Relation
-    shown: str
-    is_captured: bool
-    heads: list[str]
-    converters: list[Converter]
-    key: list[int]
-    id_column: int | None
-    wanted: dict[Operation, bool] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Gap:
-    """A change of the present batch that lacks columns which its UPDATE did not touch."""
-
-    change: int
-    row: Row
-    key: tuple[str, ...]
+_START_ANEW: Final = "start this database anew from now (what happened meanwhile is not captured)"
 
 
 class PostgresSource:
-    """One Postgres database. Not thread-safe.
+    """One Postgres database, read through the slot `name`; implements `base.Source`.
 
-    `read` must be called at least every few seconds, lest the server end the connection
-    (wal_sender_timeout); should it do so, the source is simply opened again.
+    `name` is also the beginning of the publications' names: at most 56 characters of a-z, 0-9
+    and _. `schemas` limits what is captured; `excluded_tables` are the product's own tables, as
+    `schema.table`, and count only where the schema `mission_control` shows that it lives there.
+
+    `read` must be called in a loop. A caller that stalls for longer than the server's
+    wal_sender_timeout (60 s by default) loses the connection: the next call then raises
+    SourceUnavailable, and nothing is lost by opening again.
     """
 
     def __init__(
@@ -78,523 +55,266 @@ class PostgresSource:
         url: str,
         name: str,
         schemas: Sequence[str] | None,
-        product_tables: frozenset[str] = frozenset(),
+        excluded_tables: frozenset[str] = frozenset(),
     ) -> None:
-        self._url = url
+        self._server = Server(url, name)
         self._name = name
-        self._schemas = schemas
-        self._product_tables = product_tables
-        self._connection: Any = None
-        self._stream: Any = None
-        self._reader: Any = None
+        self._schemas = None if schemas is None else frozenset(schemas)
+        self._excluded = excluded_tables
+        self._publications = Publications(name, schemas, excluded_tables)
+        self._connection: connection | None = None
+        self._facts: Facts | None = None
+        self._rows: Rows | None = None
+        self._stream: Stream | None = None
         self._watch: Watch | None = None
-        self._tables: dict[int, _Table] = {}
-        self._after = (0, 0)
-        self._transaction: tuple[int, int] | None = None
-        self._index = 0
-        self._reached = 0
-        self._acknowledged = 0
-        self._looked_at = float("-inf")
-        self._look_every = _LOOK_SECONDS
-        self._lag_bytes: int | None = None
-
-    # Opening
+        self._next_look = 0.0
+        self._wal_end = 0
 
     def open(self, watch: Watch, after: str | None) -> None:
-        """Make what the server needs, then stream changes that come after position `after`."""
         self.close()
         self._watch = watch
-        with self._spoken():
-            self._connect()
-            self._check_server()
-            self._publications.create()
-            self._align(patiently=True)
-            self._check_slot(after)
-            self._start(after)
-
-    def _connect(self) -> None:
-        self._connection = psycopg2.connect(self._dsn())
-        self._connection.autocommit = True
-        self._catalogue = Catalogue(self._connection, self._schemas, self._product_tables)
-        self._publications = Publications(self._catalogue, self._name)
-
-    def _dsn(self) -> str:
-        """The address with our formats, behind the options that it came with."""
-        parts = parse_dsn(self._url)
-        parts["options"] = f"{parts.get('options', '')} {_FORMATS}".strip()
-        parts.setdefault("connect_timeout", str(_CONNECT_SECONDS))
-        parts.setdefault("application_name", "Mission Control")
-        parts.setdefault("keepalives_idle", "30")
-        return str(make_dsn(**parts))
-
-    def _check_server(self) -> None:
-        """Refuse what only a person can mend, before anything is made."""
-        for finding in findings(self._catalogue, self._name, brief=True):
-            if finding.status == "error":
-                raise SourceBlocked(f"{finding.what}. {finding.why}", finding.mend)
-
-    def _check_slot(self, after: str | None) -> None:
-        """Make the slot for a first start; refuse one that has lost what comes after `after`."""
-        slot = self._catalogue.rows(
-            "SELECT plugin, active_pid, wal_status FROM pg_replication_slots WHERE slot_name = %s",
-            self._name,
-        )
-        if not slot and after is not None:
-            raise SourceBlocked(
-                f"the replication slot {self._name} is gone: it was dropped, or the server failed"
-                " over to one without it." + _LOST.format(since="the last change that was stored")
-            )
-        if not slot:
-            self._create_slot()
-            return
-        _plugin, active_pid, wal_status = slot[0]
-        if wal_status == "lost":
-            raise SourceBlocked(
-                f"the replication slot {self._name} was invalidated: the server has removed log"
-                " that it still needed (max_slot_wal_keep_size)."
-                + _LOST.format(since="the last change that was stored"),
-                f"SELECT pg_drop_replication_slot('{self._name}');",
-            )
-        if active_pid is not None:
-            raise SourceUnavailable(
-                f"the replication slot {self._name} is still in use by server process {active_pid}"
-            )
-
-    def _create_slot(self) -> None:
-        arguments = "%s, 'pgoutput', false, false"
-        if self._catalogue.version >= 170_000:
-            arguments += ", true"
-        self._catalogue.rows(f"SELECT pg_create_logical_replication_slot({arguments})", self._name)
-
-    def _start(self, after: str | None) -> None:
-        factory = psycopg2.extras.LogicalReplicationConnection
-        self._stream = psycopg2.connect(self._dsn(), connection_factory=factory)
-        self._reader = self._stream.cursor()
-        names = ",".join(identifier(name) for name in self._publications.names)
-        self._reader.start_replication(
-            self._name,
-            decode=False,
-            status_interval=_FEEDBACK_SECONDS,
-            options={"proto_version": "1", "publication_names": names},
-        )
-        self._tables.clear()
-        self._transaction = None
-        self._after = _parsed(after) if after else (0, 0)
-        self._reached = self._after[0]
-        self._acknowledged = 0
+        opened = self._connection = self._server.connect()
+        try:
+            facts = self._facts = self._server.facts(opened)
+            pgchecks.refuse(self._server.place, facts)
+            self._publications.make(opened, facts)
+            self._look(_PATIENT_LOCK_TIMEOUT_MS)
+            start = self._slot_position(opened, facts, after)
+            excluded = self._excluded if facts.has_own_schema else frozenset()
+            rows = self._rows = Rows(opened, watch, self._schemas, excluded)
+            self._announce(opened)
+            self._stream = Stream(self._server.connect_for_replication(), rows, start)
+            self._stream.start(self._name, self._publications.names)
+        except psycopg2.Error as error:
+            failure = self._failure(error)
+            self.close()
+            raise failure from None
+        except (SourceBlocked, SourceUnavailable):
+            self.close()
+            raise
 
     def watch(self, watch: Watch) -> None:
-        """Take a new configuration into force without reconnecting."""
+        """Take new triggers into force; `base.Source.watch`.
+
+        A table that stays locked by somebody (2 s) is published as soon as the lock is gone;
+        until then its changes are not read. Rows that an open transaction wrote before this
+        call may or may not be read.
+        """
         self._watch = watch
-        for table in self._tables.values():
-            table.wanted.clear()
-        with self._spoken():
-            self._align(patiently=True)
-
-    def _align(self, *, patiently: bool) -> None:
-        """Bring the publications in line; a user's lock is waited for a while, or not at all."""
-        assert self._watch is not None
-        started = time.monotonic()
-        for _ in range(10 if patiently else 1):
-            try:
-                self._publications.align(self._watch)
-                break
-            except psycopg2.errors.LockNotAvailable:
-                continue
-        # A large catalogue is looked at less often.
-        self._look_every = max(_LOOK_SECONDS, 20 * (time.monotonic() - started))
-        self._looked_at = time.monotonic()
-
-    def _look(self) -> None:
-        """Every half second: have tables come, gone or changed, and how far is the server's log?"""
-        if time.monotonic() - self._looked_at < self._look_every:
+        if self._rows is None:
             return
-        self._align(patiently=False)
-        end = self._catalogue.value("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
-        self._lag_bytes = max(0, int(end) - self._reached)
-
-    # Reading
+        self._rows.watch(watch)
+        try:
+            self._look(_PATIENT_LOCK_TIMEOUT_MS)
+        except psycopg2.Error as error:
+            raise self._failure(error) from None
 
     def read(self, max_changes: int, timeout_seconds: float) -> Batch:
-        """The next changes: as soon as `max_changes` are there or the stream runs dry."""
-        with self._spoken():
-            self._look()
-            changes: list[Change] = []
-            gaps: dict[int, list[_Gap]] = defaultdict(list)
-            drained = self._drain(changes, gaps, max_changes)
-            if drained and not changes:
-                select.select([self._stream], [], [], timeout_seconds)
-                drained = self._drain(changes, gaps, max_changes)
-            for relation_id, missing in gaps.items():
-                self._fill(changes, self._tables[relation_id], missing)
-        return Batch(changes, self._position(), drained, self._lag_bytes)
-
-    def _drain(
-        self, changes: list[Change], gaps: dict[int, list[_Gap]], max_changes: int
-    ) -> bool:
-        """Read messages until the batch is full (False) or none is there (True)."""
-        read_message = self._reader.read_message
-        size = 0
-        while len(changes) < max_changes and size < _BATCH_BYTES:
-            message = read_message()
-            if message is None:
-                if self._transaction is None:
-                    # A keep-alive may have told of log that holds nothing for us.
-                    self._reached = max(self._reached, self._reader.wal_end)
-                return True
-            payload = message.payload
-            kind = payload[0]
-            if kind in (pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE):
-                self._take_change(payload, changes, gaps)
-                size += len(payload)
-            elif kind == pgoutput.BEGIN:
-                self._transaction = pgoutput.begin(payload)
-                self._index = 0
-            elif kind == pgoutput.COMMIT:
-                self._reached = pgoutput.commit_end(payload)
-                self._transaction = None
-            elif kind == pgoutput.RELATION:
-                self._take_relation(pgoutput.relation(payload))
-        return False
-
-    def _position(self) -> str:
-        """Up to where everything has been handed out."""
-        if self._transaction is None:
-            return _position(self._reached, 0)
-        return _position(self._transaction[0], self._index)
-
-    def _take_change(
-        self, payload: bytes, changes: list[Change], gaps: dict[int, list[_Gap]]
-    ) -> None:
-        """Append the change of one message, unless nobody wants it or it is stored already."""
-        assert self._transaction is not None
-        lsn, committed_at_ms = self._transaction
-        self._index += 1
-        table = self._tables[pgoutput.relation_id(payload)]
-        operation = _OPERATIONS[payload[0]]
-        if not self._wants(table, operation) or (lsn, self._index) <= self._after:
-            return
-        row, old = _rows(payload, operation)
+        if self._stream is None or self._rows is None:
+            raise SourceUnavailable(f"{self._server.place}: not open")
         try:
-            change = self._change(table, operation, row, old, committed_at_ms)
-        except StaleType:
-            table = self._take_relation(table.relation)
-            change = self._change_or_problem(table, operation, row, old, committed_at_ms)
-        except (ValueError, IndexError):
-            change = self._change_or_problem(table, operation, row, old, committed_at_ms)
-        changes.append(change)
-        if operation == "update" and UNCHANGED in row:
-            key = tuple(str(row[column]) for column in table.key)
-            gaps[table.relation.id].append(_Gap(len(changes) - 1, row, key))
-
-    def _wants(self, table: _Table, operation: Operation) -> bool:
-        wanted = table.wanted.get(operation)
-        if wanted is None:
-            assert self._watch is not None
-            wanted = table.is_captured and self._watch.wants(table.shown, operation)
-            table.wanted[operation] = wanted
-        return wanted
-
-    def _take_relation(self, relation: Relation) -> _Table:
-        """Compile what turns a relation's rows into documents."""
-        catalogue = self._catalogue
-        catalogue.forget_types()
-        names = [column.name for column in relation.columns]
-        key = [name for name in catalogue.primary_key(relation.id) if name in names]
-        if not key and relation.identity != "f":
-            key = [column.name for column in relation.columns if column.is_key]
-        table = self._tables[relation.id] = _Table(
-            relation,
-            shown_name(relation.schema, relation.name),
-            catalogue.is_captured(relation.schema, relation.name),
-            [f"{quoted(name)}:" for name in names],
-            [converter(column.type_id, catalogue.type_facts) for column in relation.columns],
-            [names.index(name) for name in key],
-            names.index("id") if "id" in names else None,
-        )
-        # A table made a moment ago: its updates and deletes are to be published, too.
-        self._looked_at = float("-inf")
-        return table
-
-    def _change(
-        self,
-        table: _Table,
-        operation: Operation,
-        row: Row,
-        old: Row | None,
-        committed_at_ms: int,
-    ) -> Change:
-        assert self._transaction is not None
-        if old is not None and UNCHANGED in row:
-            # Under REPLICA IDENTITY FULL the old row has what the new one leaves out.
-            for place, value in enumerate(row):
-                if value is UNCHANGED and old[place] is not None:
-                    row[place] = old[place]
-        return Change(
-            _position(self._transaction[0], self._index),
-            self._index - 1,
-            operation,
-            table.shown,
-            _document_id(table, row),
-            _document(table, row, key_only=operation == "delete" and old is None),
-            committed_at_ms,
-            None if old is None else _document(table, old, key_only=False),
-        )
-
-    def _change_or_problem(
-        self,
-        table: _Table,
-        operation: Operation,
-        row: Row,
-        old: Row | None,
-        committed_at_ms: int,
-    ) -> Change:
-        """The change, or one that says it could not be decoded: the stream goes on."""
-        assert self._transaction is not None
-        try:
-            return self._change(table, operation, row, old, committed_at_ms)
-        except (StaleType, ValueError, IndexError) as error:
-            return Change(
-                _position(self._transaction[0], self._index),
-                self._index - 1,
-                operation,
-                table.shown,
-                "",
-                "{}",
-                committed_at_ms,
-                problem=f"the row could not be decoded ({type(error).__name__}); its types may"
-                " have been altered since it was written",
-            )
-
-    def _fill(self, changes: list[Change], table: _Table, gaps: Sequence[_Gap]) -> None:
-        """Read what updates left out from the source, one query for all of a table's.
-
-        That gives the columns as they are now, which may be later than the change. Of a row that
-        is gone, or that has no key, they stay out of the document.
-        """
-        relation = table.relation
-        if not table.key:
-            return
-        names = [column.name for column in relation.columns]
-        missing = sorted(
-            {place for gap in gaps for place, v in enumerate(gap.row) if v is UNCHANGED}
-        )
-        key = ", ".join(identifier(names[place]) for place in table.key)
-        texts = ", ".join(f"{identifier(names[place])}::text" for place in table.key)
-        values = ", ".join(f"to_jsonb({identifier(names[place])})::text" for place in missing)
-        keys = sorted({gap.key for gap in gaps})
-        try:
-            rows = self._catalogue.rows(
-                f"SELECT {texts}, {values} FROM {identifier(relation.schema, relation.name)}"
-                f" WHERE ({key}) IN ({', '.join(['%s'] * len(keys))})",
-                *[each if len(each) > 1 else each[0] for each in keys],
-            )
-        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
-            return
-        width = len(table.key)
-        found = {row[:width]: dict(zip(missing, row[width:], strict=True)) for row in rows}
-        for gap in gaps:
-            present = found.get(gap.key, {})
-            changes[gap.change] = changes[gap.change]._replace(
-                document=_document(table, gap.row, key_only=False, filled=present)
-            )
+            if time.monotonic() >= self._next_look:
+                self._look(_STREAM_LOCK_TIMEOUT_MS)
+            changes = self._stream.read(max_changes, timeout_seconds)
+        except psycopg2.Error as error:
+            raise self._failure(error) from None
+        if self._rows.saw_new_table:
+            self._rows.saw_new_table = False
+            self._next_look = 0.0
+        position = self._stream.position
+        lag_bytes = max(0, self._wal_end - position.lsn)
+        return Batch(changes, str(position), self._stream.drained, lag_bytes)
 
     def acknowledge(self, position: str) -> None:
-        """Let the server drop its log up to `position`; told at once if that is a new place."""
-        lsn, _ = _parsed(position)
-        if lsn <= self._acknowledged or self._reader is None:
+        if self._stream is None:
             return
-        self._acknowledged = lsn
-        with self._spoken():
-            self._reader.send_feedback(write_lsn=lsn, flush_lsn=lsn, apply_lsn=lsn)
-
-    # Ending
+        try:
+            # The LSN of a commit record: the transaction itself, perhaps stored in part only,
+            # is sent again after a restart.
+            self._stream.acknowledge(parse_position(position).lsn)
+        except psycopg2.Error as error:
+            raise self._failure(error) from None
 
     def close(self) -> None:
-        """Release connections; slot and publications stay."""
-        for connection in (self._stream, self._connection):
-            if connection is not None:
-                try:
-                    connection.close()
-                except psycopg2.Error:
-                    pass
-        self._stream = self._reader = self._connection = None
+        stream, opened = self._stream, self._connection
+        self._stream = self._connection = self._rows = None
+        if stream is not None:
+            stream.close()
+        if opened is not None:
+            opened.close()
 
     def remove(self) -> None:
-        """Drop slot and publications, whoever still reads from them."""
-        with self._spoken():
-            self._connect()
-            self._catalogue.rows(
-                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
-                " WHERE slot_name = %s AND active_pid IS NOT NULL",
-                self._name,
-            )
-            self._drop_slot()
-            self._publications.drop()
-
-    def _drop_slot(self) -> None:
-        """Drop the slot; its reader, told to end, may take a moment to let go of it."""
-        for attempt in range(20):
-            try:
-                self._catalogue.rows(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-                    " WHERE slot_name = %s",
-                    self._name,
-                )
-                return
-            except psycopg2.errors.ObjectInUse:
-                if attempt == 19:
-                    raise
-                time.sleep(0.1)
-
-    # Looking
+        self.close()
+        try:
+            opened = self._server.connect()
+        except SourceBlocked as error:
+            if f'database "{self._server.database}" does not exist' in str(error):
+                return  # a database with a slot cannot be dropped, so there is none
+            raise SourceUnavailable(str(error)) from None
+        try:
+            self._drop_slot(opened)
+            self._publications.drop(opened)
+        except psycopg2.Error as error:
+            raise SourceUnavailable(str(self._server.translated(error))) from None
+        finally:
+            opened.close()
 
     def check(self) -> Sequence[Finding]:
-        """Every prerequisite, for the doctor."""
-        try:
-            self._connect()
-        except psycopg2.Error as error:
-            return [
-                Finding(
-                    "connection",
-                    "error",
-                    f"{self._where()} cannot be reached: {self._words(error)}",
-                    "Without a connection nothing can be captured.",
-                    "Check host, port, user, password and pg_hba.conf.",
-                )
-            ]
-        try:
-            return [
-                Finding("connection", "ok", f"{self._where()} answers"),
-                *findings(self._catalogue, self._name, brief=False, dsn=self._dsn()),
-            ]
-        except psycopg2.Error as error:
-            return [Finding("connection", "error", f"{self._where()}: {self._words(error)}")]
-        finally:
-            self.close()
+        return pgchecks.check(self._server, self._publications, self._name)
 
     def catalogue(self) -> Sequence[CatalogueTable]:
-        """The tables that could be captured, sorted by name."""
-        with self._spoken():
-            self._connect()
-            columns = self._catalogue.columns()
-            tables = [
-                CatalogueTable(
-                    table.shown,
-                    tuple(columns.get(table.id, ())),
-                    *(() if table.has_identity else _no_identity(table.schema, table.name)),
-                )
-                for table in self._catalogue.tables()
-            ]
-        return sorted(tables, key=lambda table: table.name)
-
-    @contextmanager
-    def _spoken(self) -> Iterator[None]:
-        """Turns the driver's errors into ours, which say where and never show a secret or a row."""
         try:
-            yield
-        except psycopg2.errors.InsufficientPrivilege as error:
+            opened = self._server.connect()
+        except SourceBlocked as error:
+            raise SourceUnavailable(str(error)) from None
+        try:
+            return pgchecks.catalogue(opened, self._server.facts(opened), self._publications)
+        except psycopg2.Error as error:
+            raise SourceUnavailable(str(self._server.translated(error))) from None
+        finally:
+            opened.close()
+
+    def _look(self, lock_timeout_ms: int) -> None:
+        """Look at the catalogue and bring the publications in line with it."""
+        if self._connection is None or self._facts is None or self._watch is None:
+            return
+        started = time.monotonic()
+        with self._connection.cursor() as at:
+            at.execute("SELECT set_config('lock_timeout', %s, false)", [str(lock_timeout_ms)])
+        look = self._publications.look(self._connection, self._facts)
+        self._wal_end = look.wal_end
+        in_line = self._publications.bring_in_line(self._connection, self._facts, look, self._watch)
+        now = time.monotonic()
+        pause = max(_LOOK_SECONDS, (now - started) / _LOOK_SHARE)
+        self._next_look = now + (pause if in_line else max(pause, _POSTPONED_SECONDS))
+
+    def _slot_position(self, opened: connection, facts: Facts, after: str | None) -> Position:
+        """Where to start: after the stored position, or at the slot's own, made if need be."""
+        with opened.cursor() as at:
+            at.execute(_SLOT, [self._name])
+            slot = at.fetchone()
+        if slot is None:
+            if after is not None:
+                raise self._lost("the replication slot is gone", after)
+            return self._make_slot(opened, facts)
+        plugin, database, wal_status, confirmed = slot
+        if plugin != "pgoutput" or database != facts.database:
             raise SourceBlocked(
-                f"{self._where()}: the role may not do what capture needs ({self._words(error)})",
-                "ALTER ROLE <the role> REPLICATION; GRANT CREATE ON DATABASE <the database> TO"
-                " <the role>;",
-            ) from None
-        except (psycopg2.Error, OSError, ValueError) as error:
-            raise SourceUnavailable(f"{self._where()}: {self._words(error)}") from None
+                f"{self._server.place}: the slot {self._name} belongs to something else",
+                f"SELECT pg_drop_replication_slot('{self._name}');",
+            )
+        if wal_status == "lost":
+            raise self._lost(
+                "the server has thrown away WAL that the replication slot needs", after
+            )
+        if after is None:
+            return Position(lsn_number(confirmed))
+        stored = parse_position(after)
+        if lsn_number(confirmed) > stored.lsn:
+            raise self._lost(
+                f"the replication slot was moved on to {confirmed}, or made anew, by someone else",
+                after,
+            )
+        return stored
 
-    def _where(self) -> str:
+    def _make_slot(self, opened: connection, facts: Facts) -> Position:
+        extra = ", false, false, true" if facts.version >= 170_000 else ""  # failover
+        with opened.cursor() as at:
+            at.execute("SELECT set_config('statement_timeout', %s, false)", [f"{_SLOT_SECONDS}s"])
+            try:
+                at.execute(
+                    "SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput'"
+                    + extra
+                    + ")",
+                    [self._name],
+                )
+                made = at.fetchone()
+            except psycopg2.errors.QueryCanceled:
+                raise SourceUnavailable(
+                    f"{self._server.place}: the slot waits for transactions that have been open"
+                    f" for more than {_SLOT_SECONDS} s (see pg_stat_activity, pg_prepared_xacts)"
+                ) from None
+            at.execute("SELECT set_config('statement_timeout', '10s', false)")
+        logger.info("made a replication slot", slot=self._name, server=self._server.place)
+        return Position(lsn_number(made[0] if made else "0/0"))
+
+    def _announce(self, opened: connection) -> None:
+        """Write a message into the WAL, so that the stream begins with one.
+
+        Until a first message has come, psycopg2 answers a keepalive as if all were stored.
+        """
         try:
-            parts = parse_dsn(self._url)
-        except psycopg2.ProgrammingError:
-            return "Postgres"
-        host, port = parts.get("host", "localhost"), parts.get("port", "5432")
-        return f"Postgres at {host}:{port}, database {parts.get('dbname', '')!r}"
+            with opened.cursor() as at:
+                at.execute("SELECT pg_logical_emit_message(true, %s, '')", [self._name])
+        except psycopg2.errors.InsufficientPrivilege:
+            logger.info("the role may not emit logical messages", server=self._server.place)
 
-    def _words(self, error: Exception) -> str:
-        """The first line of what the driver says: the rest may quote values."""
-        if isinstance(error, psycopg2.ProgrammingError) and "dsn" in str(error):
-            return "the address is malformed"
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return lines[0] if lines else type(error).__name__
+    def _drop_slot(self, opened: connection) -> None:
+        """Drop the slot, ending whoever still reads it."""
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        with opened.cursor() as at:
+            while True:
+                at.execute(_END_READER, [self._name])
+                try:
+                    at.execute(
+                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                        " WHERE slot_name = %s",
+                        [self._name],
+                    )
+                    return
+                except psycopg2.errors.ObjectInUse:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
 
+    def _lost(self, what: str, after: str | None) -> SourceBlocked:
+        since = ""
+        if after is not None:
+            since = f"; changes committed after {lsn_text(parse_position(after).lsn)} may be lost"
+        return SourceBlocked(f"{self._server.place}: {what}{since}", _START_ANEW)
 
-_OPERATIONS: Final[dict[int, Operation]] = {
-    pgoutput.INSERT: "insert",
-    pgoutput.UPDATE: "update",
-    pgoutput.DELETE: "delete",
-}
+    def _failure(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
+        """What an error of the stream or of the connection beside it means."""
+        primary = error.diag.message_primary or str(error)
+        if error.pgcode == "55006" or "is active for PID" in primary:
+            self._end_stale_reader()
+            return SourceUnavailable(
+                f"{self._server.place}: another process still reads the slot {self._name}"
+            )
+        if "can no longer" in primary and "slot" in primary:
+            return self._lost(primary, self._stored_text())
+        if error.pgcode == "42704" and f'publication "{self._name}' in primary:
+            return self._lost(f"{primary}: it was dropped while in use", self._stored_text())
+        return self._server.translated(error)
 
+    def _stored_text(self) -> str | None:
+        return None if self._stream is None else str(self._stream.position)
 
-def _rows(payload: bytes, operation: Operation) -> tuple[Row, Row | None]:
-    """The row a change is about and, where it is known whole, the row before it."""
-    if operation == "insert":
-        return pgoutput.insert(payload), None
-    if operation == "update":
-        kind, old, row = pgoutput.update(payload)
-        return row, old if kind == pgoutput.OLD_ROW else None
-    kind, row = pgoutput.delete(payload)
-    return row, row if kind == pgoutput.OLD_ROW else None
-
-
-def _document(
-    table: _Table, row: Row, *, key_only: bool, filled: dict[int, str] | None = None
-) -> str:
-    """A row as JSON text. `filled` has columns as JSON that the stream left out."""
-    if key_only or UNCHANGED in row:
-        return _partial_document(table, row, key_only, filled or {})
-    pairs = zip(table.heads, table.converters, row, strict=True)
-    return "{%s}" % ",".join(
-        [head + ("null" if value is None else convert(value)) for head, convert, value in pairs]  # type: ignore[arg-type]
-    )
-
-
-def _partial_document(
-    table: _Table, row: Row, key_only: bool, filled: dict[int, str]
-) -> str:
-    parts = []
-    for place, value in enumerate(row):
-        head = table.heads[place]
-        if key_only and not table.relation.columns[place].is_key:
-            continue
-        if value is UNCHANGED:
-            if filled.get(place) is not None:
-                parts.append(head + filled[place])
-        elif value is None:
-            parts.append(head + "null")
-        else:
-            parts.append(head + table.converters[place](str(value)))
-    return "{%s}" % ",".join(parts)
+    def _end_stale_reader(self) -> None:
+        """End a reader of our slot whose machine has gone: only a lease's holder gets here."""
+        if self._connection is None or self._connection.closed:
+            return
+        try:
+            with self._connection.cursor() as at:
+                at.execute(_END_STALE_READER, [self._name, _STALE_READER_SECONDS])
+        except psycopg2.Error as error:
+            logger.info("a stale reader could not be ended", code=error.pgcode)
 
 
-def _document_id(table: _Table, row: Row) -> str:
-    """The column `id`, else the primary key, else nothing: a row without key has no name."""
-    if table.id_column is not None and isinstance(row[table.id_column], str):
-        return str(row[table.id_column])
-    if len(table.key) == 1:
-        return str(row[table.key[0]] or "")
-    if not table.key:
-        return ""
-    pairs = [
-        table.heads[place] + table.converters[place](str(row[place]))
-        for place in table.key
-        if row[place] is not None
-    ]
-    return "{%s}" % ",".join(pairs)
+_SLOT = """
+SELECT plugin, database, wal_status, confirmed_flush_lsn
+FROM pg_replication_slots WHERE slot_name = %s
+"""
 
+_END_READER = """
+SELECT pg_terminate_backend(active_pid)
+FROM pg_replication_slots WHERE slot_name = %s AND active_pid IS NOT NULL
+"""
 
-def _no_identity(schema: str, name: str) -> tuple[str, str]:
-    return (
-        "only inserts: it has no primary key and no replica identity",
-        f"ALTER TABLE {identifier(schema, name)} REPLICA IDENTITY FULL;",
-    )
-
-
-def _position(lsn: int, index: int) -> str:
-    return f"{lsn:016X}/{index:08X}"
-
-
-def _parsed(position: str) -> tuple[int, int]:
-    lsn, index = position.split("/")
-    return int(lsn, 16), int(index, 16)
-
-
+_END_STALE_READER = """
+SELECT pg_terminate_backend(r.pid)
+FROM pg_replication_slots AS s
+JOIN pg_stat_replication AS r ON r.pid = s.active_pid
+WHERE s.slot_name = %s
+  AND coalesce(r.reply_time, r.backend_start) < now() - make_interval(secs => %s)
+"""

@@ -21,7 +21,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def product(stack: Stack, source_database: str, request: pytest.FixtureRequest) -> Iterator[Product]:
+def product(
+    stack: Stack, source_database: str, request: pytest.FixtureRequest
+) -> Iterator[Product]:
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name)[:60].strip("-")
     found = Product(stack, name, source_database)
     yield found
@@ -87,7 +89,13 @@ def test_a_failing_webhook_is_tried_one_and_retries_times_with_one_id(
     receiver.behave("/all", Behaviour(statuses=[500, 204]))
     product.post(f"events/{event['id']}/redeliver/")
     product.wait_for(delivered=1)
-    assert [item["attempt"] for item in product.event(event["id"])["invocations"]] == [1, 2, 3, 4, 5]
+    assert [item["attempt"] for item in product.event(event["id"])["invocations"]] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_users_keep_working_on_tables_without_primary_key(
@@ -163,14 +171,14 @@ def _made_at(url: str) -> tuple[int, int]:
     """How many slots and publications there are in the source."""
     from demo.servers import execute
 
-    slots = execute(url, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
+    slots = execute(
+        url, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+    )
     publications = execute(url, "SELECT count(*) FROM pg_publication")
     return slots[0][0], publications[0][0]
 
 
-def test_the_products_own_tables_are_never_captured(
-    stack: Stack, receiver: Receiver
-) -> None:
+def test_the_products_own_tables_are_never_captured(stack: Stack, receiver: Receiver) -> None:
     product = Product(stack, "itself", stack.database_url)
     product.apply(trigger(receiver))
     product.run_sql("CREATE TABLE guests (id int PRIMARY KEY)", "INSERT INTO guests VALUES (1)")
@@ -193,8 +201,10 @@ def test_a_lost_slot_blocks_capture_until_a_person_starts_it_anew(
     product.run_sql("INSERT INTO users VALUES (1)")
     product.wait_for(delivered=1)
     stack.stop("capture")
-    product.run_sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-                    " WHERE database = current_database()")
+    product.run_sql(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        " WHERE database = current_database()"
+    )
     stack.start("capture")
     wait_until(lambda: product.capture()["state"] == "blocked", 30, "not blocked")
     assert "slot" in product.capture()["error"]

@@ -111,7 +111,9 @@ def test_the_page_of_the_description_keeps_to_the_content_security_policy() -> N
     assert len(addresses) >= 4
     for address in addresses:
         assert address.startswith("/"), address
-        assert client.get(address.replace("&amp;", "&")).status_code == 200, address
+        asset = client.get(address.replace("&amp;", "&"))
+        assert asset.status_code == 200, address
+        asset.close()
 
 
 def test_healthz_needs_no_database() -> None:

@@ -147,12 +147,12 @@ def test_another_address_is_another_source(shop: Shop) -> None:
         ({"url": "postgres://u:hunter2@h"}, "url", "without database name"),
         ({"url": MASKED.replace("db.", "db2.")}, "url", "masked password"),
         ({"url": 7}, "url", ""),
-        ({"url": "${NOT_SET_ANYWHERE}"}, "url", "NOT_SET_ANYWHERE must be set"),
+        ({"url": "${NOT_SET_ANYWHERE}"}, "url", "${NOT_SET_ANYWHERE}"),
         ({"alias": "no spaces"}, "alias", "'no spaces'"),
         ({"alias": "OTHER"}, "alias", "an alias no other database has"),
         ({"type": "oracle"}, "type", "'oracle'"),
         ({"schemas": "a\x00b"}, "schemas", "a list of schema names"),
-        ({"port": 5432}, "port", "it is not known here"),
+        ({"port": 5432}, "port", "an unknown field"),
     ],
 )
 def test_a_bad_database_is_refused_and_changes_nothing(
@@ -312,11 +312,11 @@ def test_a_trigger_is_changed_field_by_field(shop: Shop) -> None:
     ("fields", "field", "message"),
     [
         ({"url": "ftp://example.com"}, "url", "http:// or https://"),
-        ({"url": "https://u:p@example.com"}, "url", "put credentials into a header"),
+        ({"url": "https://u:p@example.com"}, "url", "a user name or password"),
         ({"retries": 101}, "retries", "retries: got 101; allowed: a whole number from 0 to 100"),
         ({"retries": -1}, "retries", "-1"),
         ({"retries": "3"}, "retries", "'3'"),
-        ({"retries": 10**30}, "retries", "a whole number"),
+        ({"retries": 10**19}, "retries", "a whole number"),
         ({"timeout_ms": 0}, "timeout_ms", "from 1 to 600000"),
         ({"operations": []}, "operations", "insert, update, delete"),
         ({"operations": ["truncate"]}, "operations", "insert, update, delete"),
@@ -324,12 +324,12 @@ def test_a_trigger_is_changed_field_by_field(shop: Shop) -> None:
         ({"tables": ["a\x00b"]}, "tables", "a list of table names"),
         ({"state": "off"}, "state", "active, paused, disabled"),
         ({"backoff": {"factor": 0}}, "backoff.factor", "from 1 to 100"),
-        ({"backoff": {"colour": 0}}, "backoff.colour", "not known"),
+        ({"backoff": {"colour": 0}}, "backoff.colour", "an unknown field"),
         ({"headers": {"Host": "x"}}, "headers.Host", "set by Mission Control"),
         ({"headers": {"X": {"y": 1}}}, "headers.X", "text on one line"),
         ({"name": "OTHER"}, "name", "a name no other trigger has"),
         ({"name": "-"}, "name", "'-'"),
-        ({"retrys": 1}, "retrys", "it is not known here"),
+        ({"retrys": 1}, "retrys", "an unknown field"),
     ],
 )
 def test_a_bad_trigger_is_refused_and_changes_nothing(

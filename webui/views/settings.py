@@ -12,17 +12,12 @@ from webui.forms import Form, given_settings_form, settings_definition, stored_s
 from webui.pages import SeeOther, form_answer, project_page
 
 
-@project_page()
+@project_page(to_post=ADMIN)
 def edit(request: HttpRequest, project: Project) -> HttpResponse:
     """The settings; administrators may change them."""
-    if request.method == "POST":
-        return _save(request, project)
-    context = _context(project, stored_settings_form(settings_of(project)))
-    return render(request, "settings/page.html", context)
-
-
-@project_page(ADMIN)
-def _save_allowed(request: HttpRequest, project: Project) -> HttpResponse:
+    if request.method != "POST":
+        context = _context(project, stored_settings_form(settings_of(project)))
+        return render(request, "settings/page.html", context)
     try:
         update_settings(project, settings_definition(request.POST))
     except InvalidInput as error:
@@ -33,14 +28,9 @@ def _save_allowed(request: HttpRequest, project: Project) -> HttpResponse:
     return SeeOther(resolve_url("settings", project.name))
 
 
-def _save(request: HttpRequest, project: Project) -> HttpResponse:
-    return _save_allowed(request, project.name)
-
-
 def _context(project: Project, form: Form) -> dict[str, object]:
     return {
         "form": form,
-        "events_enabled": project.eventing_enabled,
         "databases": project.databases.count(),
         "stores": [("builtin", "Built-in (the control database)")],
     }

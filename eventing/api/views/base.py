@@ -34,7 +34,7 @@ class ApiView(APIView):
     parser_classes = (BoundedJSONParser,)
     renderer_classes = (ExactJSONRenderer,)
     content_negotiation_class = JSONOnly
-    metadata_class = None
+    http_method_names = ("get", "head", "post", "put", "patch", "delete")
     # What anything but reading takes.
     write_role: Membership.Role = ADMIN
     takes_parameters = False

@@ -1,0 +1,220 @@
+"""What a Postgres must have to be captured, and what to run where it lacks that.
+
+The doctor's findings and the refusals of `PostgresSource.open` come from the same facts.
+"""
+
+from collections.abc import Iterator
+
+import psycopg2
+from psycopg2.extensions import connection
+
+from eventing.changes import CatalogueTable, Finding
+from eventing.sources.base import SourceBlocked, SourceUnavailable
+from eventing.sources.pgpublishing import Publications, Table
+from eventing.sources.pgserver import OLDEST_VERSION, WAL_LEVEL_MEND, Facts, Server, quoted
+
+_NO_IDENTITY = "updates and deletes cannot be captured: no primary key or replica identity"
+_NOT_OURS = "cannot be captured: another role owns it"
+
+
+def refuse(place: str, facts: Facts) -> None:
+    """Raise SourceBlocked for the first thing that keeps capture from running."""
+    for finding in _of_server(facts):
+        if finding.status == "error":
+            raise SourceBlocked(f"{place}: {finding.what}: {finding.why}", finding.mend)
+
+
+def check(server: Server, publications: Publications, name: str) -> list[Finding]:
+    """Every finding there is; a server that cannot be reached is one too."""
+    try:
+        opened = server.connect()
+    except (SourceBlocked, SourceUnavailable) as error:
+        mend = getattr(error, "mend", "")
+        why = "without a connection nothing can be captured"
+        return [Finding("connection", "error", str(error), why, mend)]
+    try:
+        facts = server.facts(opened)
+        findings = [Finding("connection", "ok", f"connected to {server.place} as {facts.role}")]
+        findings += _of_server(facts)
+        if any(finding.status == "error" for finding in findings):
+            return findings
+        slot_exists = _slot_exists(opened, name)
+        findings += _limits(facts, slot_exists)
+        findings.append(_replication(server))
+        findings += _of_tables(publications.look(opened, facts).tables, facts)
+    except psycopg2.Error as error:
+        failure = server.translated(error)
+        return [Finding("connection", "error", str(failure), "the server cannot be examined")]
+    finally:
+        opened.close()
+    return findings
+
+
+def catalogue(opened: connection, facts: Facts, publications: Publications) -> list[CatalogueTable]:
+    """The tables that may be captured, with what limits each. Raises psycopg2.Error."""
+    tables = {
+        table.oid: table for table in publications.look(opened, facts).tables if table.eligible
+    }
+    with opened.cursor() as at:
+        at.execute(_COLUMN_NAMES, [list(tables)])
+        columns = dict(at.fetchall())
+    return sorted(
+        (_suggested(table, tuple(columns.get(table.oid, ())), facts) for table in tables.values()),
+        key=lambda table: table.name,
+    )
+
+
+def _suggested(table: Table, columns: tuple[str, ...], facts: Facts) -> CatalogueTable:
+    if not table.ours:
+        return CatalogueTable(table.column, columns, _NOT_OURS, _own(table, facts))
+    if not table.identity:
+        return CatalogueTable(table.column, columns, _NO_IDENTITY, _identify(table))
+    return CatalogueTable(table.column, columns)
+
+
+def _identify(table: Table) -> str:
+    return f"ALTER TABLE {_name(table)} REPLICA IDENTITY FULL;"
+
+
+def _own(table: Table, facts: Facts) -> str:
+    return f"ALTER TABLE {_name(table)} OWNER TO {quoted(facts.role)};"
+
+
+def _name(table: Table) -> str:
+    return f"{quoted(table.schema)}.{quoted(table.name)}"
+
+
+def _of_server(facts: Facts) -> Iterator[Finding]:
+    """What server and role must have; without any of these nothing works."""
+    yield _finding(
+        "version",
+        facts.version >= OLDEST_VERSION,
+        f"Postgres {facts.version_text}",
+        "Postgres 14 is the oldest that can be captured",
+        "upgrade the server to Postgres 14 or newer",
+        restart=True,
+    )
+    yield _finding(
+        "primary",
+        not facts.in_recovery,
+        "the server is a standby" if facts.in_recovery else "the server is a primary",
+        "publications and slots are made at the primary",
+        "use the address of the primary server",
+    )
+    yield _finding(
+        "wal_level",
+        facts.wal_level == "logical",
+        f"wal_level is {facts.wal_level}",
+        "only with logical does the server's log hold what changed in which row",
+        WAL_LEVEL_MEND,
+        restart=True,
+    )
+    yield _finding(
+        "replication right",
+        facts.may_replicate,
+        f"the role {facts.role} {'may' if facts.may_replicate else 'may not'} replicate",
+        "a replication slot needs it",
+        f"ALTER ROLE {quoted(facts.role)} REPLICATION;",
+    )
+    yield _finding(
+        "create right",
+        facts.may_create,
+        f"the role {facts.role} {'may' if facts.may_create else 'may not'} create publications",
+        "publications tell the server which tables are wanted",
+        f"GRANT CREATE ON DATABASE {quoted(facts.database)} TO {quoted(facts.role)};",
+    )
+
+
+def _finding(
+    name: str, good: bool, what: str, why: str, mend: str, *, restart: bool = False
+) -> Finding:
+    if good:
+        return Finding(name, "ok", what)
+    return Finding(name, "error", what, why, mend, restart)
+
+
+def _limits(facts: Facts, slot_exists: bool) -> Iterator[Finding]:
+    """Room for a slot and a sender, and how much WAL a slot may keep."""
+    slots_free = facts.slots_limit - facts.slots_used
+    yield _finding(
+        "max_replication_slots",
+        slots_free > 0 or slot_exists,
+        f"{slots_free} of {facts.slots_limit} replication slots are free",
+        "each captured database needs one",
+        f"ALTER SYSTEM SET max_replication_slots = {facts.slots_limit + 10};"
+        " -- then restart the server",
+        restart=True,
+    )
+    senders_free = facts.senders_limit - facts.senders_used
+    yield _finding(
+        "max_wal_senders",
+        senders_free > 0 or slot_exists,
+        f"{senders_free} of {facts.senders_limit} WAL senders are free",
+        "each captured database needs one",
+        f"ALTER SYSTEM SET max_wal_senders = {facts.senders_limit + 10};"
+        " -- then restart the server",
+        restart=True,
+    )
+    if facts.keeps_unlimited_wal:
+        yield Finding(
+            "max_slot_wal_keep_size",
+            "warning",
+            "max_slot_wal_keep_size is -1",
+            "while capture stands still, the slot keeps WAL until the server's disk is full",
+            "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf();",
+        )
+    else:
+        yield Finding("max_slot_wal_keep_size", "ok", "the WAL that a slot keeps is limited")
+
+
+def _replication(server: Server) -> Finding:
+    """Whether a replication connection comes about; through a pooler it does not."""
+    try:
+        server.connect_for_replication().close()
+    except (SourceBlocked, SourceUnavailable) as error:
+        mend = getattr(error, "mend", "")
+        why = "changes are streamed over a replication connection"
+        return Finding("replication connection", "error", str(error), why, mend)
+    return Finding("replication connection", "ok", "a replication connection can be opened")
+
+
+def _of_tables(tables: list[Table], facts: Facts) -> Iterator[Finding]:
+    """What limits the capture of present and future tables."""
+    if not facts.is_superuser:
+        yield Finding(
+            "future tables",
+            "warning",
+            f"the role {facts.role} is no superuser",
+            "a new table is published up to a second after it was made: rows that are inserted"
+            " before that are not captured",
+            f"ALTER ROLE {quoted(facts.role)} SUPERUSER;",
+        )
+    for table in tables:
+        if not table.eligible:
+            continue
+        if not table.ours:
+            what = f"{table.column}: {_NOT_OURS}"
+            yield Finding("ownership", "warning", what, "only a table's owner may publish it",
+                          _own(table, facts))  # fmt: skip
+        elif not table.identity:
+            yield Finding(
+                "replica identity",
+                "warning",
+                f"{table.column}: {_NO_IDENTITY}",
+                "inserts are captured; publishing the rest would make UPDATE and DELETE fail",
+                _identify(table),
+            )
+
+
+def _slot_exists(opened: connection, name: str) -> bool:
+    with opened.cursor() as at:
+        at.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name])
+        return at.fetchone() is not None
+
+
+_COLUMN_NAMES = """
+SELECT attrelid::bigint, array_agg(attname::text ORDER BY attnum)
+FROM pg_attribute
+WHERE attrelid = ANY(%s::oid[]) AND attnum > 0 AND NOT attisdropped
+GROUP BY attrelid
+"""

@@ -1,0 +1,349 @@
+"""Rows of the stream as changes: their relation, their JSON, and what is missing of them.
+
+A value that the stream leaves out (an unchanged TOASTed column; a generated column before Postgres
+18) is read from the table by primary key, one query a batch and table. It is then the latest one;
+if the row is gone by then, or has no primary key, the column is left out of the document.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import psycopg2
+import structlog
+from psycopg2 import sql
+from psycopg2.extensions import connection
+
+from eventing.changes import Change, Operation
+from eventing.sources import pgoutput
+from eventing.sources.base import Watch
+from eventing.sources.pgjson import FIRST_USER_OID, Row, RowShapeChanged, TypeFacts, Types
+from eventing.sources.pgoutput import DELETE, INSERT, UNCHANGED, UPDATE, Relation, Text
+from eventing.sources.pgserver import OWN_SCHEMA, column_name
+
+logger = structlog.get_logger(__name__)
+
+_OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
+
+
+class _KeyColumn(NamedTuple):
+    index: int
+    name: str
+    type: str
+
+
+@dataclass(slots=True)
+class Table:
+    """A relation as the stream has last described it, and what is wanted of it.
+
+    `shape` and what follows it are filled in when the first wanted row arrives. `unsent` counts
+    generated columns, which stand behind the relation's own in `shape`.
+    """
+
+    relation: Relation
+    name: str
+    wanted: frozenset[int]
+    shape: Row | None = None
+    columns: tuple[str, ...] = ()
+    primary_key: tuple[_KeyColumn, ...] = ()
+    identity: tuple[int, ...] = ()
+    id_index: int | None = None
+    unsent: int = 0
+
+
+class _Missing(NamedTuple):
+    """A change whose document lacks columns: where it is in the batch, its values, which ones."""
+
+    at: int
+    table: Table
+    texts: list[Text]
+    indexes: tuple[int, ...]
+
+
+class Rows:
+    """The relations of one stream. Not shared between connections."""
+
+    def __init__(
+        self,
+        opened: connection,
+        watch: Watch,
+        schemas: frozenset[str] | None,
+        excluded_tables: frozenset[str],
+    ) -> None:
+        self._opened = opened
+        self._watch = watch
+        self._schemas = schemas
+        self._excluded = excluded_tables
+        self._types = Types()
+        self._missing: list[_Missing] = []
+        self.tables: dict[int, Table] = {}
+        self.saw_new_table = False
+
+    def watch(self, watch: Watch) -> None:
+        """Take a new configuration into force."""
+        self._watch = watch
+        for table in self.tables.values():
+            table.wanted = self._wanted(table.relation)
+
+    def describe(self, payload: bytes) -> None:
+        """Take in a Relation message."""
+        relation = pgoutput.relation(payload)
+        if relation.oid not in self.tables:
+            self.saw_new_table = True
+        name = column_name(relation.schema, relation.name)
+        self.tables[relation.oid] = Table(relation, name, self._wanted(relation))
+
+    def change(
+        self, payload: bytes, table: Table, position: str, index: int, committed_at_ms: int, at: int
+    ) -> Change:
+        """The change of a message of a wanted kind; it will stand at `at` of its batch."""
+        if table.shape is None:
+            self._prepare(table)
+        kind = payload[0]
+        try:
+            try:
+                identifier, document, old = self._decoded(kind, payload, table, at)
+            except RowShapeChanged:
+                self._types.forget()
+                self._prepare(table)
+                identifier, document, old = self._decoded(kind, payload, table, at)
+        except (ValueError, LookupError) as error:
+            # Never the error's own words: they may quote the row.
+            problem = f"the row could not be decoded ({type(error).__name__})"
+            operation = _OPERATIONS[kind]
+            return Change(
+                position, index, operation, table.name, "", "{}", committed_at_ms, None, problem
+            )
+        return Change(
+            position,
+            index,
+            _OPERATIONS[kind],
+            table.name,
+            identifier,
+            document,
+            committed_at_ms,
+            old,
+        )
+
+    @property
+    def missing(self) -> int:
+        """How many changes of the batch wait for values from their tables."""
+        return len(self._missing)
+
+    def complete(self, changes: list[Change]) -> None:
+        """Fill in what the stream left out, from the tables as they are now."""
+        if not self._missing:
+            return
+        waiting: dict[int, list[_Missing]] = defaultdict(list)
+        for item in self._missing:
+            waiting[id(item.table)].append(item)
+        self._missing = []
+        for items in waiting.values():
+            table = items[0].table
+            for item, found in zip(items, self._fetched(table, items), strict=True):
+                if found and table.shape is not None:
+                    every = range(len(table.columns))
+                    document = table.shape.json_of(item.texts, every, found)
+                    changes[item.at] = changes[item.at]._replace(document=document)
+
+    def _wanted(self, relation: Relation) -> frozenset[int]:
+        """The kinds of messages about a relation that some trigger wants."""
+        schema = relation.schema
+        if (
+            schema == OWN_SCHEMA
+            or f"{schema}.{relation.name}" in self._excluded
+            or (self._schemas is not None and schema not in self._schemas)
+        ):
+            return frozenset()
+        name = column_name(schema, relation.name)
+        return frozenset(
+            kind for kind, operation in _OPERATIONS.items() if self._watch.wants(name, operation)
+        )
+
+    def _decoded(
+        self, kind: int, payload: bytes, table: Table, at: int
+    ) -> tuple[str, str, str | None]:
+        """Document id, document and old row of a message."""
+        shape = table.shape
+        assert shape is not None  # noqa: S101 — `change` has prepared the table
+        if kind == INSERT:
+            texts = pgoutput.inserted(payload)
+            return _document_id(table, shape, texts), self._document(table, shape, texts, at), None
+        row = pgoutput.row(payload)
+        old = None
+        if row.old_kind:
+            sent = range(len(row.old)) if row.old_kind == "O" else table.identity
+            padded = row.old + [UNCHANGED] * table.unsent
+            old = shape.json_of(padded, sent)
+            if kind == DELETE:
+                return _document_id(table, shape, padded), old, old
+        texts = row.new
+        if UNCHANGED in texts and row.old_kind == "O":
+            texts = [
+                before if now is UNCHANGED else now
+                for now, before in zip(texts, row.old, strict=True)
+            ]
+        return _document_id(table, shape, texts), self._document(table, shape, texts, at), old
+
+    def _document(self, table: Table, shape: Row, texts: list[Text], at: int) -> str:
+        """The JSON of a new row; what is missing of it is noted for the end of the batch."""
+        if not table.unsent and UNCHANGED not in texts:
+            return shape.json(texts)  # type: ignore[arg-type]
+        texts = texts + [UNCHANGED] * table.unsent
+        indexes = tuple(index for index, text in enumerate(texts) if text is UNCHANGED)
+        self._missing.append(_Missing(at, table, texts, indexes))
+        return shape.json_of(texts, range(len(texts)))
+
+    def _prepare(self, table: Table) -> None:
+        """Compile what rows of a relation need, with the catalogue's help."""
+        relation = table.relation
+        with self._opened.cursor() as at:
+            at.execute(_COLUMNS, [relation.oid])
+            catalogue = at.fetchall()
+        names = [column.name for column in relation.columns]
+        generated = [
+            (name, type_oid)
+            for name, _, type_oid, is_generated, _ in catalogue
+            if is_generated and name not in names
+        ]
+        columns = [(column.name, column.type_oid) for column in relation.columns] + generated
+        self._load_types([type_oid for _, type_oid in columns])
+        key = sorted((place, name, kind) for name, kind, _, _, place in catalogue if place)
+        table.primary_key = tuple(
+            _KeyColumn(names.index(name), name, kind) for _, name, kind in key if name in names
+        )
+        table.identity = tuple(
+            index for index, column in enumerate(relation.columns) if column.is_key
+        )
+        table.id_index = names.index("id") if "id" in names else None
+        table.unsent = len(generated)
+        table.columns = tuple(name for name, _ in columns)
+        table.shape = self._types.row(columns)
+
+    def _load_types(self, oids: Sequence[int]) -> None:
+        """Ask the catalogue about types until nothing they are made of is unknown."""
+        missing = self._types.unknown(oids)
+        while missing:
+            with self._opened.cursor() as at:
+                at.execute(_TYPES, [list(missing)])
+                found = [
+                    TypeFacts(
+                        oid,
+                        element,
+                        delimiter,
+                        base,
+                        None if names is None else tuple(zip(names, types, strict=True)),
+                        is_hstore,
+                    )
+                    for oid, element, delimiter, base, names, types, is_hstore in at.fetchall()
+                ]
+            # A type that has been dropped since is shown as its text.
+            gone = missing - {fact.oid for fact in found}
+            self._types.learn([*found, *(TypeFacts(oid) for oid in gone)])
+            missing = self._types.unknown(oids)
+
+    def _fetched(self, table: Table, items: Sequence[_Missing]) -> list[dict[int, str]]:
+        """For each item, JSON text by column index; empty where the row is gone."""
+        nothing: list[dict[int, str]] = [{} for _ in items]
+        if not table.primary_key:
+            return nothing
+        keys: list[list[Text]] = [
+            [item.texts[column.index] for item in items] for column in table.primary_key
+        ]
+        if any(UNCHANGED in values for values in keys):
+            return nothing
+        wanted = sorted({index for item in items for index in item.indexes})
+        try:
+            with self._opened.cursor() as at:
+                at.execute(_lookup(table, wanted), keys)
+                rows = at.fetchall()
+        except psycopg2.Error as error:
+            if error.pgcode is None or self._opened.closed:
+                raise
+            # The table was dropped, renamed or altered since: the columns are not to be had.
+            logger.warning("columns that the stream left out could not be read", code=error.pgcode)
+            return nothing
+        for number, *values in rows:
+            wanted_here = items[number - 1].indexes
+            nothing[number - 1] = {
+                index: "null" if value is None else value
+                for index, value in zip(wanted, values, strict=True)
+                if index in wanted_here
+            }
+        return nothing
+
+
+def _lookup(table: Table, wanted: Sequence[int]) -> sql.Composed:
+    """A query for some columns of rows whose primary keys are given as one array a key column."""
+    relation, key = table.relation, table.primary_key
+    return sql.SQL(
+        "SELECT k.number, {values} FROM unnest({arrays}) WITH ORDINALITY AS k({names}, number)"
+        " JOIN {table} AS t ON {same}"
+    ).format(
+        values=sql.SQL(", ").join(
+            sql.SQL("to_jsonb(t.{})::text").format(sql.Identifier(table.columns[index]))
+            for index in wanted
+        ),
+        arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(key)),
+        names=sql.SQL(", ").join(sql.Identifier(f"k{n}") for n in range(len(key))),
+        table=sql.Identifier(relation.schema, relation.name),
+        same=sql.SQL(" AND ").join(
+            # The type as format_type wrote it: quoted by the server where it must be.
+            sql.SQL("t.{} = k.{}::" + column.type.replace("%", "%%")).format(
+                sql.Identifier(column.name), sql.Identifier(f"k{n}")
+            )
+            for n, column in enumerate(key)
+        ),
+    )
+
+
+def _document_id(table: Table, shape: Row, texts: Sequence[Text]) -> str:
+    """The contract's `docId`: the column `id`, else the primary key, else the replica identity's
+    columns; empty for a table that has none of them."""
+    if table.id_index is not None:
+        text = texts[table.id_index]
+        if isinstance(text, str):
+            return text
+    key = [column.index for column in table.primary_key]
+    if not key and table.relation.identity != "f":
+        key = list(table.identity)
+    if len(key) == 1:
+        text = texts[key[0]]
+        return text if isinstance(text, str) else ""
+    if not key:
+        return ""
+    padded = [*texts, *[UNCHANGED] * (len(table.columns) - len(texts))]
+    return shape.json_of(padded, key)
+
+
+_COLUMNS = """
+SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint,
+       a.attgenerated <> '',
+       -- From 1: an int2vector counts from 0.
+       (SELECT array_position(i.indkey::int2[], a.attnum) + 1
+        FROM pg_index AS i WHERE i.indrelid = a.attrelid AND i.indisprimary)
+FROM pg_attribute AS a
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+
+_TYPES = f"""
+SELECT t.oid::bigint,
+       CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+            THEN t.typelem::bigint ELSE 0 END,
+       t.typdelim::text,
+       t.typbasetype::bigint,
+       CASE WHEN t.typtype = 'c' THEN coalesce(a.names, '{{}}') END,
+       coalesce(a.types, '{{}}'),
+       t.oid >= {FIRST_USER_OID} AND t.typname = 'hstore' AND EXISTS (
+         SELECT FROM pg_cast WHERE castsource = t.oid AND casttarget = 'json'::regtype)
+FROM pg_type AS t
+LEFT JOIN LATERAL (
+  SELECT array_agg(attname::text ORDER BY attnum) AS names,
+         array_agg(atttypid::bigint ORDER BY attnum) AS types
+  FROM pg_attribute
+  WHERE t.typtype = 'c' AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped
+) AS a ON true
+WHERE t.oid = ANY(%s::oid[])
+"""

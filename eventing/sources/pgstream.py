@@ -1,0 +1,201 @@
+"""One stay on a replication slot: messages in, changes out, and feedback to the server.
+
+Positions are text that sorts in the order of the stream: the LSN of the commit record, the LSN of
+the change, and a count for changes that share one (COPY writes many rows into one WAL record). All
+three come from the WAL, so a replay gives each change the same position whatever is published by
+then. `<lsn>/0/0` stands for everything that was committed before `lsn`.
+"""
+
+import select
+import time
+from typing import Final, NamedTuple
+
+from psycopg2.extras import LogicalReplicationConnection
+
+from eventing.changes import Change
+from eventing.sources import pgoutput
+from eventing.sources.pgoutput import BEGIN, COMMIT, DELETE, INSERT, RELATION, UPDATE
+from eventing.sources.pgrows import Rows
+
+_BATCH_BYTES: Final = 8 * 1024 * 1024
+# Values that the stream left out are read from their tables; so many rows of them make a batch.
+_BATCH_MISSING: Final = 100
+# The rest of a transaction whose beginning is here is about to arrive.
+_REST_SECONDS: Final = 0.005
+_SOONEST_FEEDBACK_SECONDS: Final = 0.25
+_LATEST_FEEDBACK_SECONDS: Final = 5.0
+# How many messages that nobody wants are read between two looks at the clock.
+_MESSAGES_A_LOOK: Final = 2000
+
+
+class Position(NamedTuple):
+    """A place in the stream; see above."""
+
+    lsn: int
+    change_lsn: int = 0
+    count: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.lsn:016X}/{self.change_lsn:016X}/{self.count:08X}"
+
+
+def parse_position(text: str) -> Position:
+    """A position from its text. Raises ValueError."""
+    lsn, change_lsn, count = (int(part, 16) for part in text.split("/"))
+    return Position(lsn, change_lsn, count)
+
+
+class Stream:
+    """A started replication of a slot. Raises psycopg2.Error when the connection breaks off.
+
+    Two cursors of one connection: psycopg2 forwards a cursor's flushed LSN by itself when a
+    keepalive arrives, which would tell the server of more than is stored. So one cursor reads and
+    never has anything flushed; the other only sends what was acknowledged.
+    """
+
+    def __init__(self, opened: LogicalReplicationConnection, rows: Rows, after: Position) -> None:
+        self._connection = opened
+        self._reader = opened.cursor()
+        self._sender = opened.cursor()
+        self._rows = rows
+        self._after = after
+        self._position = after
+        self._acknowledged = after.lsn
+        self._sent = 0
+        self._sent_at = time.monotonic()
+        # The transaction being read.
+        self._in_transaction = False
+        self._commit_lsn = 0
+        self._committed_at_ms = 0
+        self._index = -1
+        self._lsn = 0
+        self._count = 0
+        self._replayed = False
+        self.drained = False
+
+    def start(self, slot: str, publications: tuple[str, ...]) -> None:
+        """Start streaming what was committed at or after the position's LSN."""
+        self._reader.start_replication_expert(
+            f"START_REPLICATION SLOT {slot} LOGICAL {self._after.lsn >> 32:X}/"
+            f"{self._after.lsn & 0xFFFFFFFF:X} (proto_version '1', messages 'true',"
+            f" publication_names '{','.join(publications)}')",
+            decode=False,
+        )
+
+    @property
+    def position(self) -> Position:
+        """Up to where the stream has been read."""
+        return self._position
+
+    def read(self, max_changes: int, timeout_seconds: float) -> list[Change]:
+        """Changes in order: as soon as there are enough, or the stream runs dry."""
+        deadline = time.monotonic() + timeout_seconds
+        changes: list[Change] = []
+        self.drained = False
+        size = 0
+        messages = 0
+        read_message = self._reader.read_message
+        while len(changes) < max_changes and size < _BATCH_BYTES:
+            message = read_message()
+            if message is None:
+                if not self._wait(changes, deadline):
+                    break
+                continue
+            payload = message.payload
+            kind = payload[0]
+            if kind in (INSERT, UPDATE, DELETE):
+                change = self._change(kind, payload, message.data_start, len(changes))
+                if change is not None:
+                    changes.append(change)
+                    size += len(payload)
+                    if self._rows.missing >= _BATCH_MISSING:
+                        break
+            else:
+                self._control(kind, payload)
+            messages += 1
+            if messages % _MESSAGES_A_LOOK == 0 and time.monotonic() >= deadline:
+                break
+        self._rows.complete(changes)
+        self._feed_back(_LATEST_FEEDBACK_SECONDS)
+        return changes
+
+    def acknowledge(self, lsn: int) -> None:
+        """Everything committed before `lsn` is stored; tell the server, not too often."""
+        self._acknowledged = max(self._acknowledged, lsn)
+        self._feed_back(_SOONEST_FEEDBACK_SECONDS)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _control(self, kind: int, payload: bytes) -> None:
+        """Messages that are no row. Origin, Type, Truncate and logical messages say nothing to us.
+
+        A Truncate in particular makes no deletes.
+        """
+        if kind == BEGIN:
+            begin = pgoutput.begin(payload)
+            self._in_transaction = True
+            self._commit_lsn = begin.commit_lsn
+            self._committed_at_ms = begin.committed_at_ms
+            self._index = -1
+            self._lsn = self._count = 0
+            self._replayed = begin.commit_lsn <= self._after.lsn
+        elif kind == COMMIT:
+            self._in_transaction = False
+            self._advance(Position(pgoutput.commit(payload).end_lsn))
+        elif kind == RELATION:
+            self._rows.describe(payload)
+
+    def _change(self, kind: int, payload: bytes, lsn: int, at: int) -> Change | None:
+        """The change of a row's message, None if nobody wants it or it is stored already."""
+        self._index += 1
+        if lsn == self._lsn:
+            self._count += 1
+        else:
+            self._lsn = lsn
+            self._count = 0
+        if self._replayed and (self._commit_lsn, lsn, self._count) <= self._after:
+            return None
+        table = self._rows.tables[pgoutput.relation_oid(payload)]
+        position = Position(self._commit_lsn, lsn, self._count)
+        self._position = position
+        if kind not in table.wanted:
+            return None
+        return self._rows.change(
+            payload, table, str(position), self._index, self._committed_at_ms, at
+        )
+
+    def _wait(self, changes: list[Change], deadline: float) -> bool:
+        """Nothing is there to be read. Whether there is something to be read now."""
+        if not self._in_transaction:
+            # All that was committed before this point has been sent to us.
+            wal_end = self._reader.wal_end
+            self._advance(Position(wal_end))
+            # What the next reply to a keepalive tells: received, and not yet stored. A server
+            # that shuts down waits for no more than that.
+            self._reader.send_feedback(write_lsn=wal_end)
+            if changes:
+                self.drained = True
+                return False
+        self._feed_back(_LATEST_FEEDBACK_SECONDS)
+        remaining = deadline - time.monotonic()
+        patience = min(remaining, _REST_SECONDS) if changes else remaining
+        if patience > 0 and select.select([self._connection], [], [], patience)[0]:
+            return True
+        self.drained = not self._in_transaction
+        return False
+
+    def _advance(self, position: Position) -> None:
+        self._position = max(self._position, position)
+
+    def _feed_back(self, interval_seconds: float) -> None:
+        """Send what is acknowledged if that is due; also keeps wal_sender_timeout from striking."""
+        now = time.monotonic()
+        if self._acknowledged > self._sent:
+            interval_seconds = min(interval_seconds, _SOONEST_FEEDBACK_SECONDS)
+        if now - self._sent_at >= interval_seconds:
+            self._sender.send_feedback(
+                write_lsn=self._acknowledged, flush_lsn=self._acknowledged, force=True
+            )
+            self._sent = self._acknowledged
+            self._sent_at = now
