@@ -47,11 +47,15 @@ class Table(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What one look at the catalogue found; `wal_end` is the server's end of the log."""
+    """What one look at the catalogue found; `wal_end` is the server's end of the log.
+
+    `insert_schemas` are published as a whole, `schemas` are those that could be.
+    """
 
     wal_end: int
     all_inserts: bool
     insert_schemas: frozenset[str]
+    schemas: frozenset[str]
     tables: list[Table]
 
 
@@ -114,6 +118,8 @@ class Publications:
             if facts.version >= _SCHEMAS_SINCE:
                 at.execute(_PUBLISHED_SCHEMAS, [self.insert])
                 schemas = frozenset(name for (name,) in at.fetchall())
+            at.execute(_SCHEMAS, {"own": OWN_SCHEMA, "schemas": self._schemas})
+            present = frozenset(name for (name,) in at.fetchall())
             # The product's own tables can only be meant where the product itself lives.
             excluded = self._excluded if facts.has_own_schema else []
             at.execute(
@@ -127,7 +133,7 @@ class Publications:
                 },
             )
             tables = [Table(*row) for row in at.fetchall()]
-        return Look(lsn_number(wal_end), bool(all_inserts), schemas, tables)
+        return Look(lsn_number(wal_end), bool(all_inserts), schemas, present, tables)
 
     def bring_in_line(self, opened: connection, facts: Facts, look: Look, watch: Watch) -> bool:
         """Publish what `watch` wants. Returns whether all of it could be done now.
@@ -160,13 +166,15 @@ class Publications:
     def _coverage(self, facts: Facts, look: Look, watch: Watch) -> tuple[bool, frozenset[str]]:
         """Whether inserts of all tables are published, and else of which whole schemas."""
         nothing: frozenset[str] = frozenset()
-        future = watch.wants_future_tables and "insert" in watch.operations
-        if not (facts.is_superuser and future):
+        present = {table.column for table in look.tables}
+        named = {name.removeprefix("public.") for name in watch.named_tables}
+        future = watch.wants_future_tables or not named <= present
+        if not (facts.is_superuser and future and "insert" in watch.operations):
             return False, nothing
         if facts.has_own_schema or self._schemas is not None:
             # Everything would include the product's own writes, or schemas nobody asked for.
             if facts.version >= _SCHEMAS_SINCE:
-                return False, frozenset(table.schema for table in look.tables if table.eligible)
+                return False, look.schemas
             return not facts.has_own_schema, nothing
         return True, nothing
 
@@ -241,6 +249,13 @@ def _attempt(at: cursor, statement: sql.Composed, *, quiet: bool = False) -> boo
 
 _STATE = """
 SELECT pg_current_wal_lsn(), (SELECT pubinsert FROM pg_publication WHERE pubname = %s)
+"""
+
+_SCHEMAS = """
+SELECT nspname
+FROM pg_namespace
+WHERE nspname NOT LIKE 'pg\_%%' AND nspname <> 'information_schema' AND nspname <> %(own)s
+    AND (%(schemas)s::text[] IS NULL OR nspname = ANY (%(schemas)s))
 """
 
 _PUBLISHED_SCHEMAS = """

@@ -28,7 +28,7 @@ _OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", 
 
 
 class _KeyColumn(NamedTuple):
-    index: int
+    at: int
     name: str
     type: str
 
@@ -249,7 +249,7 @@ class Rows:
         if not table.primary_key:
             return nothing
         keys: list[list[Text]] = [
-            [item.texts[column.index] for item in items] for column in table.primary_key
+            [item.texts[column.at] for item in items] for column in table.primary_key
         ]
         if any(UNCHANGED in values for values in keys):
             return nothing
@@ -305,7 +305,7 @@ def _document_id(table: Table, shape: Row, texts: Sequence[Text]) -> str:
         text = texts[table.id_index]
         if isinstance(text, str):
             return text
-    key = [column.index for column in table.primary_key]
+    key = [column.at for column in table.primary_key]
     if not key and table.relation.identity != "f":
         key = list(table.identity)
     if len(key) == 1:

@@ -5,13 +5,15 @@ from within a session only its primary message or its code is used.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg2
 from psycopg2.extensions import connection, parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
 from eventing.sources.base import SourceBlocked, SourceUnavailable
+
+Connection = TypeVar("Connection", bound=connection)
 
 OLDEST_VERSION: Final = 140_000
 # The schema of the product's own tables: never captured.
@@ -75,7 +77,7 @@ class Server:
 
     def connect(self) -> connection:
         """An ordinary connection in autocommit, with short timeouts."""
-        opened = self._open(None)
+        opened = self._open(connection)
         opened.autocommit = True
         limits = {
             "lock_timeout": str(LOCK_TIMEOUT_MS),
@@ -117,12 +119,12 @@ class Server:
             primary = type(error).__name__
         return SourceUnavailable(f"{self.place}: {primary} ({code})")
 
-    def _open(self, factory: Any) -> Any:
+    def _open(self, factory: type[Connection]) -> Connection:
         if not self._address:
             raise SourceBlocked("the connection string cannot be read as a Postgres address")
-        address = {**self._defaults, **self._address, "client_encoding": "UTF8"}
+        address: dict[str, Any] = {**self._defaults, **self._address, "client_encoding": "UTF8"}
         try:
-            return psycopg2.connect(**address, connection_factory=factory)
+            return psycopg2.connect(connection_factory=factory, **address)
         except psycopg2.Error as error:
             raise self._refused(_line(error)) from None
 

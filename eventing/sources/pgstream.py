@@ -1,7 +1,7 @@
 """One stay on a replication slot: messages in, changes out, and feedback to the server.
 
 Positions are text that sorts in the order of the stream: the LSN of the commit record, the LSN of
-the change, and a count for changes that share one (COPY writes many rows into one WAL record). All
+the change, and its place among those that share one (COPY writes many rows into one WAL record). All
 three come from the WAL, so a replay gives each change the same position whatever is published by
 then. `<lsn>/0/0` stands for everything that was committed before `lsn`.
 """
@@ -33,16 +33,16 @@ class Position(NamedTuple):
 
     lsn: int
     change_lsn: int = 0
-    count: int = 0
+    place: int = 0
 
     def __str__(self) -> str:
-        return f"{self.lsn:016X}/{self.change_lsn:016X}/{self.count:08X}"
+        return f"{self.lsn:016X}/{self.change_lsn:016X}/{self.place:08X}"
 
 
 def parse_position(text: str) -> Position:
     """A position from its text. Raises ValueError."""
-    lsn, change_lsn, count = (int(part, 16) for part in text.split("/"))
-    return Position(lsn, change_lsn, count)
+    lsn, change_lsn, place = (int(part, 16) for part in text.split("/"))
+    return Position(lsn, change_lsn, place)
 
 
 class Stream:
@@ -69,13 +69,13 @@ class Stream:
         self._committed_at_ms = 0
         self._index = -1
         self._lsn = 0
-        self._count = 0
+        self._place = 0
         self._replayed = False
         self.drained = False
 
     def start(self, slot: str, publications: tuple[str, ...]) -> None:
         """Start streaming what was committed at or after the position's LSN."""
-        self._reader.start_replication_expert(
+        self._reader.start_replication_expert(  # type: ignore[no-untyped-call]
             f"START_REPLICATION SLOT {slot} LOGICAL {self._after.lsn >> 32:X}/"
             f"{self._after.lsn & 0xFFFFFFFF:X} (proto_version '1', messages 'true',"
             f" publication_names '{','.join(publications)}')",
@@ -138,7 +138,7 @@ class Stream:
             self._commit_lsn = begin.commit_lsn
             self._committed_at_ms = begin.committed_at_ms
             self._index = -1
-            self._lsn = self._count = 0
+            self._lsn = self._place = 0
             self._replayed = begin.commit_lsn <= self._after.lsn
         elif kind == COMMIT:
             self._in_transaction = False
@@ -150,14 +150,14 @@ class Stream:
         """The change of a row's message, None if nobody wants it or it is stored already."""
         self._index += 1
         if lsn == self._lsn:
-            self._count += 1
+            self._place += 1
         else:
             self._lsn = lsn
-            self._count = 0
-        if self._replayed and (self._commit_lsn, lsn, self._count) <= self._after:
+            self._place = 0
+        if self._replayed and (self._commit_lsn, lsn, self._place) <= self._after:
             return None
         table = self._rows.tables[pgoutput.relation_oid(payload)]
-        position = Position(self._commit_lsn, lsn, self._count)
+        position = Position(self._commit_lsn, lsn, self._place)
         self._position = position
         if kind not in table.wanted:
             return None
@@ -173,7 +173,7 @@ class Stream:
             self._advance(Position(wal_end))
             # What the next reply to a keepalive tells: received, and not yet stored. A server
             # that shuts down waits for no more than that.
-            self._reader.send_feedback(write_lsn=wal_end)
+            self._reader.send_feedback(write_lsn=wal_end)  # type: ignore[no-untyped-call]
             if changes:
                 self.drained = True
                 return False
@@ -194,7 +194,7 @@ class Stream:
         if self._acknowledged > self._sent:
             interval_seconds = min(interval_seconds, _SOONEST_FEEDBACK_SECONDS)
         if now - self._sent_at >= interval_seconds:
-            self._sender.send_feedback(
+            self._sender.send_feedback(  # type: ignore[no-untyped-call]
                 write_lsn=self._acknowledged, flush_lsn=self._acknowledged, force=True
             )
             self._sent = self._acknowledged
