@@ -58,6 +58,11 @@ class Actor:
             return allowed
         return allowed and self.token.project_id is None and self.token.role == ADMIN
 
+    def may_refer_to_environment(self) -> bool:
+        """Whether `${NAME}` is resolved for the actor: the environment holds the installation's own
+        secrets, which a webhook or a source of someone's own would receive."""
+        return self.may_create_projects()
+
     def projects(self) -> QuerySet[Project]:
         """The projects the actor may see."""
         projects = Project.objects.all()

@@ -72,9 +72,13 @@ class Batch(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One change for one trigger, ready to be stored: what `event_log` holds."""
+    """One change for one trigger, ready to be stored: what `event_log` holds.
+
+    `id_text` is `id` as text, which is wanted several times and dear to make.
+    """
 
     id: UUID
+    id_text: str
     trigger_id: int
     trigger: str
     table: str

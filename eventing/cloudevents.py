@@ -41,10 +41,12 @@ class EventBuilder:
                     database_id,
                     change.position,
                 )
-                payload, problem = self._payload(str(identifier), change)
+                id_text = str(identifier)
+                payload, problem = self._payload(id_text, change)
                 events.append(
                     Event(
                         identifier,
+                        id_text,
                         rule.trigger_id,
                         rule.trigger,
                         change.table,

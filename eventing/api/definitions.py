@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from eventing.access import Actor
 from eventing.api.bodies import merged
 from eventing.api.representations import (
     database_written,
@@ -53,7 +54,7 @@ def changed_settings(stored: SettingsDefinition, patch: Mapping[str, Any]) -> Se
 
 
 def database_definition(
-    body: Mapping[str, Any], stored: DatabaseDefinition | None = None
+    body: Mapping[str, Any], actor: Actor, stored: DatabaseDefinition | None = None
 ) -> DatabaseDefinition:
     """The database that `body` describes; the masked address of `stored` stands for its own."""
     written = {name: value for name, value in body.items() if name != "capture"}
@@ -65,6 +66,7 @@ def database_definition(
     if isinstance(url, str) and MASK in url:
         problem = Problem("url", "an address with a masked password", "the whole address")
         raise InvalidInput([problem])
+    _refuse_references({"url": url}, actor)
     return parse_database(written, os.environ)
 
 
@@ -77,13 +79,15 @@ def _with_stored_address(
     return replace(definition, url=stored.url, url_reference=stored.url_reference)
 
 
-def changed_database(stored: DatabaseDefinition, patch: Mapping[str, Any]) -> DatabaseDefinition:
+def changed_database(
+    stored: DatabaseDefinition, patch: Mapping[str, Any], actor: Actor
+) -> DatabaseDefinition:
     """`stored` with `patch` applied."""
-    return database_definition(merged(database_written(stored), patch), stored)
+    return database_definition(merged(database_written(stored), patch), actor, stored)
 
 
 def trigger_definition(
-    body: Mapping[str, Any], stored: TriggerDefinition | None = None
+    body: Mapping[str, Any], actor: Actor, stored: TriggerDefinition | None = None
 ) -> TriggerDefinition:
     """The trigger that `body` describes; a masked header stands for that of `stored`."""
     written = {name: value for name, value in body.items() if name != "live"}
@@ -92,7 +96,9 @@ def trigger_definition(
     if isinstance(headers, Mapping):
         known = stored.headers if stored else {}
         kept = [name for name, value in headers.items() if value == MASK and name in known]
-        written["headers"] = {name: headers[name] for name in headers if name not in kept}
+        fresh = {name: headers[name] for name in headers if name not in kept}
+        _refuse_references({f"headers.{name}": value for name, value in fresh.items()}, actor)
+        written["headers"] = fresh
     definition = parse_trigger(written, os.environ)
     unknown = [name for name, value in definition.headers.items() if MASK in value]
     if unknown:
@@ -114,6 +120,20 @@ def _with_stored_headers(
     )
 
 
-def changed_trigger(stored: TriggerDefinition, patch: Mapping[str, Any]) -> TriggerDefinition:
+def changed_trigger(
+    stored: TriggerDefinition, patch: Mapping[str, Any], actor: Actor
+) -> TriggerDefinition:
     """`stored` with `patch` applied."""
-    return trigger_definition(merged(trigger_written(stored), patch), stored)
+    return trigger_definition(merged(trigger_written(stored), patch), actor, stored)
+
+
+def _refuse_references(fields: Mapping[str, object], actor: Actor) -> None:
+    """Raises InvalidInput if a new value refers to an environment that is not open to the actor."""
+    allowed = "the value itself; ${NAME} is for administrators of the installation"
+    problems = [
+        Problem(name, "a reference to the environment", allowed)
+        for name, value in fields.items()
+        if isinstance(value, str) and references_in(value)
+    ]
+    if problems and not actor.may_refer_to_environment():
+        raise InvalidInput(problems)

@@ -29,6 +29,13 @@ class Conflict(exceptions.APIException):
     status_code = 409
 
 
+class LengthRequired(exceptions.APIException):
+    """A body in chunks, which Django would take for an empty one (RFC 9110 section 15.5.12)."""
+
+    status_code = 411
+    default_detail = "the body needs a Content-Length; it is not taken in chunks"
+
+
 def answer(error: Exception, context: dict[str, Any]) -> Response:
     """The response to an error raised in a view; REST framework's `EXCEPTION_HANDLER`."""
     set_rollback()

@@ -343,7 +343,7 @@ class PostgresEventLog:
         head = f"{origin.project_id}\t{_escaped(origin.project)}\t"
         source = f"\t{origin.database_id}\t{_escaped(origin.alias)}\t{origin.type}\t"
         lines = [
-            f"{event.id}\t{head}{event.trigger_id}\t{_escaped(event.trigger)}{source}"
+            f"{event.id_text}\t{head}{event.trigger_id}\t{_escaped(event.trigger)}{source}"
             f"{_escaped(event.table)}\t{event.operation}\t{_escaped(event.document_id)}\t"
             f"{_escaped(event.payload)}\t{_nullable(event.problem)}\t"
             f"{_timestamp(event.committed_at_ms)}\n"
@@ -363,7 +363,7 @@ class PostgresEventLog:
         sweep_at = _timestamp(int((time.time() + SWEEP_GRACE_SECONDS) * 1000))
         tail = f"\t{origin.project_id}\t"
         lines = [
-            f"{event.id}\t{event.trigger_id}{tail}{'failed' if event.problem else 'pending'}"
+            f"{event.id_text}\t{event.trigger_id}{tail}{'failed' if event.problem else 'pending'}"
             f"\t{sweep_at}\n"
             for event in events
         ]

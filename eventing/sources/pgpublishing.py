@@ -251,7 +251,7 @@ _STATE = """
 SELECT pg_current_wal_lsn(), (SELECT pubinsert FROM pg_publication WHERE pubname = %s)
 """
 
-_SCHEMAS = """
+_SCHEMAS = r"""
 SELECT nspname
 FROM pg_namespace
 WHERE nspname NOT LIKE 'pg\_%%' AND nspname <> 'information_schema' AND nspname <> %(own)s

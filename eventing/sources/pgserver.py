@@ -124,9 +124,10 @@ class Server:
             raise SourceBlocked("the connection string cannot be read as a Postgres address")
         address: dict[str, Any] = {**self._defaults, **self._address, "client_encoding": "UTF8"}
         try:
-            return psycopg2.connect(connection_factory=factory, **address)
+            opened: Connection = psycopg2.connect(connection_factory=factory, **address)
         except psycopg2.Error as error:
             raise self._refused(_line(error)) from None
+        return opened
 
     def _refused(self, text: str) -> SourceBlocked | SourceUnavailable:
         """What a failed connection means. libpq gives no code here, so its words decide."""

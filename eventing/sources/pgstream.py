@@ -1,9 +1,9 @@
 """One stay on a replication slot: messages in, changes out, and feedback to the server.
 
 Positions are text that sorts in the order of the stream: the LSN of the commit record, the LSN of
-the change, and its place among those that share one (COPY writes many rows into one WAL record). All
-three come from the WAL, so a replay gives each change the same position whatever is published by
-then. `<lsn>/0/0` stands for everything that was committed before `lsn`.
+the change, and its place among those that share one (COPY writes many rows into one WAL record).
+All three come from the WAL, so a replay gives each change the same position whatever is published
+by then. `<lsn>/0/0` stands for everything that was committed before `lsn`.
 """
 
 import select

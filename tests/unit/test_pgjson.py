@@ -75,7 +75,11 @@ def test_a_value_becomes_what_to_jsonb_makes_of_it(
         (INT4_ARRAY, "{1,NULL,3}", [1, None, 3]),
         (INT4_ARRAY, "{{1,2},{3,4}}", [[1, 2], [3, 4]]),
         (INT4_ARRAY, "[0:1]={7,8}", [7, 8]),
-        (TEXT_ARRAY, r'{"NULL",NULL,"","a,b","q\"\\","{}"}', ["NULL", None, "", "a,b", 'q"\\', "{}"]),
+        (
+            TEXT_ARRAY,
+            r'{"NULL",NULL,"","a,b","q\"\\","{}"}',
+            ["NULL", None, "", "a,b", 'q"\\', "{}"],
+        ),
         (BOX_ARRAY, "{(1,1),(0,0);(2,2),(1,1)}", ["(1,1),(0,0)", "(2,2),(1,1)"]),
         (POINT, "(1,,)", {"x": 1, "label": None, "tags": None}),
         (POINT, r'(1,"a ""q"" \\ ,",{})', {"x": 1, "label": 'a "q" \\ ,', "tags": []}),
@@ -89,9 +93,7 @@ def test_a_value_becomes_what_to_jsonb_makes_of_it(
         (STORE, "", {}),
     ],
 )
-def test_nested_values_are_read_whole(
-    types: Types, oid: int, text: str, expected: object
-) -> None:
+def test_nested_values_are_read_whole(types: Types, oid: int, text: str, expected: object) -> None:
     assert json.loads(types.converter(oid)(text)) == expected
 
 

@@ -32,9 +32,9 @@ def test_a_commit_tells_where_its_record_ends() -> None:
 
 
 def test_a_relation_names_its_columns_and_which_of_them_are_its_identity() -> None:
-    payload = b"R" + struct.pack(">I", 16400) + b"billing\0Bücher\0d" + struct.pack(">H", 2)
+    payload = b"R" + struct.pack(">I", 16400) + "billing\0Bücher\0d".encode() + struct.pack(">H", 2)
     payload += b"\1id\0" + struct.pack(">Ii", 23, -1) + b"\0na me\0" + struct.pack(">Ii", 25, -1)
-    found = pgoutput.relation(payload.decode("latin-1").encode("latin-1"))
+    found = pgoutput.relation(payload)
     assert (found.oid, found.schema, found.name, found.identity) == (
         16400,
         "billing",

@@ -228,6 +228,13 @@ def test_a_body_that_is_too_large_is_413(shop: Shop) -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_a_body_in_chunks_is_refused_and_not_taken_for_an_empty_one(shop: Shop) -> None:
+    token = create_token(User.objects.get(username="shop-admin"), Membership.Role.ADMIN, None)
+    headers = {"Authorization": f"Bearer {token}", "Transfer-Encoding": "chunked"}
+    answer = Client().generic("POST", "/api/v1/projects/shop/events/redeliver/", headers=headers)
+    assert answer.status_code == 411
+
+
 def test_a_parameter_nobody_knows_is_refused(shop: Shop) -> None:
     answer = shop.admin.get("projects/shop/triggers/", page="2")
     assert answer.status == 422

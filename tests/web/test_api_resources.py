@@ -126,11 +126,19 @@ def test_a_reference_to_the_environment_survives_a_change(
 ) -> None:
     monkeypatch.setenv("SHOP_URL", SOURCE)
     path = "projects/shop/databases/main/"
-    assert shop.admin.patch(path, {"url": "${SHOP_URL}"}).json["url"] == MASKED
+    assert shop.api_of["root"].patch(path, {"url": "${SHOP_URL}"}).json["url"] == MASKED
     monkeypatch.delenv("SHOP_URL")
     assert shop.admin.patch(path, {"schemas": ["public"]}).status == 200
     shop.database.refresh_from_db()
     assert (shop.database.url, shop.database.url_reference) == (SOURCE, "${SHOP_URL}")
+
+
+def test_a_reference_to_a_variable_that_is_not_set_is_refused(shop: Shop) -> None:
+    answer = shop.api_of["root"].patch(
+        "projects/shop/databases/main/", {"url": "${NOT_SET_ANYWHERE}"}
+    )
+    assert answer.status == 422
+    assert "NOT_SET_ANYWHERE" in answer.problems["url"]
 
 
 def test_another_address_is_another_source(shop: Shop) -> None:
@@ -147,7 +155,7 @@ def test_another_address_is_another_source(shop: Shop) -> None:
         ({"url": "postgres://u:hunter2@h"}, "url", "without database name"),
         ({"url": MASKED.replace("db.", "db2.")}, "url", "masked password"),
         ({"url": 7}, "url", ""),
-        ({"url": "${NOT_SET_ANYWHERE}"}, "url", "${NOT_SET_ANYWHERE}"),
+        ({"url": "${SECRET_KEY}"}, "url", "for administrators of the installation"),
         ({"alias": "no spaces"}, "alias", "'no spaces'"),
         ({"alias": "OTHER"}, "alias", "an alias no other database has"),
         ({"type": "oracle"}, "type", "'oracle'"),
@@ -289,7 +297,7 @@ def test_a_reference_in_a_header_survives_a_change(
     monkeypatch.setenv("HOOK_TOKEN", "t0ken")
     path = "projects/shop/triggers/welcome-email/"
     body = {"headers": {"Authorization": "Bearer ${HOOK_TOKEN}"}}
-    assert shop.editor.patch(path, body).status == 200
+    assert shop.api_of["root"].patch(path, body).status == 200
     monkeypatch.delenv("HOOK_TOKEN")
     assert shop.editor.patch(path, {"retries": 5}).status == 200
     stored = trigger_definition_of(Trigger.objects.get(name="welcome-email"))
@@ -326,6 +334,7 @@ def test_a_trigger_is_changed_field_by_field(shop: Shop) -> None:
         ({"backoff": {"factor": 0}}, "backoff.factor", "from 1 to 100"),
         ({"backoff": {"colour": 0}}, "backoff.colour", "an unknown field"),
         ({"headers": {"Host": "x"}}, "headers.Host", "set by Mission Control"),
+        ({"headers": {"X": "${SECRET_KEY}"}}, "headers.X", "for administrators"),
         ({"headers": {"X": {"y": 1}}}, "headers.X", "text on one line"),
         ({"name": "OTHER"}, "name", "a name no other trigger has"),
         ({"name": "-"}, "name", "'-'"),

@@ -229,7 +229,9 @@ def set_state(request: HttpRequest, project: Project, name: str) -> HttpResponse
 def send_test(request: HttpRequest, project: Project, name: str) -> HttpResponse:
     """Send one made-up event now and show the whole exchange."""
     trigger = _trigger(project, name)
-    context = {"trigger": trigger, "trial": send_test_event(trigger)}
+    trial = send_test_event(trigger)
+    body = trial.exchange.response_body.decode("utf-8", "replace")
+    context = {"trigger": trigger, "trial": trial, "response_body": body}
     template = "triggers/_trial.html" if request.htmx else "triggers/trial.html"
     return render(request, template, context)
 

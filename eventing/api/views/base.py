@@ -12,7 +12,7 @@ from eventing.access import ADMIN, Actor
 from eventing.api import serializers
 from eventing.api.bodies import BoundedJSONParser, ExactJSONRenderer, JSONOnly
 from eventing.api.filters import refuse_parameters
-from eventing.api.problem_details import MEDIA_TYPE
+from eventing.api.problem_details import MEDIA_TYPE, LengthRequired
 from eventing.models import Membership, Project
 
 ANYTHING_ELSE: Final = ("default", MEDIA_TYPE)
@@ -51,6 +51,8 @@ class ApiView(APIView):
 
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
+            raise LengthRequired
         if not self.takes_parameters:
             refuse_parameters(request.query_params)
 

@@ -45,7 +45,7 @@ class Databases(ProjectView):
     )
     def post(self, request: Request, project: str) -> Response:
         """Add a database; capture connects to it as soon as eventing is enabled."""
-        definition = database_definition(mapping_of(request.data))
+        definition = database_definition(mapping_of(request.data), self.actor)
         database = save_database(self.project, definition)
         address = reverse("api-database", args=[self.project.name, database.alias])
         return Response(_shown(database), status=201, headers={"Location": address})
@@ -77,7 +77,7 @@ class OneDatabase(ProjectView):
     def put(self, request: Request, project: str, alias: str) -> Response:
         """Replace a database; another address means another source, captured from now on."""
         body = {"alias": alias, **mapping_of(request.data)}
-        return self._save(lambda stored: database_definition(body, stored))
+        return self._save(lambda stored: database_definition(body, self.actor, stored))
 
     @operation(
         "change_database",
@@ -88,7 +88,7 @@ class OneDatabase(ProjectView):
     def patch(self, request: Request, project: str, alias: str) -> Response:
         """Change some fields of a database (JSON Merge Patch, RFC 7396)."""
         patch = mapping_of(request.data)
-        return self._save(lambda stored: changed_database(stored, patch))
+        return self._save(lambda stored: changed_database(stored, patch, self.actor))
 
     @operation("delete_database", {204: None}, tag="databases")
     def delete(self, request: Request, project: str, alias: str) -> Response:

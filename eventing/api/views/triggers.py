@@ -49,7 +49,8 @@ class Triggers(ProjectView):
     )
     def post(self, request: Request, project: str) -> Response:
         """Add a trigger; it takes effect once `live` is true."""
-        trigger = save_trigger(self.project, trigger_definition(mapping_of(request.data)))
+        definition = trigger_definition(mapping_of(request.data), self.actor)
+        trigger = save_trigger(self.project, definition)
         address = reverse("api-trigger", args=[self.project.name, trigger.name])
         return Response(_shown(trigger), status=201, headers={"Location": address})
 
@@ -82,7 +83,7 @@ class OneTrigger(ProjectView):
     def put(self, request: Request, project: str, name: str) -> Response:
         """Replace a trigger; what is left out gets its default."""
         body = {"name": name, **mapping_of(request.data)}
-        return self._save(lambda stored: trigger_definition(body, stored))
+        return self._save(lambda stored: trigger_definition(body, self.actor, stored))
 
     @operation(
         "change_trigger",
@@ -93,7 +94,7 @@ class OneTrigger(ProjectView):
     def patch(self, request: Request, project: str, name: str) -> Response:
         """Change some fields of a trigger (JSON Merge Patch, RFC 7396)."""
         patch = mapping_of(request.data)
-        return self._save(lambda stored: changed_trigger(stored, patch))
+        return self._save(lambda stored: changed_trigger(stored, patch, self.actor))
 
     @operation("delete_trigger", {204: None}, tag="triggers")
     def delete(self, request: Request, project: str, name: str) -> Response:

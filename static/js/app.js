@@ -1,0 +1,324 @@
+// What the pages gain from JavaScript. Every page works without it: forms and links do the work.
+"use strict";
+
+document.documentElement.classList.add("js");
+
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const announce = (text) => { document.getElementById("announcer").textContent = text; };
+
+// Times: the server writes UTC, the reader sees how long ago that was, or their local time.
+
+const clockTime = new Intl.DateTimeFormat(undefined, {
+  day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit",
+});
+
+function relative(moment, now) {
+  const seconds = Math.round((now - moment) / 1000);
+  const distance = Math.abs(seconds);
+  if (distance >= 86400) return clockTime.format(moment);
+  const words = distance < 60 ? `${distance} s`
+    : distance < 3600 ? `${Math.floor(distance / 60)} min`
+    : `${Math.floor(distance / 3600)} h`;
+  if (distance < 1) return "now";
+  return seconds < 0 ? `in ${words}` : `${words} ago`;
+}
+
+function writeTimes() {
+  const now = Date.now();
+  for (const time of all("time[datetime]")) {
+    const text = relative(Date.parse(time.dateTime), now);
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+setInterval(() => { if (!document.hidden) writeTimes(); }, 1000);
+
+// Polling: an element with `data-poll` (milliseconds) is asked for anew while it is on the page. It
+// stops while the tab is hidden, slows down while nothing is new, and waits while it is in use.
+
+const SLOWEST = 15000;
+const pace = new WeakMap();
+
+function inUse(element) {
+  return element.querySelector("details[open]") !== null || element.contains(document.activeElement);
+}
+
+function poll() {
+  const now = performance.now();
+  if (document.hidden) return;
+  for (const element of all("[data-poll]")) {
+    const state = pace.get(element) || { next: now + Number(element.dataset.poll), wait: Number(element.dataset.poll) };
+    pace.set(element, state);
+    if (now < state.next || inUse(element)) continue;
+    if ("logNews" in element.dataset && !isLive()) continue;
+    state.next = now + state.wait;
+    htmx.trigger(element, "poll");
+  }
+}
+
+setInterval(poll, 250);
+
+function quicken() {
+  for (const element of all("[data-poll]")) pace.delete(element);
+}
+
+document.addEventListener("visibilitychange", quicken);
+addEventListener("pointerdown", quicken);
+
+document.addEventListener("htmx:afterRequest", ({ detail }) => {
+  const state = pace.get(detail.elt);
+  if (!state) return;
+  const first = Number(detail.elt.dataset.poll);
+  state.wait = detail.xhr.status === 200 ? first : Math.min(SLOWEST, state.wait * 1.3);
+  state.next = performance.now() + state.wait;
+});
+
+// Forms that filter leave out what is blank, so that addresses stay short.
+
+document.addEventListener("htmx:configRequest", ({ detail }) => {
+  if (detail.elt.closest("[data-clean-get]")) {
+    for (const [name, value] of [...detail.formData.entries()]) if (!value) detail.formData.delete(name);
+  }
+  if ("logNews" in detail.elt.dataset) detail.parameters.seen = seenTokens().join(",");
+  if (detail.elt.id === "preview") detail.parameters.touched = [...touched].join(" ");
+});
+
+document.addEventListener("submit", (event) => {
+  const button = event.submitter;
+  if (event.defaultPrevented || !button) return;
+  if (event.target.matches("[data-clean-get]")) {
+    for (const field of event.target.elements) if (!field.value) field.disabled = true;
+    return;
+  }
+  button.setAttribute("aria-busy", "true");
+});
+
+addEventListener("pageshow", () => {
+  for (const button of all("button[aria-busy]")) button.removeAttribute("aria-busy");
+});
+
+// Menus: one open at a time; Escape and a click elsewhere close it.
+
+function closeMenus(except) {
+  for (const menu of all("details.menu[open]")) if (menu !== except) menu.open = false;
+}
+
+document.addEventListener("click", (event) => closeMenus(event.target.closest("details.menu")));
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  const menu = document.querySelector("details.menu[open]");
+  if (!menu) return;
+  menu.open = false;
+  menu.querySelector("summary").focus();
+  event.stopImmediatePropagation();
+});
+
+document.addEventListener("input", (event) => {
+  if (!event.target.matches("[data-filter]")) return;
+  const wanted = event.target.value.trim().toLowerCase();
+  for (const item of all(".menu-list > li", event.target.closest("details"))) {
+    item.hidden = !item.textContent.toLowerCase().includes(wanted);
+  }
+});
+
+// Theme: at once, without leaving the page; the cookie is the server's to set.
+
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest("[data-theme-form]");
+  if (!form || !event.submitter) return;
+  event.preventDefault();
+  const theme = event.submitter.value;
+  const body = new FormData(form);
+  body.set("theme", theme);
+  fetch(form.action, { method: "POST", body, headers: { "HX-Request": "true" } });
+  document.documentElement.dataset.theme = theme;
+  for (const button of all("button", form)) button.setAttribute("aria-pressed", String(button.value === theme));
+  closeMenus();
+}, true);
+
+// Copying
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const source = document.querySelector(button.dataset.copy);
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    announce("Copied");
+    button.lastChild.textContent = "Copied";
+    setTimeout(() => { button.lastChild.textContent = "Copy"; }, 1500);
+  } catch {
+    source.hidden = false;
+    getSelection().selectAllChildren(source);
+    announce("Copying is not allowed here; the text is selected");
+  }
+});
+
+// Event Logs: rows open in place; j and k move, Enter opens, Escape closes.
+
+const rowLinks = () => all("#event-rows .row-link");
+
+function toggleRow(link) {
+  const detail = link.closest("tbody").querySelector(".detail");
+  const opens = detail.hidden;
+  detail.hidden = !opens;
+  link.setAttribute("aria-expanded", String(opens));
+  if (opens) htmx.trigger(link, "open");
+  else detail.querySelector(".detail-body").replaceChildren();
+}
+
+document.addEventListener("click", (event) => {
+  const row = event.target.closest("#event-rows .event-row");
+  if (!row || event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
+  if (String(getSelection()) && !event.target.closest(".row-link")) return;
+  event.preventDefault();
+  toggleRow(row.querySelector(".row-link"));
+});
+
+document.addEventListener("keydown", (event) => {
+  const links = rowLinks();
+  if (!links.length || event.metaKey || event.ctrlKey || event.altKey) return;
+  if (event.target.closest("input, select, textarea, [contenteditable]")) return;
+  const at = links.indexOf(document.activeElement.closest("tbody.event")?.querySelector(".row-link"));
+  if (event.key === "j" || event.key === "k") {
+    event.preventDefault();
+    const next = links[Math.max(0, Math.min(links.length - 1, at + (event.key === "j" ? 1 : -1)))];
+    next.focus();
+    next.scrollIntoView({ block: "nearest" });
+  } else if (event.key === "Escape") {
+    const link = at >= 0 ? links[at] : links.find((each) => each.getAttribute("aria-expanded") === "true");
+    if (link?.getAttribute("aria-expanded") === "true") {
+      toggleRow(link);
+      link.focus();
+    }
+  }
+});
+
+// A changed row is replaced whole: it must still say that it is open.
+document.addEventListener("htmx:oobAfterSwap", ({ detail }) => {
+  const row = detail.target.matches(".event-row") ? detail.target : null;
+  const body = row?.closest("tbody")?.querySelector(".detail");
+  if (body && !body.hidden) row.querySelector(".row-link").setAttribute("aria-expanded", "true");
+});
+
+// Live: rows that are new wait until putting them in moves nothing that is being read.
+
+const MOST_TOKENS = 60;
+const MOST_ROWS = 600;
+let waiting = [];
+let tooMany = false;
+
+const isLive = () => document.getElementById("live")?.checked ?? false;
+
+function seenTokens() {
+  const rows = [...waiting.map((each) => each.querySelector(".event-row")), ...all("#event-rows .event-row")];
+  return rows.slice(0, MOST_TOKENS).map((row) => row.dataset.token);
+}
+
+function readingBelow() {
+  const table = document.getElementById("event-rows");
+  return table.getBoundingClientRect().top < 48 || table.querySelector('[aria-expanded="true"]') !== null
+    || table.contains(document.activeElement);
+}
+
+function showWaiting() {
+  const pill = document.getElementById("news-pill");
+  pill.hidden = !tooMany && waiting.length === 0;
+  pill.textContent = tooMany ? "Many new events: show the newest" : `${waiting.length} new`;
+}
+
+function letIn() {
+  if (tooMany) {
+    location.reload();
+    return;
+  }
+  const table = document.getElementById("event-rows");
+  document.getElementById("log-panel").classList.remove("empty-log");
+  document.getElementById("log-empty")?.remove();
+  for (const body of waiting) {
+    body.classList.add("arrived");
+    htmx.process(body);
+  }
+  table.tHead.after(...waiting);
+  waiting = [];
+  showWaiting();
+}
+
+document.addEventListener("htmx:afterSwap", ({ detail }) => {
+  writeTimes();
+  if (!("logNews" in detail.target.dataset)) return;
+  const fresh = all("tbody.event", detail.target);
+  tooMany ||= detail.target.querySelector("[data-gap]") !== null || rowLinks().length > MOST_ROWS;
+  detail.target.replaceChildren();
+  waiting = [...fresh, ...waiting];
+  if (!tooMany && waiting.length && !readingBelow()) letIn();
+  else showWaiting();
+});
+
+document.addEventListener("click", (event) => {
+  if (!event.target.closest("#news-pill")) return;
+  letIn();
+  scrollTo({ top: 0 });
+});
+
+document.addEventListener("change", (event) => { if (event.target.id === "live") quicken(); });
+
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  if (detail.target.id !== "log") return;
+  waiting = [];
+  tooMany = false;
+});
+
+// Trigger form: more headers; fields that have been left are checked as one goes on.
+
+const touched = new Set();
+
+document.addEventListener("focusout", (event) => {
+  if (event.target.closest("[data-trigger-form]") && event.target.name && event.target.value) touched.add(event.target.name);
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-add-header]");
+  if (!button) return;
+  const row = all(".header-row.new").at(-1).cloneNode(true);
+  for (const field of all("input", row)) field.value = "";
+  button.before(row);
+  row.querySelector("input").focus();
+});
+
+// Database form: the connection string fills the fields, and they fill it once it is there.
+
+function fillFields(form) {
+  let url;
+  try { url = new URL(form.url.value.trim().replace(/^postgres(ql)?:/, "http:")); } catch { return; }
+  form.host.value = url.hostname;
+  form.port.value = url.port || "5432";
+  form.database.value = decodeURIComponent(url.pathname.slice(1));
+  form.user.value = decodeURIComponent(url.username);
+  form.password.value = decodeURIComponent(url.password);
+  form.sslmode.value = url.searchParams.get("sslmode") || "";
+}
+
+function fillString(form) {
+  const part = (name) => encodeURIComponent(form[name].value);
+  const password = form.password.value ? `:${part("password")}` : "";
+  const user = form.user.value ? `${part("user")}${password}@` : "";
+  const port = form.port.value ? `:${form.port.value}` : "";
+  const mode = form.sslmode.value ? `?sslmode=${form.sslmode.value}` : "";
+  form.url.value = `postgresql://${user}${form.host.value}${port}/${part("database")}${mode}`;
+}
+
+document.addEventListener("input", (event) => {
+  const form = event.target.closest("[data-database-form]");
+  if (!form) return;
+  const name = event.target.name;
+  if (name === "url" && !form.url.value.includes("${")) fillFields(form);
+  else if (["host", "port", "database", "user", "password", "sslmode"].includes(name) && form.url.value) fillString(form);
+  if (name === "alias") form.alias.dataset.typed = "yes";
+  if ((name === "database" || name === "url") && !form.alias.dataset.typed && !form.alias.defaultValue) {
+    form.alias.value = form.database.value.replace(/[^A-Za-z0-9_.-]/g, "-").replace(/^[^A-Za-z0-9]+/, "");
+  }
+});
+
+writeTimes();
