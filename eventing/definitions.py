@@ -247,7 +247,10 @@ def parse_database(
     if kind not in CAPTURABLE_TYPES:
         reader.refuse("type", kind, "one of " + ", ".join(CAPTURABLE_TYPES) + " in this version")
     written = reader.raw("url", "")
-    url = reader.resolved("url", written) if isinstance(written, str) else ""
+    if not isinstance(written, str) or "\x00" in written:
+        reader.reject("url", "what was given", "text")
+        written = ""
+    url = reader.resolved("url", written)
     if not reader.problems:
         _check_database_url(reader, kind, url)
     schemas: tuple[str, ...] | None = None

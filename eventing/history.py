@@ -13,8 +13,12 @@ _PAGE = 500
 
 
 def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:
-    """Put finished events back to `pending`; returns how many were. Unfinished ones are left."""
-    chunks = event_log().redeliver(project.pk, event_ids)
+    """Put finished events back to `pending`; returns how many were.
+
+    Unfinished ones are left alone, and those of deleted triggers: nobody knows where to send them.
+    """
+    trigger_ids = list(project.triggers.values_list("pk", flat=True))
+    chunks = event_log().redeliver(project.pk, event_ids, trigger_ids)
     enqueuer.enqueue(chunks)
     return sum(len(chunk.event_ids) for chunk in chunks)
 

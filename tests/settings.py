@@ -20,3 +20,6 @@ os.environ.update(
 )
 
 from config.settings import *  # noqa: F403
+
+# Static files are served from where they lie; nothing is collected.
+STATIC_ROOT = None

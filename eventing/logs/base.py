@@ -182,10 +182,12 @@ class EventLog(Protocol):
         """One event with its payload and invocations, oldest first."""
         ...
 
-    def redeliver(self, project_id: int, event_ids: Sequence[UUID]) -> list[DueChunk]:
-        """Put finished events back to `pending` with a fresh retry budget; the rest is left alone.
+    def redeliver(
+        self, project_id: int, event_ids: Sequence[UUID], trigger_ids: Sequence[int]
+    ) -> list[DueChunk]:
+        """Put finished events of `trigger_ids` back to `pending` with a fresh retry budget.
 
-        Returns what now waits to be enqueued.
+        Leaves the others alone; returns what now waits to be enqueued.
         """
         ...
 

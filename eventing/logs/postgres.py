@@ -683,9 +683,11 @@ class PostgresEventLog:
             invocations = [_invocation(found) for found in cursor.fetchall()]
         return EventDetail(_event_row(row), payload, invocations)
 
-    def redeliver(self, project_id: int, event_ids: Sequence[UUID]) -> list[DueChunk]:
-        """Put finished events back to `pending` with a fresh retry budget."""
-        if not event_ids:
+    def redeliver(
+        self, project_id: int, event_ids: Sequence[UUID], trigger_ids: Sequence[int]
+    ) -> list[DueChunk]:
+        """Put finished events of `trigger_ids` back to `pending` with a fresh retry budget."""
+        if not event_ids or not trigger_ids:
             return []
         # An event that has no delivery row was delivered; its attempts go on from the last one.
         sql = f"""
@@ -696,7 +698,7 @@ class PostgresEventLog:
                              WHERE i.event_id = e.id), 0),
                    now() + %s * interval '1 second'
             FROM {SCHEMA}.event_log e
-            WHERE e.id = ANY (%s::uuid[]) AND e.project_id = %s
+            WHERE e.id = ANY (%s::uuid[]) AND e.project_id = %s AND e.trigger_id = ANY (%s)
               AND e.payload IS NOT NULL AND e.problem IS NULL
             ON CONFLICT (event_id) DO UPDATE
                 SET state = 'pending', failures = 0, next_attempt_at = now(),
@@ -705,7 +707,9 @@ class PostgresEventLog:
             RETURNING trigger_id, event_id::text"""
         texts = [str(event_id) for event_id in event_ids]
         with self._transaction() as cursor:
-            self._run(cursor, sql, SWEEP_GRACE_SECONDS, texts, project_id)
+            self._run(
+                cursor, sql, SWEEP_GRACE_SECONDS, texts, project_id, list(trigger_ids)
+            )
             return _chunks(cursor.fetchall())
 
     def counts(self, project_id: int) -> dict[EventStatus, int]:

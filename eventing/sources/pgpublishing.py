@@ -15,8 +15,8 @@ from psycopg2 import sql
 from psycopg2.extensions import connection, cursor
 
 from eventing.changes import Operation
-from eventing.sources.base import Watch
-from eventing.sources.pgserver import OWN_SCHEMA, Facts, column_name, lsn_number
+from eventing.sources.base import SourceBlocked, Watch
+from eventing.sources.pgserver import OWN_SCHEMA, Facts, column_name, lsn_number, quoted
 
 logger = structlog.get_logger(__name__)
 
@@ -84,9 +84,18 @@ class Publications:
         publication that did not exist at the place being decoded ends the stream."""
         with opened.cursor() as at:
             at.execute(
-                "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [[*self.names]]
+                "SELECT pubname, pg_has_role(pubowner, 'USAGE') FROM pg_publication"
+                " WHERE pubname = ANY(%s)",
+                [[*self.names]],
             )
-            present = {name for (name,) in at.fetchall()}
+            present = dict(at.fetchall())
+            # The one for all tables may stay a superuser's: only inserts come of it.
+            for name in (self.insert, self.change):
+                if not present.get(name, True):
+                    raise SourceBlocked(
+                        f"the publication {name} belongs to another role than {facts.role}",
+                        f"ALTER PUBLICATION {quoted(name)} OWNER TO {quoted(facts.role)};",
+                    )
             kinds = {self.all: "", self.insert: "insert", self.change: "update, delete"}
             for name, publish in kinds.items():
                 if name in present:
@@ -266,10 +275,13 @@ JOIN pg_namespace AS n ON n.oid = pn.pnnspid
 WHERE p.pubname = %s
 """
 
-# What CheckCmdReplicaIdentity asks of a table before an UPDATE or DELETE of it may go on.
+# What CheckCmdReplicaIdentity asks of a table before an UPDATE or DELETE of it may go on. A whole
+# row cannot be the identity if part of it can never be published (Postgres 18, virtual columns).
 _HAS_IDENTITY = """
 CASE {table}.relreplident
-  WHEN 'f' THEN true
+  WHEN 'f' THEN NOT EXISTS (
+    SELECT FROM pg_attribute AS a
+    WHERE a.attrelid = {table}.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)
   WHEN 'd' THEN EXISTS (
     SELECT FROM pg_index AS i
     WHERE i.indrelid = {table}.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
@@ -282,9 +294,21 @@ END
 """
 
 # A new partition has the default identity, so its root must give it a primary key; and each leaf
-# that is there must have a usable identity.
+# that is there must have a usable identity. pg_partition_tree would say the same, but locks tables.
 _TABLES = f"""
-WITH named AS (
+WITH RECURSIVE below AS (
+  SELECT i.inhparent AS root, i.inhrelid AS oid
+  FROM pg_inherits AS i
+  JOIN pg_class AS c ON c.oid = i.inhparent
+  WHERE c.relkind = 'p' AND NOT c.relispartition
+  UNION ALL
+  SELECT below.root, i.inhrelid FROM below JOIN pg_inherits AS i ON i.inhparent = below.oid
+), unfit AS (
+  SELECT DISTINCT below.root
+  FROM below
+  JOIN pg_class AS leaf ON leaf.oid = below.oid
+  WHERE leaf.relkind = 'r' AND NOT {_HAS_IDENTITY.format(table="leaf")}
+), named AS (
   SELECT pr.prrelid AS oid,
          bool_or(p.pubname = %(insert)s) AS in_insert,
          bool_or(p.pubname = %(change)s) AS in_change
@@ -309,10 +333,7 @@ SELECT c.oid, c.nspname, c.relname, c.eligible,
          ELSE EXISTS (
                 SELECT FROM pg_index AS i
                 WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
-              AND NOT EXISTS (
-                SELECT FROM pg_partition_tree(c.oid) AS t
-                JOIN pg_class AS leaf ON leaf.oid = t.relid
-                WHERE leaf.relkind = 'r' AND NOT {_HAS_IDENTITY.format(table="leaf")})
+              AND c.oid NOT IN (SELECT root FROM unfit)
        END,
        pg_has_role(c.relowner, 'USAGE'),
        coalesce(named.in_insert, false),

@@ -27,6 +27,12 @@ logger = structlog.get_logger(__name__)
 _OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 
 
+# Reading what the stream left out waits for a lock no longer than this.
+_LOCK_TIMEOUT: Final = "5s"
+# Syntax error or access rule violation; data exception; feature not supported.
+_NOT_TO_BE_HAD: Final = frozenset({"42", "22", "0A"})
+
+
 class _KeyColumn(NamedTuple):
     at: int
     name: str
@@ -256,12 +262,13 @@ class Rows:
         wanted = sorted({index for item in items for index in item.indexes})
         try:
             with self._opened.cursor() as at:
+                at.execute("SELECT set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
                 at.execute(_lookup(table, wanted), keys)
                 rows = at.fetchall()
         except psycopg2.Error as error:
-            if error.pgcode is None or self._opened.closed:
-                raise
-            # The table was dropped, renamed or altered since: the columns are not to be had.
+            if error.pgcode is None or error.pgcode[:2] not in _NOT_TO_BE_HAD:
+                raise  # a lock, a timeout, a lost connection: to be tried again
+            # The table was dropped, renamed or altered since, or may not be read by our role.
             logger.warning("columns that the stream left out could not be read", code=error.pgcode)
             return nothing
         for number, *values in rows:

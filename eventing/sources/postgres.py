@@ -209,7 +209,12 @@ class PostgresSource:
             )
         if after is None:
             return Position(lsn_number(confirmed))
-        stored = parse_position(after)
+        try:
+            stored = parse_position(after)
+        except ValueError:
+            raise SourceBlocked(
+                f"{self._server.place}: the stored position is not one of Postgres", _START_ANEW
+            ) from None
         if lsn_number(confirmed) > stored.lsn:
             raise self._lost(
                 f"the replication slot was moved on to {confirmed}, or made anew, by someone else",

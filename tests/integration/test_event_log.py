@@ -152,11 +152,11 @@ def test_any_finished_event_can_be_redelivered_with_its_attempts_kept(
     delivered, failed, waiting = stored(log, 3)
     claims = log.claim([delivered.id, failed.id], 60)
     log.record([make_outcome(claims[0], 200), make_outcome(claims[1], 500)], "worker")
-    chunks = log.redeliver(1, [delivered.id, failed.id, waiting.id])
+    chunks = log.redeliver(1, [delivered.id, failed.id, waiting.id], [1])
     assert [set(chunk.event_ids) for chunk in chunks] == [{delivered.id, failed.id}]
     again = log.claim([delivered.id, failed.id], 60)
     assert {(claim.attempt, claim.failures) for claim in again} == {(2, 0)}
-    assert log.redeliver(2, [delivered.id]) == []
+    assert log.redeliver(2, [delivered.id], [1]) == []
 
 
 def test_an_event_that_cannot_be_sent_is_failed_with_its_reason(log: PostgresEventLog) -> None:
@@ -166,7 +166,7 @@ def test_an_event_that_cannot_be_sent_is_failed_with_its_reason(log: PostgresEve
     detail = log.event(1, event.id)
     assert detail is not None
     assert (detail.row.status, detail.row.problem) == ("failed", "the row could not be decoded")
-    assert log.redeliver(1, [event.id]) == []
+    assert log.redeliver(1, [event.id], [1]) == []
 
 
 def test_pages_go_from_newest_to_oldest_without_gap_or_repetition(log: PostgresEventLog) -> None:

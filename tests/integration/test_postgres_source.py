@@ -6,6 +6,7 @@ The oracle for documents is the server's own `to_jsonb`, compared with every dig
 import json
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -440,7 +441,7 @@ CREATE TABLE every_type (
   id serial PRIMARY KEY, i2 int2, i8 int8, f4 float4, f8 float8, n numeric, nn numeric(20, 4),
   b bool, t text, v varchar(40), c char(6), q "char", nm name, by bytea, d date, ts timestamp,
   tz timestamptz, ts0 timestamp(0), ti time, tiz timetz, iv interval, u uuid, ip inet, ci cidr,
-  mac macaddr, j json, jb jsonb, x xml, m money, bi bit(5), vb varbit, o oid, rc regclass,
+  mac macaddr, j json, jb jsonb, m money, bi bit(5), vb varbit, o oid, rc regclass,
   po point, bx box, pl polygon, tv tsvector, tq tsquery, r4 int4range, rt tstzrange,
   mr int4multirange, e mood, dom positive, doms names, co place, ai int[], at text[],
   an numeric[], atz timestamptz[], ab bool[], aj jsonb[], aby bytea[], abx box[], ae mood[],
@@ -467,14 +468,14 @@ ROWS = [
         NULL, '0'),
        ('99999-12-31', '99999-12-31 23:59:59.999999', '99999-12-31 00:00:00+00', NULL, NULL, NULL,
         '100000000 hours')""",
-    """(u, ip, ci, mac, j, jb, x, m, bi, vb, o, rc, po, bx, pl, tv, tq, lsn) VALUES
+    """(u, ip, ci, mac, j, jb, m, bi, vb, o, rc, po, bx, pl, tv, tq, lsn) VALUES
        (gen_random_uuid(), '10.0.0.1/8', '10.0.0.0/8', '08:00:2b:01:02:03',
         E'{"a":\\n 1.10, "b": [1,\\t2, {"c": "\\\\u00e9\\\\n"}]}', '{"z": 1.10, "a": [null, 1e3]}',
-        '<a b="c">d</a>', 1234.5, B'10101', B'1', 4294967295, 'pg_class', '(1,2)',
+        1234.5, B'10101', B'1', 4294967295, 'pg_class', '(1,2)',
         '(1,1),(0,0)', '((0,0),(1,1))', 'a:1 b', 'a & !b', '16/B374D848'),
-       (NULL, '::1', '::/0', NULL, 'null', 'null', '', -1, NULL, B'', 0, 1259, '(1e20,-0)',
+       (NULL, '::1', '::/0', NULL, 'null', 'null', -1, NULL, B'', 0, 1259, '(1e20,-0)',
         NULL, NULL, '', '', NULL),
-       (NULL, NULL, NULL, NULL, '"text"', '"te\\u0022xt"', NULL, NULL, NULL, NULL, NULL, NULL,
+       (NULL, NULL, NULL, NULL, '"text"', '"te\\u0022xt"', NULL, NULL, NULL, NULL, NULL,
         NULL, NULL, NULL, NULL, NULL, NULL)""",
     """(r4, rt, mr, e, dom, doms) VALUES
        ('[1,5)', '[2019-01-01,)', '{[1,2),[5,9)}', 'so so', 7, '{a,NULL}'),
@@ -485,8 +486,9 @@ ROWS = [
        (ROW(NULL, NULL, NULL, NULL, NULL)), (ROW('', ROW(NULL, NULL, NULL), '{}', '1', 2))""",
     r"""(ai, at, an, atz, ab, aj, aby, abx, ae, ac, adom, af, iv2, ov) VALUES
        ('{1,2}', ARRAY['a b', 'NULL', NULL, '', '{', '\', '"', 'é,'], '{1.00,NaN,NULL}',
-        '{2019-10-19 12:40:50.053+00,infinity}', '{t,f,NULL}', ARRAY['{"a": "}\"{"}'::jsonb, 'null'],
-        ARRAY['\xdead'::bytea, '\x'], '{(1,1),(0,0);(3,3),(2,2)}', '{"so so",glad}',
+        '{2019-10-19 12:40:50.053+00,infinity}', '{t,f,NULL}',
+        ARRAY['{"a": "}\"{"}'::jsonb, 'null'], ARRAY['\xdead'::bytea, '\x'],
+        '{(1,1),(0,0);(3,3),(2,2)}', '{"so so",glad}',
         ARRAY[ROW('q"\', ROW('s', 1, NULL), ARRAY[['a','b c'],['d',NULL]], '[1, "x"]', 9)::place,
               NULL], '{1,2}', '{1e20,NaN,-0,0.5}', '1 2 3', '4 5'),
        ('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '', ''),
@@ -517,8 +519,8 @@ def test_documents_equal_to_jsonb_for_values_at_random(capture: Capture) -> None
     run(
         capture.url,
         "CREATE TYPE pair AS (a text, b numeric, c timestamptz, d text[])",
-        "CREATE TABLE random_values (id int PRIMARY KEY, f float8, n numeric, t text, z timestamptz,"
-        " i interval, b bytea, p pair, ps pair[], m text[], j json)",
+        "CREATE TABLE random_values (id int PRIMARY KEY, f float8, n numeric, t text,"
+        " z timestamptz, i interval, b bytea, p pair, ps pair[], m text[], j json)",
     )
     capture.open()
     run(
@@ -526,7 +528,7 @@ def test_documents_equal_to_jsonb_for_values_at_random(capture: Capture) -> None
         """
         CREATE FUNCTION word() RETURNS text LANGUAGE sql VOLATILE AS $$
           SELECT CASE WHEN random() < 0.1 THEN NULL ELSE (
-            SELECT coalesce(string_agg(substr(E'ab "\\\\,{}()\\n\\tNULLé漢😀=>''%', 
+            SELECT coalesce(string_agg(substr(E'ab "\\\\,{}()\\n\\tNULLé漢😀=>''%',
                               1 + (random() * 24)::int, 1), ''), '')
             FROM generate_series(1, (random() * 8)::int)) END $$
         """,
@@ -570,6 +572,9 @@ def test_settings_of_role_and_database_do_not_change_documents(capture: Capture)
 
 
 def test_an_hstore_is_an_object_as_its_cast_to_json_gives_it(source_database: str) -> None:
+    query = "SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'"
+    if not run(source_database, query):
+        pytest.skip("this build of Postgres comes without hstore; tests/unit/test_pgjson.py has it")
     run(source_database, "CREATE EXTENSION hstore", "CREATE TABLE t (id int PRIMARY KEY, h hstore)")
     capture = Capture(source_database).open()
     run(source_database, """INSERT INTO t VALUES (1, 'a=>1, "b \\"c"=>NULL')""")
@@ -619,6 +624,45 @@ def test_tables_without_identity_keep_working_for_their_users(capture: Capture) 
     assert seen == {(table, "insert") for table in (*tables, "parts") if table != "unlogged"}
     limited = {table.name for table in capture.source.catalogue() if table.limits}
     assert limited == {"bare", "nothing", "deferred", "parts", "mixed", "child"}
+
+
+def test_whole_rows_with_generated_columns_keep_working_for_their_users(capture: Capture) -> None:
+    is_18 = int(run(capture.url, "SHOW server_version_num")[0][0]) >= 180_000
+    kind = "VIRTUAL" if is_18 else "STORED"
+    run(
+        capture.url,
+        f"CREATE TABLE a (n int, m int GENERATED ALWAYS AS (n * 2) {kind})",
+        "CREATE TABLE b (n int, m int GENERATED ALWAYS AS (n * 2) STORED)",
+        "ALTER TABLE a REPLICA IDENTITY FULL",
+        "ALTER TABLE b REPLICA IDENTITY FULL",
+    )
+    capture.open()
+    for table in ("a", "b"):
+        run(
+            capture.url,
+            f"INSERT INTO {table} (n) VALUES (1)",
+            f"UPDATE {table} SET n = 2",
+            f"DELETE FROM {table}",
+        )
+    assert published(capture.url, f"{capture.name}_change") == ({"b"} if is_18 else {"a", "b"})
+    capture.until(4 if is_18 else 6)
+
+
+def test_a_table_that_somebody_alters_for_long_does_not_end_the_stream(capture: Capture) -> None:
+    run(
+        capture.url,
+        "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE t (id int PRIMARY KEY)",
+    )
+    capture.open()
+    user = psycopg2.connect(capture.url)
+    user.cursor().execute("LOCK TABLE parts, parts_1 IN ACCESS EXCLUSIVE MODE")
+    capture.source.watch(ALL)
+    run(capture.url, "INSERT INTO t VALUES (1)")
+    capture.until(1)
+    user.rollback()
+    user.close()
 
 
 def test_a_table_that_loses_its_identity_is_taken_out(capture: Capture) -> None:
@@ -755,33 +799,65 @@ def test_a_restart_of_the_server_is_a_reason_to_try_again_and_no_more() -> None:
     run(capture.url, "CREATE TABLE t (id int PRIMARY KEY)")
     capture.open()
     capture.step()
-    for number, mode in enumerate(["fast", "immediate"]):
-        # The log moves on without us, and nothing but the last position is stored.
-        run(capture.url, "CREATE TEMPORARY TABLE x AS SELECT 1; DROP TABLE x; CHECKPOINT")
-        assert isinstance(capture.source.read(10, 0.3).changes, list)
-        server.restart(mode)  # type: ignore[arg-type]
-        with pytest.raises(SourceUnavailable) as broken:
-            wait_until(lambda: (capture.source.read(10, 0.1), False)[1])
-        assert str(server.port) in str(broken.value)
-        assert server.password not in str(broken.value)
-        capture.reopen()
-        run(capture.url, f"INSERT INTO t VALUES ({number})")
-        capture.until(number + 1)
+    run(capture.url, "CREATE TEMPORARY TABLE x AS SELECT 1; DROP TABLE x")
+    server.restart("immediate")
+    broken = error_of(capture)
+    assert str(server.port) in broken
+    assert server.password not in broken
+    capture.reopen()
+    run(capture.url, "INSERT INTO t VALUES (1)")
+    capture.until(1)
     capture.source.remove()
     server.stop()
 
 
-def test_a_server_that_shuts_down_does_not_wait_for_us() -> None:
+def error_of(capture: Capture) -> str:
+    """What reading, and not storing, ends with."""
+    with pytest.raises(SourceUnavailable) as broken:
+        wait_until(lambda: (capture.source.read(10, 0.1), False)[1])
+    return str(broken.value)
+
+
+def test_a_server_that_shuts_down_does_not_wait_for_us_to_store() -> None:
     server = new_postgres()
     server.start()
-    capture = Capture(server.create_database()).open()
-    capture.step()
+    capture = Capture(server.create_database())
+    run(capture.url, "CREATE TABLE t (id int PRIMARY KEY)")
+    capture.open().step()
+    # The log moves on, and nothing but the last position is stored.
+    run(capture.url, "CHECKPOINT")
     stopping = threading.Thread(target=server.stop)
+    started = time.monotonic()
     stopping.start()
-    with pytest.raises(SourceUnavailable):
-        wait_until(lambda: (capture.source.read(10, 0.1), False)[1], 8)
-    stopping.join(timeout=5)
-    assert not stopping.is_alive()
+    error_of(capture)
+    capture.source.close()  # as the loop does before it tries again
+    stopping.join()
+    # Else the server is made to quit after 10 seconds.
+    assert time.monotonic() - started < 8
+    server.start()
+    capture.reopen()
+    run(capture.url, "INSERT INTO t VALUES (1)")
+    capture.until(1)
+    capture.source.remove()
+    server.stop()
+
+
+def test_a_caller_that_stalls_loses_the_connection_and_nothing_else() -> None:
+    server = new_postgres(wal_sender_timeout="500ms", max_prepared_transactions="5")
+    server.start()
+    capture = Capture(server.create_database())
+    run(capture.url, "CREATE TABLE t (id int PRIMARY KEY)")
+    capture.open().step()
+    run(capture.url, "INSERT INTO t VALUES (1)")
+    capture.until(1)
+    wait_until(lambda: not slots(capture.url, capture.name)[0][0], message="the server keeps it")
+    run(capture.url, "BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'two'")
+    run(capture.url, "INSERT INTO t VALUES (3)", "COMMIT PREPARED 'two'")
+    error_of(capture)
+    capture.reopen()
+    assert [change.document_id for change in capture.until(3)] == ["1", "3", "2"]
+    capture.source.remove()
+    server.stop()
 
 
 def test_an_idle_stream_lets_the_server_drop_its_log(capture: Capture) -> None:
@@ -795,7 +871,10 @@ def test_an_idle_stream_lets_the_server_drop_its_log(capture: Capture) -> None:
 
     def confirmed() -> bool:
         capture.step()
-        query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+        query = (
+            "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots"
+            " WHERE slot_name = %s"
+        )
         return bool(execute(elsewhere, query, [end, capture.name])[0][0])
 
     wait_until(confirmed, 20)
@@ -835,7 +914,7 @@ def test_a_slot_that_is_gone_blocks_and_is_not_made_again(capture: Capture) -> N
     wait_until(lambda: not slots(capture.url, capture.name)[0][0])
     run(capture.url, f"SELECT pg_drop_replication_slot('{capture.name}')")
     with pytest.raises(
-        SourceBlocked, match="is gone; changes committed after .* may be lost"
+        SourceBlocked, match=r"is gone; changes committed after .* may be lost"
     ) as it:
         capture.reopen()
     assert it.value.mend
@@ -876,7 +955,7 @@ def test_a_slot_whose_log_was_thrown_away_blocks() -> None:
         return bool(run(capture.url, "SELECT wal_status FROM pg_replication_slots")[0][0] == "lost")
 
     wait_until(lost, 30)
-    with pytest.raises(SourceBlocked, match="thrown away .* may be lost"):
+    with pytest.raises(SourceBlocked, match=r"thrown away .* may be lost"):
         capture.reopen()
     capture.source.remove()
     assert slots(capture.url, capture.name) == []
@@ -924,7 +1003,7 @@ def test_an_unreadable_connection_string_is_not_repeated() -> None:
 
 def test_a_server_that_does_not_answer_is_tried_again() -> None:
     capture = Capture("postgresql://user:hush@127.0.0.1:1/db")
-    with pytest.raises(SourceUnavailable, match="127.0.0.1:1/db"):
+    with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:1/db"):
         capture.open()
     assert [finding.status for finding in capture.source.check()] == ["error"]
 

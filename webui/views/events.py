@@ -132,20 +132,26 @@ def _timeline(detail: EventDetail) -> dict[str, Any]:
     bars = [
         {
             "invocation": invocation,
-            "offset": _share(invocation.started_at.timestamp() - begin, whole),
-            "length": max(0.6, _share(invocation.duration_ms / 1000, whole)),
+            "length": (length := _length(invocation.duration_ms / 1000, whole)),
+            "offset": min(100 - length, _share(invocation.started_at.timestamp() - begin, whole)),
         }
         for invocation in detail.invocations
     ]
     return {
         "stored_after_ms": (row.stored_at.timestamp() - begin) * 1000,
-        "stored_length": max(0.6, _share(row.stored_at.timestamp() - begin, whole)),
+        "stored_length": _length(row.stored_at.timestamp() - begin, whole),
         "whole_ms": whole * 1000,
         "bars": bars,
     }
 
 
+def _length(part: float, whole: float) -> float:
+    """A share that can be seen, however short."""
+    return max(0.6, _share(part, whole))
+
+
 def _share(part: float, whole: float) -> float:
+    """Percent of the whole."""
     return round(min(100.0, max(0.0, part / whole * 100)), 2)
 
 

@@ -16,7 +16,7 @@ from eventing.api.views.base import ProjectView, operation
 from eventing.history import redeliver, redeliver_matching
 from eventing.logs import event_log
 from eventing.logs.base import EventDetail, InvalidCursor
-from eventing.models import Project
+from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput, Problem
 
 
@@ -79,6 +79,8 @@ def _why_not(event: EventDetail) -> str:
         return "the payload of this event has expired"
     if event.row.status in ("pending", "delivering"):
         return f"this event is {event.row.status}; only a finished one can be redelivered"
+    if not Trigger.objects.filter(pk=event.row.trigger_id).exists():
+        return f"the trigger {event.row.trigger} of this event has been deleted"
     return "this event could not be redelivered; someone else may just have done so"
 
 
