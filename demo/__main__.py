@@ -57,7 +57,8 @@ class Kept:
 
 def main() -> int:
     options = _options()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: started in the background of a script, it would be ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         with ExitStack() as running:

@@ -46,11 +46,21 @@ def sweep() -> int:
 
 
 def upkeep() -> None:
-    """Make the partitions of the days to come, and drop those that no project keeps."""
+    """Make the partitions of the days to come, and drop what is not to be kept any longer."""
     log = event_log()
     log.make_tables()
     longest = Project.objects.aggregate(days=Max("retention_events_days"))["days"]
-    if longest is not None:
-        today = int(time.time()) // 86_400
-        for name in log.drop_partitions_before(today - longest):
-            logger.info("dropped a day that no project keeps", table=name)
+    if longest is None:
+        return
+    today = int(time.time()) // 86_400
+    for name in log.drop_partitions_before(today - longest):
+        logger.info("dropped a day that no project keeps", table=name)
+    for project in Project.objects.all():
+        keeps_events, keeps_payloads = (
+            project.retention_events_days,
+            project.retention_payloads_days,
+        )
+        if keeps_events < longest or keeps_payloads < keeps_events:
+            events, payloads = log.expire(project.pk, today - keeps_events, today - keeps_payloads)
+            if events or payloads:
+                logger.info("expired", project=project.name, events=events, payloads=payloads)

@@ -117,6 +117,11 @@ class EventLog(Protocol):
         """Drop whole days older than `day` (counted from the epoch); returns what went."""
         ...
 
+    def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
+        """Delete a project's events of days before `events_before`, and forget the payloads of days
+        before `payloads_before` (both counted from the epoch); returns how many of each."""
+        ...
+
     # Capture
 
     def position(self, database_id: int) -> str | None:

@@ -270,6 +270,47 @@ class PostgresEventLog:
                 day * 86_400,
             )
 
+    def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
+        """Delete a project's old events, and forget the payloads of less old ones."""
+        events = str(first_id_at(events_before * _DAY_MS))
+        payloads = str(first_id_at(payloads_before * _DAY_MS))
+        with self._transaction() as cursor:
+            for table, key in (("invocation_log", "event_id"), ("delivery", "event_id")):
+                self._run(
+                    cursor,
+                    f"DELETE FROM {SCHEMA}.{table} t USING {SCHEMA}.event_log e"
+                    f" WHERE t.{key} = e.id AND e.project_id = %s AND e.id < %s::uuid"
+                    f" AND t.{key} < %s::uuid",
+                    project_id,
+                    events,
+                    events,
+                )
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.event_log WHERE project_id = %s AND id < %s::uuid",
+                project_id,
+                events,
+            )
+            deleted = cursor.rowcount
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.event_stats WHERE project_id = %s"
+                " AND minute < to_timestamp(%s)",
+                project_id,
+                events_before * 86_400,
+            )
+            # What still waits keeps its payload: it has yet to be sent.
+            self._run(
+                cursor,
+                f"UPDATE {SCHEMA}.event_log e SET payload = NULL"
+                " WHERE project_id = %s AND id < %s::uuid AND payload IS NOT NULL"
+                f" AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = e.id"
+                " AND d.state IN ('pending', 'delivering'))",
+                project_id,
+                payloads,
+            )
+            return deleted, cursor.rowcount
+
     # Capture
 
     def position(self, database_id: int) -> str | None:

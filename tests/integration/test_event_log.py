@@ -246,6 +246,21 @@ def test_days_beyond_retention_go_with_their_deliveries_and_counts(log: Postgres
     assert run("SELECT count(*) FROM mission_control.delivery") == [(1,)]
 
 
+def test_a_project_may_keep_its_events_and_payloads_for_less_long(log: PostgresEventLog) -> None:
+    today = int(time.time()) // 86_400
+    now = int(time.time() * 1000)
+    (gone,) = stored(log, 1, committed_at_ms=now - 9 * 86_400_000)
+    (bare, waiting) = stored(log, 2, committed_at_ms=now - 5 * 86_400_000)
+    (kept,) = stored(log)
+    log.record([make_outcome(log.claim([bare.id], 60)[0], 200)], "worker")
+    assert log.expire(2, today - 7, today - 3) == (0, 0)
+    assert log.expire(1, today - 7, today - 3) == (1, 1)
+    assert log.event(1, gone.id) is None
+    payloads = [detail.payload for e in (bare, waiting, kept) if (detail := log.event(1, e.id))]
+    assert payloads == [None, waiting.payload, kept.payload]
+    assert log.counts(1)["pending"] == 2
+
+
 def test_a_document_id_longer_than_an_index_entry_is_stored_and_found(
     log: PostgresEventLog,
 ) -> None:

@@ -1,0 +1,181 @@
+"""Databases: the two ways to give an address, testing it, and what a blocked one offers."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models.functions import Now
+from django.test import Client
+
+from eventing.models import CaptureLease, Database
+from tests.web.conftest import SOURCE, Shop
+
+FIELDS: dict[str, Any] = {
+    "type": "postgres",
+    "alias": "orders",
+    "host": "db.example.com",
+    "port": "5432",
+    "database": "orders",
+    "user": "reader",
+    "password": "p@ss/word",
+    "sslmode": "require",
+}
+
+
+def _is(shop: Shop, state: str, error: str = "", mend: str = "") -> None:
+    CaptureLease.objects.update_or_create(
+        database=shop.database,
+        defaults={
+            "state": state,
+            "error": error,
+            "mend": mend,
+            "expires_at": Now() + timedelta(minutes=1),
+        },
+    )
+
+
+def test_fields_make_the_address(shop: Shop, admin: Client) -> None:
+    given = {**FIELDS, "schemas": "public, billing"}
+    assert admin.post(shop.path("databases/add/"), given).status_code == 303
+    stored = Database.objects.get(alias="orders")
+    expected = "postgresql://reader:p%40ss%2Fword@db.example.com:5432/orders?sslmode=require"
+    assert stored.url == expected
+    assert stored.schemas == ["public", "billing"]
+
+
+def test_the_connection_string_wins_over_the_fields(shop: Shop, admin: Client) -> None:
+    url = "postgresql://other.example.com/stock"
+    assert admin.post(shop.path("databases/add/"), {**FIELDS, "url": url}).status_code == 303
+    assert Database.objects.get(alias="orders").url == url
+
+
+def test_an_address_can_come_from_the_environment(
+    shop: Shop, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDERS_URL", "postgresql://db/orders")
+    given = {"type": "postgres", "alias": "orders", "url": "${ORDERS_URL}"}
+    assert admin.post(shop.path("databases/add/"), given).status_code == 303
+    stored = Database.objects.get(alias="orders")
+    assert (stored.url, stored.url_reference) == ("postgresql://db/orders", "${ORDERS_URL}")
+    assert "${ORDERS_URL}" in admin.get(shop.path("databases/orders/")).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"host": ""}, "a host name or an IP address"),
+        ({"host": "a b"}, "a host name or an IP address"),
+        ({"port": "99999"}, "a whole number from 1 to 65535"),
+        ({"database": ""}, "the name of the database"),
+        ({"sslmode": "maybe"}, "one of disable"),
+        ({"alias": ""}, "beginning with a letter or digit"),
+        ({"alias": "MAIN"}, "an alias no other database has"),
+        ({"alias": "builtin"}, "any name but `builtin`"),
+        ({"type": "oracle"}, "one of postgres"),
+        ({"url": "mysql://h/d"}, "postgres://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ({"url": "postgres://h"}, "an address without database name"),
+    ],
+)
+def test_bad_input_is_refused_at_its_field_and_changes_nothing(
+    shop: Shop, admin: Client, change: dict[str, str], words: str
+) -> None:
+    answer = admin.post(shop.path("databases/add/"), FIELDS | change)
+    assert answer.status_code == 422
+    assert words in answer.content.decode()
+    assert Database.objects.count() == 1
+
+
+def _stored_fields() -> dict[str, str]:
+    return {
+        "type": "postgres",
+        "alias": "main",
+        "host": "db.example.com",
+        "port": "5433",
+        "database": "shop",
+        "user": "reader",
+        "sslmode": "",
+        "password": "",
+        "url": "",
+    }
+
+
+def test_editing_keeps_the_address_unless_another_is_given(shop: Shop, admin: Client) -> None:
+    path = shop.path("databases/main/")
+    assert admin.post(path, {**_stored_fields(), "alias": "renamed"}).status_code == 303
+    shop.database.refresh_from_db()
+    assert (shop.database.alias, shop.database.url) == ("renamed", SOURCE)
+
+
+def test_editing_the_user_keeps_password_and_options(shop: Shop, admin: Client) -> None:
+    given = {**_stored_fields(), "user": "other"}
+    assert admin.post(shop.path("databases/main/"), given).status_code == 303
+    shop.database.refresh_from_db()
+    assert shop.database.url == SOURCE.replace("reader", "other")
+
+
+def test_a_stored_password_is_not_sent_to_another_host(shop: Shop, admin: Client) -> None:
+    given = {**_stored_fields(), "host": "evil.example.com"}
+    for action in ("save", "check"):
+        answer = admin.post(shop.path("databases/main/"), {**given, "action": action})
+        assert answer.status_code == 422
+        assert "the password; host or port is another one" in answer.content.decode()
+    shop.database.refresh_from_db()
+    assert shop.database.url == SOURCE
+
+
+def test_a_connection_is_tested_with_nothing_saved(
+    shop: Shop, admin: Client, source_database: str
+) -> None:
+    given = {"type": "postgres", "alias": "new", "url": source_database, "action": "check"}
+    text = admin.post(shop.path("databases/add/"), given).content.decode()
+    assert "eady to be captured" in text
+    assert "wal_level" in text
+    assert Database.objects.count() == 1
+
+
+def test_a_connection_that_fails_is_a_finding(shop: Shop, admin: Client) -> None:
+    url = "postgresql://u:hidden-word@127.0.0.1:1/none"
+    given = {"type": "postgres", "alias": "new", "url": url, "action": "check"}
+    answer = admin.post(shop.path("databases/add/"), given)
+    assert answer.status_code == 200
+    assert "Not ready to be captured" in answer.content.decode()
+    assert Database.objects.count() == 1
+
+
+def test_a_blocked_database_says_why_and_what_to_run(shop: Shop, admin: Client) -> None:
+    _is(shop, "blocked", "wal_level is replica", "ALTER SYSTEM SET wal_level = 'logical';")
+    text = admin.get(shop.path("databases/")).content.decode()
+    assert "Wal_level is replica" in text
+    assert "ALTER SYSTEM SET wal_level" in text
+    assert "Start anew from now" not in text
+
+
+def test_capture_that_lost_its_place_can_be_started_anew(shop: Shop, admin: Client) -> None:
+    _is(shop, "blocked", "the slot is gone. Start capture anew from now on the database's page")
+    assert "Start anew from now" in admin.get(shop.path("databases/")).content.decode()
+    assert admin.post(shop.path("databases/main/start-anew/")).status_code == 303
+    assert CaptureLease.objects.get(database=shop.database).restart_from_now
+
+
+def test_a_database_that_a_trigger_names_alone_is_not_deleted(shop: Shop, admin: Client) -> None:
+    path = shop.path("databases/main/delete/")
+    answer = admin.post(path)
+    assert answer.status_code == 422
+    assert "welcome-email" in answer.content.decode()
+    shop.trigger.delete()
+    assert admin.post(path).status_code == 303
+    assert not Database.objects.exists()
+
+
+def test_the_trigger_form_gets_the_tables_that_there_are(
+    shop: Shop, admin: Client, source_database: str
+) -> None:
+    from tests.factories import make_database
+    from tests.servers import execute
+
+    execute(source_database, "CREATE TABLE customers (id int primary key)")
+    make_database(shop.project, source_database, alias="live")
+    text = admin.get(shop.path("databases/live/tables/")).content.decode()
+    assert 'value="customers"' in text
+    make_database(shop.project, "postgresql://127.0.0.1:1/none", alias="dead")
+    assert admin.get(shop.path("databases/dead/tables/")).status_code == 204

@@ -1,0 +1,183 @@
+"""Every page for every role: who sees it, who does not, and what never shows on it."""
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from eventing.models import Project
+from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
+
+READ = ("", "databases/", "triggers/", "triggers/welcome-email/", "events/", "settings/")
+EDIT = ("triggers/add/", "triggers/welcome-email/edit/", "triggers/welcome-email/delete/")
+ADMINISTER = ("databases/add/", "databases/main/", "databases/main/delete/", "settings/delete/")
+POST = {
+    "triggers/preview/": "editor",
+    "triggers/welcome-email/state/": "editor",
+    "triggers/welcome-email/secret/": "editor",
+    "triggers/welcome-email/delete/": "editor",
+    "databases/add/": "admin",
+    "databases/main/": "admin",
+    "databases/main/delete/": "admin",
+    "databases/main/start-anew/": "admin",
+    "settings/": "admin",
+    "settings/delete/": "admin",
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_sees_its_pages(shop: Shop, as_role: Callable[[str], Client], role: str) -> None:
+    (event_id,) = shop.add_events(1)
+    client = as_role(role)
+    allowed = {"viewer": (), "editor": EDIT, "admin": EDIT + ADMINISTER}[role]
+    for path in (*READ, *EDIT, *ADMINISTER, f"events/{event_id}/"):
+        answer = client.get(shop.path(path))
+        expected = 403 if path in EDIT + ADMINISTER and path not in allowed else 200
+        assert answer.status_code == expected, path
+        assert answer.content.decode().count("<h1") == 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_posts_only_what_it_may(
+    shop: Shop, as_role: Callable[[str], Client], role: str
+) -> None:
+    client = as_role(role)
+    for path, needed in POST.items():
+        if ROLES.index(role) < ROLES.index(needed):
+            assert client.post(shop.path(path)).status_code == 403, path
+
+
+def test_to_a_stranger_the_project_does_not_exist(
+    shop: Shop, as_role: Callable[[str], Client]
+) -> None:
+    client = as_role("stranger")
+    for path in (*READ, *EDIT, *ADMINISTER):
+        assert client.get(shop.path(path)).status_code == 404, path
+    for path in POST:
+        assert client.post(shop.path(path)).status_code == 404, path
+    assert "shop" not in client.get("/projects/").content.decode()
+
+
+def test_without_signing_in_every_page_leads_to_the_sign_in(shop: Shop, client: Client) -> None:
+    for path in READ:
+        assert client.get(shop.path(path)).headers["Location"].startswith("/sign-in/?next=")
+
+
+def test_what_does_not_exist_is_not_found(shop: Shop, admin: Client) -> None:
+    for path in (
+        "databases/other/",
+        "triggers/other/",
+        "triggers/other/edit/",
+        f"events/{uuid4()}/",
+        "events/?cursor=nonsense",
+    ):
+        assert admin.get(shop.path(path)).status_code == 404, path
+    assert admin.get("/projects/other/").status_code == 404
+
+
+def test_an_event_of_another_project_is_not_found(
+    shop: Shop, as_role: Callable[[str], Client]
+) -> None:
+    (event_id,) = shop.add_events(1)
+    client = as_role("stranger")
+    user = User.objects.get(username="stranger")
+    other = Project.objects.create(name="other")
+    other.memberships.create(user=user, role="admin")
+    assert client.get(f"/projects/other/events/{event_id}/").status_code == 404
+    assert client.post(f"/projects/other/events/{event_id}/redeliver/").status_code == 303
+    assert shop.log.counts(shop.project.pk)["pending"] == 0
+
+
+def test_no_page_shows_a_stored_secret(shop: Shop, admin: Client) -> None:
+    (event_id,) = shop.add_events(1)
+    for path in (*READ, *EDIT, *ADMINISTER, f"events/{event_id}/"):
+        text = admin.get(shop.path(path)).content.decode()
+        assert "s3cret" not in text, path
+        assert "whsec_" not in text, path
+        assert SOURCE not in text, path
+
+
+def test_no_page_has_a_script_or_a_style_of_its_own(shop: Shop, admin: Client) -> None:
+    (event_id,) = shop.add_events(1)
+    for path in (*READ, *EDIT, *ADMINISTER, f"events/{event_id}/"):
+        text = admin.get(shop.path(path)).content.decode()
+        assert " style=" not in text, path
+        assert "<style" not in text, path
+        assert " onclick=" not in text, path
+        assert text.count("<script") == text.count("<script src="), path
+
+
+@pytest.mark.django_db
+def test_a_project_is_created_and_its_bad_names_are_refused(client: Client) -> None:
+    client.force_login(User.objects.create_superuser("ada", password=PASSWORD))
+    assert "Create a project" in client.get("/projects/").content.decode()
+    for name in ("", "Shop", "a b", "-x"):
+        answer = client.post("/projects/add/", {"name": name})
+        assert answer.status_code == 422
+        assert "Allowed: 1 to 63 of a-z" in answer.content.decode()
+    answer = client.post("/projects/add/", {"name": "shop"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/projects/shop/")
+    answer = client.post("/projects/add/", {"name": "shop"})
+    assert answer.status_code == 422
+    assert "a name no other project has" in answer.content.decode()
+    assert Project.objects.count() == 1
+
+
+def test_only_administrators_of_the_installation_create_projects(admin: Client) -> None:
+    assert admin.get("/projects/add/").status_code == 403
+    assert admin.post("/projects/add/", {"name": "mine"}).status_code == 403
+
+
+@pytest.mark.django_db
+def test_a_project_called_like_one_of_our_addresses_can_be_reached(client: Client) -> None:
+    client.force_login(User.objects.create_superuser("ada", password=PASSWORD))
+    assert client.post("/projects/add/", {"name": "add"}).headers["Location"] == "/projects/~add/"
+    assert client.get("/projects/~add/").status_code == 200
+
+
+def test_a_project_is_deleted_once_its_name_is_typed(shop: Shop, admin: Client) -> None:
+    path = shop.path("settings/delete/")
+    assert admin.post(path, {"name": "something"}).status_code == 422
+    assert admin.post(path, {"name": "shop"}).headers["Location"] == "/projects/"
+    assert not Project.objects.exists()
+
+
+def test_settings_are_saved_and_bad_ones_refused(shop: Shop, admin: Client) -> None:
+    path = shop.path("settings/")
+    given = {"db": "builtin", "retention_events": "7", "retention_payloads": "3"}
+    assert admin.post(path, given).status_code == 303
+    shop.project.refresh_from_db()
+    assert not shop.project.eventing_enabled
+    assert shop.project.retention_events_days == 7
+    assert admin.post(path, {**given, "enabled": "on"}).status_code == 303
+    shop.project.refresh_from_db()
+    assert shop.project.eventing_enabled
+    for change, words in (
+        ({"db": "elsewhere"}, "one of builtin"),
+        ({"retention_events": "many"}, "a number of days"),
+        ({"retention_payloads": "9"}, "at most as long as events"),
+    ):
+        answer = admin.post(path, given | change)
+        assert answer.status_code == 422, change
+        assert words in answer.content.decode()
+    shop.project.refresh_from_db()
+    assert shop.project.eventing_enabled
+
+
+def test_the_health_page_says_what_has_not_been_seen(admin: Client) -> None:
+    text = admin.get("/health/").content.decode()
+    assert text.count("not seen for a day") == 3
+
+
+def test_a_part_that_has_not_changed_is_not_sent_again(shop: Shop, admin: Client) -> None:
+    for path in ("", "databases/", "triggers/", "triggers/welcome-email/"):
+        page = admin.get(shop.path(path)).content.decode()
+        digest = page.split("?digest=")[1].split('"')[0]
+        htmx = {"HX-Request": "true"}
+        again = admin.get(shop.path(path), {"digest": digest}, headers=htmx)
+        assert again.status_code == 204, path
+        other = admin.get(shop.path(path), {"digest": "other"}, headers=htmx)
+        assert other.status_code == 200, path
+        assert "<html" not in other.content.decode()

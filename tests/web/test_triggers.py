@@ -1,0 +1,175 @@
+"""Triggers: the form with the seed's labels, its refusals, and what can be done with one."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from eventing.models import Trigger
+from eventing.projects import trigger_definition_of
+from tests.factories import make_trigger
+from tests.web.conftest import HOOK, Shop
+
+GIVEN: dict[str, Any] = {
+    "name": "audit",
+    "databases": ["main"],
+    "tables": "users, billing.*",
+    "operations": ["insert", "delete"],
+    "url": "https://example.com/audit",
+    "retries": "5",
+    "timeout_ms": "2500",
+    "backoff_initial_ms": "1000",
+    "backoff_factor": "2.5",
+    "backoff_max_ms": "60000",
+    "concurrency": "8",
+    "header_name": ["X-Tenant", ""],
+    "header_value": ["eu", ""],
+}
+
+
+def test_the_form_makes_the_trigger_it_describes(shop: Shop, editor: Client) -> None:
+    answer = editor.post(shop.path("triggers/add/"), GIVEN)
+    assert (answer.status_code, answer.headers["Location"]) == (303, shop.path("triggers/audit/"))
+    trigger = Trigger.objects.get(name="audit")
+    definition = trigger_definition_of(trigger)
+    assert definition.databases == ("main",)
+    assert definition.tables == ("users", "billing.*")
+    assert definition.operations == ("insert", "delete")
+    assert (definition.retries, definition.timeout_ms, definition.concurrency) == (5, 2500, 8)
+    assert (definition.backoff.factor, definition.backoff.max_ms) == (2.5, 60000)
+    assert definition.headers == {"X-Tenant": "eu"}
+
+
+def test_what_is_left_blank_gets_its_default(shop: Shop, editor: Client) -> None:
+    given = {"name": "small", "operations": ["update"], "url": HOOK, "retries": ""}
+    assert editor.post(shop.path("triggers/add/"), given).status_code == 303
+    definition = trigger_definition_of(Trigger.objects.get(name="small"))
+    assert (definition.retries, definition.timeout_ms, definition.databases) == (3, 5000, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": ""}, "beginning with a letter or digit"),
+        ({"name": "welcome-email"}, "a name no other trigger has"),
+        ({"name": "Welcome-Email"}, "a name no other trigger has"),
+        ({"url": "ftp://example.com"}, "an address that begins with http:// or https://"),
+        ({"url": "https://user:word@example.com"}, "credentials in a header"),
+        ({"operations": []}, "one or more of insert, update, delete"),
+        ({"retries": "101"}, "a whole number from 0 to 100"),
+        ({"retries": "many"}, "Got &#x27;many&#x27;"),
+        ({"timeout_ms": "0"}, "a whole number from 1 to 600000"),
+        ({"backoff_factor": "0.5"}, "a number from 1 to 100"),
+        ({"concurrency": "1.5"}, "a whole number from 1 to 10000"),
+        ({"databases": ["other"]}, "the aliases main"),
+        ({"header_name": ["Host"], "header_value": ["x"]}, "it is set by Mission Control"),
+        ({"header_name": ["a b"], "header_value": ["x"]}, "a header name of letters"),
+        ({"header_name": ["X"], "header_value": ["${NO_SUCH_VARIABLE}"]}, "is unset"),
+        ({"state": "sleeping"}, "one of active, paused, disabled"),
+    ],
+)
+def test_bad_input_is_refused_at_its_field_and_changes_nothing(
+    shop: Shop, editor: Client, change: dict[str, Any], words: str
+) -> None:
+    answer = editor.post(shop.path("triggers/add/"), GIVEN | change)
+    assert answer.status_code == 422
+    assert words in answer.content.decode()
+    assert Trigger.objects.count() == 1
+
+
+def test_headers_that_are_stored_can_be_kept_replaced_and_removed(
+    shop: Shop, editor: Client
+) -> None:
+    headers = {"Keep": "k", "Replace": "r", "Remove": "x"}
+    trigger = make_trigger(shop.project, HOOK, name="headers", headers=headers)
+    given = {
+        "name": "headers",
+        "operations": ["insert"],
+        "url": HOOK,
+        "header:Replace": "replace",
+        "header_value:Replace": "new",
+        "header:Remove": "remove",
+        "header_name": "Added",
+        "header_value": "a",
+    }
+    assert editor.post(shop.path("triggers/headers/edit/"), given).status_code == 303
+    trigger.refresh_from_db()
+    expected = {"Keep": "k", "Replace": "new", "Added": "a"}
+    assert trigger_definition_of(trigger).headers == expected
+    answer = editor.post(shop.path("triggers/headers/edit/"), {**given, "header_name": "keep"})
+    assert answer.status_code == 422
+    trigger.refresh_from_db()
+    assert trigger_definition_of(trigger).headers == expected
+
+
+def test_a_trigger_called_add_has_a_page(shop: Shop, editor: Client) -> None:
+    answer = editor.post(shop.path("triggers/add/"), {**GIVEN, "name": "add"})
+    assert answer.headers["Location"] == shop.path("triggers/~add/")
+    assert editor.get(shop.path("triggers/~add/")).status_code == 200
+
+
+def test_the_switch_pauses_and_resumes(shop: Shop, editor: Client) -> None:
+    path = shop.path("triggers/welcome-email/state/")
+    back = shop.path("triggers/?state=active")
+    answer = editor.post(path, {"state": "paused", "next": back})
+    assert (answer.status_code, answer.headers["Location"]) == (303, back)
+    shop.trigger.refresh_from_db()
+    assert shop.trigger.state == "paused"
+    assert editor.post(path, {"state": "asleep"}).status_code == 422
+    answer = editor.post(path, {"state": "active", "next": "https://evil.example/"})
+    assert answer.headers["Location"] == shop.path("triggers/welcome-email/")
+
+
+def test_the_list_can_be_searched_and_filtered(shop: Shop, viewer: Client) -> None:
+    make_trigger(shop.project, "https://erp.example.com", name="erp", operations=["delete"])
+    for query, found in (
+        ("q=ERP.ex", {"erp"}),
+        ("q=users", {"welcome-email"}),
+        ("operation=delete", {"erp"}),
+        ("database=main", {"erp", "welcome-email"}),
+        ("state=paused", set()),
+        ("q=nothing-like-it", set()),
+    ):
+        text = viewer.get(shop.path(f"triggers/?{query}")).content.decode()
+        shown = {name for name in ("erp", "welcome-email") if f"triggers/{name}/" in text}
+        assert shown == found, query
+    assert "No trigger matches" in text
+
+
+def test_a_copy_begins_with_everything_but_the_secrets(shop: Shop, editor: Client) -> None:
+    text = editor.get(shop.path("triggers/add/?from=welcome-email")).content.decode()
+    assert 'value="welcome-email-copy"' in text
+    assert 'value="Authorization"' in text
+    assert "hook-s3cret" not in text
+
+
+def test_deleting_says_how_many_pending_events_go_too(shop: Shop, editor: Client) -> None:
+    from tests.factories import make_change, make_events, make_origin
+
+    origin = make_origin(shop.project, shop.database.pk)
+    changes = [make_change() for _ in range(3)]
+    events = make_events(changes, origin, shop.trigger.pk, shop.trigger.name)
+    shop.log.append(origin, events, None, changes[-1].position)
+    path = shop.path("triggers/welcome-email/delete/")
+    assert "3 events" in editor.get(path).content.decode()
+    assert editor.post(path).headers["Location"] == shop.path("triggers/")
+    assert not Trigger.objects.exists()
+    assert shop.log.counts(shop.project.pk)["cancelled"] == 3
+
+
+def test_the_signing_secret_is_shown_on_request_and_not_kept(shop: Shop, editor: Client) -> None:
+    answer = editor.post(shop.path("triggers/welcome-email/secret/"))
+    assert "whsec_" in answer.content.decode()
+    assert "no-store" in answer.headers["Cache-Control"]
+    assert editor.get(shop.path("triggers/welcome-email/secret/")).status_code == 405
+
+
+def test_the_preview_says_what_the_trigger_will_do(shop: Shop, editor: Client) -> None:
+    text = editor.post(shop.path("triggers/preview/"), GIVEN).content.decode()
+    assert "When a row is inserted or deleted in users or billing.* of main" in text
+    assert "after about 1 s, 2.5 s" in text
+    bad = {**GIVEN, "url": "nonsense", "touched": "url"}
+    text = editor.post(shop.path("triggers/preview/"), bad).content.decode()
+    assert 'id="error_url"' in text
+    assert "begins with http:// or https://" in text
+    assert 'id="error_name"' not in text
