@@ -5,6 +5,7 @@ an API token acts with its own role, never beyond its user's.
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -13,7 +14,9 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from eventing.definitions import references_in
 from eventing.models import ApiToken, Membership, Project
+from eventing.problems import InvalidInput, Problem
 
 VIEWER: Final = Membership.Role.VIEWER
 EDITOR: Final = Membership.Role.EDITOR
@@ -62,6 +65,17 @@ class Actor:
         """Whether `${NAME}` is resolved for the actor: the environment holds the installation's own
         secrets, which a webhook or a source of someone's own would receive."""
         return self.may_create_projects()
+
+    def refuse_references(self, written: Mapping[str, object]) -> None:
+        """Raises InvalidInput if a field refers to an environment that is not open to the actor."""
+        allowed = "the value itself; ${NAME} is for administrators of the installation"
+        problems = [
+            Problem(name, "a reference to the environment", allowed)
+            for name, value in written.items()
+            if isinstance(value, str) and references_in(value)
+        ]
+        if problems and not self.may_refer_to_environment():
+            raise InvalidInput(problems)
 
     def projects(self) -> QuerySet[Project]:
         """The projects the actor may see."""

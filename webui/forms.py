@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import orjson
 from django.http import QueryDict
 
+from eventing.access import Actor
 from eventing.definitions import (
     DatabaseDefinition,
     SettingsDefinition,
@@ -139,7 +140,14 @@ def given_trigger_form(
     """The form as it was sent, with what is wrong with it."""
     values: dict[str, Any] = {
         name: post.get(name, "")
-        for name in ("name", "tables", "url", "state", *_NUMBERS, *(f"backoff_{n}" for n in _BACKOFF))
+        for name in (
+            "name",
+            "tables",
+            "url",
+            "state",
+            *_NUMBERS,
+            *(f"backoff_{n}" for n in _BACKOFF),
+        )
     }
     kept = _trigger_values(stored)["kept_headers"] if stored else []
     values |= {
@@ -153,8 +161,12 @@ def given_trigger_form(
     return Form(values, problems)
 
 
-def trigger_definition(post: QueryDict, stored: TriggerDefinition | None) -> TriggerDefinition:
-    """The trigger that a form describes; headers that are kept stay as stored. Raises InvalidInput."""
+def trigger_definition(
+    post: QueryDict, stored: TriggerDefinition | None, actor: Actor
+) -> TriggerDefinition:
+    """The trigger that a form describes; kept headers stay as stored. Raises InvalidInput."""
+    headers = _written_headers(post, stored)
+    actor.refuse_references({f"headers.{name}": value for name, value in headers.items()})
     source: dict[str, Any] = {
         "name": post.get("name", "").strip(),
         "databases": post.getlist("databases"),
@@ -171,6 +183,8 @@ def trigger_definition(post: QueryDict, stored: TriggerDefinition | None) -> Tri
     source |= {name: _number(post[name]) for name in _NUMBERS if post.get(name, "").strip()}
     if post.get("state"):
         source["state"] = post["state"]
+    written = {f"headers.{name}": value for name, value in source["headers"].items()}
+    actor.refuse_references(written)
     definition = parse_trigger(source, os.environ)
     return _with_kept_headers(definition, post, stored) if stored else definition
 
@@ -191,7 +205,9 @@ def _written_headers(post: QueryDict, stored: TriggerDefinition | None) -> dict[
     taken = {name.lower() for name in names if post.get(f"header:{name}") != "remove"}
     for name, value in _new_headers(post):
         if name.lower() in taken:
-            raise InvalidInput([Problem(f"headers.{name}", "this name twice", "one value a header")])
+            raise InvalidInput(
+                [Problem(f"headers.{name}", "this name twice", "one value a header")]
+            )
         taken.add(name.lower())
         headers[name] = value
     return headers
@@ -301,7 +317,9 @@ def given_database_form(post: QueryDict, problems: Sequence[Problem]) -> Form:
     return Form({name: post.get(name, "") for name in names}, problems)
 
 
-def database_definition(post: QueryDict, stored: DatabaseDefinition | None) -> DatabaseDefinition:
+def database_definition(
+    post: QueryDict, stored: DatabaseDefinition | None, actor: Actor
+) -> DatabaseDefinition:
     """The database that a form describes. Raises InvalidInput."""
     source: dict[str, Any] = {
         "alias": post.get("alias", "").strip(),
@@ -314,6 +332,7 @@ def database_definition(post: QueryDict, stored: DatabaseDefinition | None) -> D
     keep = False
     if not source["url"]:
         source["url"], keep, problems = _address_from_fields(post, stored)
+    actor.refuse_references({"url": source["url"]})
     try:
         definition = parse_database(source, os.environ)
     except InvalidInput as error:

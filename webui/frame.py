@@ -56,6 +56,11 @@ class Frame:
         return bool(user and user.is_authenticated and Actor(user).may_create_projects())
 
     @cached_property
+    def may_refer(self) -> bool:
+        """Whether `${NAME}` may be written where a form takes a secret."""
+        return Actor(self._request.user).may_refer_to_environment()
+
+    @cached_property
     def projects(self) -> list[str]:
         """The first names of projects to switch to."""
         names = Actor(self._request.user).projects().values_list("name", flat=True)

@@ -66,7 +66,7 @@ def database_definition(
     if isinstance(url, str) and MASK in url:
         problem = Problem("url", "an address with a masked password", "the whole address")
         raise InvalidInput([problem])
-    _refuse_references({"url": url}, actor)
+    actor.refuse_references({"url": url})
     return parse_database(written, os.environ)
 
 
@@ -97,7 +97,7 @@ def trigger_definition(
         known = stored.headers if stored else {}
         kept = [name for name, value in headers.items() if value == MASK and name in known]
         fresh = {name: headers[name] for name in headers if name not in kept}
-        _refuse_references({f"headers.{name}": value for name, value in fresh.items()}, actor)
+        actor.refuse_references({f"headers.{name}": value for name, value in fresh.items()})
         written["headers"] = fresh
     definition = parse_trigger(written, os.environ)
     unknown = [name for name, value in definition.headers.items() if MASK in value]
@@ -125,15 +125,3 @@ def changed_trigger(
 ) -> TriggerDefinition:
     """`stored` with `patch` applied."""
     return trigger_definition(merged(trigger_written(stored), patch), actor, stored)
-
-
-def _refuse_references(fields: Mapping[str, object], actor: Actor) -> None:
-    """Raises InvalidInput if a new value refers to an environment that is not open to the actor."""
-    allowed = "the value itself; ${NAME} is for administrators of the installation"
-    problems = [
-        Problem(name, "a reference to the environment", allowed)
-        for name, value in fields.items()
-        if isinstance(value, str) and references_in(value)
-    ]
-    if problems and not actor.may_refer_to_environment():
-        raise InvalidInput(problems)

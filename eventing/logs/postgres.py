@@ -748,9 +748,7 @@ class PostgresEventLog:
             RETURNING trigger_id, event_id::text"""
         texts = [str(event_id) for event_id in event_ids]
         with self._transaction() as cursor:
-            self._run(
-                cursor, sql, SWEEP_GRACE_SECONDS, texts, project_id, list(trigger_ids)
-            )
+            self._run(cursor, sql, SWEEP_GRACE_SECONDS, texts, project_id, list(trigger_ids))
             return _chunks(cursor.fetchall())
 
     def counts(self, project_id: int) -> dict[EventStatus, int]:

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db.models.functions import Now
 from django.test import Client
 
@@ -49,11 +50,15 @@ def test_the_connection_string_wins_over_the_fields(shop: Shop, admin: Client) -
     assert Database.objects.get(alias="orders").url == url
 
 
-def test_an_address_can_come_from_the_environment(
+def test_an_address_can_come_from_the_environment_for_those_who_run_the_installation(
     shop: Shop, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORDERS_URL", "postgresql://db/orders")
     given = {"type": "postgres", "alias": "orders", "url": "${ORDERS_URL}"}
+    answer = admin.post(shop.path("databases/add/"), given)
+    assert answer.status_code == 422
+    assert "for administrators of the installation" in answer.content.decode()
+    User.objects.filter(username="admin").update(is_superuser=True)
     assert admin.post(shop.path("databases/add/"), given).status_code == 303
     stored = Database.objects.get(alias="orders")
     assert (stored.url, stored.url_reference) == ("postgresql://db/orders", "${ORDERS_URL}")

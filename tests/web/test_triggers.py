@@ -64,7 +64,7 @@ def test_what_is_left_blank_gets_its_default(shop: Shop, editor: Client) -> None
         ({"databases": ["other"]}, "the aliases main"),
         ({"header_name": ["Host"], "header_value": ["x"]}, "it is set by Mission Control"),
         ({"header_name": ["a b"], "header_value": ["x"]}, "a header name of letters"),
-        ({"header_name": ["X"], "header_value": ["${NO_SUCH_VARIABLE}"]}, "is unset"),
+        ({"header_name": ["X"], "header_value": ["${SECRET_KEY}"]}, "for administrators"),
         ({"state": "sleeping"}, "one of active, paused, disabled"),
     ],
 )

@@ -86,7 +86,6 @@ def _problems_of_first_user(username: str, post: dict[str, str]) -> dict[str, st
     password = post.get("password", "")
     errors: dict[str, str] = {}
     try:
-        User.username_validator(username)
         User._meta.get_field("username").clean(username, None)
     except ValidationError as error:
         errors["username"] = " ".join(error.messages)

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
-from eventing.access import ADMIN, EDITOR
+from eventing.access import ADMIN, EDITOR, Actor
 from eventing.definitions import CAPTURABLE_TYPES, DatabaseDefinition
 from eventing.doctor import catalogue, check, passes
 from eventing.models import Database, Project
@@ -77,7 +77,7 @@ def edit(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
 def _submitted(request: HttpRequest, project: Project, database: Database | None) -> HttpResponse:
     stored = database_definition_of(database) if database else None
     try:
-        definition = database_definition(request.POST, stored)
+        definition = database_definition(request.POST, stored, Actor(request.user))
         if request.POST.get("action") == "check":
             return _checked(request, definition, database)
         with configuration_change():

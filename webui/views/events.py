@@ -52,9 +52,7 @@ def _news(request: HttpRequest, page: Page, seen: str) -> HttpResponse:
     known = {token[:12] for token in tokens}
     fresh = [row for row in page.rows if row.id.hex[-12:] not in known]
     changed = [
-        row
-        for row in page.rows
-        if row.id.hex[-12:] in known and event_token(row) not in tokens
+        row for row in page.rows if row.id.hex[-12:] in known and event_token(row) not in tokens
     ]
     if not fresh and not changed:
         return HttpResponse(status=204)
@@ -91,7 +89,7 @@ def show(request: HttpRequest, project: Project, event_id: UUID) -> HttpResponse
     if request.GET.get("seen") == _state_token(detail):
         return HttpResponse(status=204)
     template = "events/_event.html" if request.htmx else "events/event.html"
-    return render(request, template, _detail_context(detail))
+    return render(request, template, _detail_context(project, detail))
 
 
 def _event(project: Project, event_id: UUID) -> EventDetail:
@@ -105,8 +103,10 @@ def _state_token(detail: EventDetail) -> str:
     return f"{event_token(detail.row)}-{len(detail.invocations)}"
 
 
-def _detail_context(detail: EventDetail) -> dict[str, Any]:
+def _detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
     row = detail.row
+    finished = row.status in ("delivered", "failed", "cancelled")
+    sendable = detail.payload is not None and row.problem is None
     return {
         "row": row,
         "type": EVENT_TYPES[row.operation],
@@ -114,9 +114,9 @@ def _detail_context(detail: EventDetail) -> dict[str, Any]:
         "invocations": detail.invocations,
         "timeline": _timeline(detail),
         "token": _state_token(detail),
-        "may_redeliver": row.status in ("delivered", "failed", "cancelled")
-        and detail.payload is not None
-        and row.problem is None,
+        "may_redeliver": finished
+        and sendable
+        and project.triggers.filter(pk=row.trigger_id).exists(),
     }
 
 
@@ -161,10 +161,11 @@ def redeliver(request: HttpRequest, project: Project, event_id: UUID) -> HttpRes
     """Put a finished event back to pending."""
     count = history.redeliver(project, [event_id])
     if request.htmx:
-        return render(request, "events/_event.html", _detail_context(_event(project, event_id)))
+        return render(
+            request, "events/_event.html", _detail_context(project, _event(project, event_id))
+        )
     if count:
         messages.success(request, "The event is put back and will be delivered again.")
     else:
         messages.warning(request, "Nothing to redeliver: the event is not finished, or is gone.")
     return SeeOther(resolve_url("event", project.name, event_id))
-

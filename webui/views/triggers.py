@@ -1,6 +1,7 @@
 """Event triggers: the list, the form, one trigger's page, and what can be done with it."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 from django.contrib import messages
@@ -10,7 +11,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from eventing.access import EDITOR
+from eventing.access import EDITOR, Actor
 from eventing.changes import OPERATIONS
 from eventing.definitions import TRIGGER_STATES, TriggerDefinition
 from eventing.history import remove_trigger
@@ -57,11 +58,16 @@ def index(request: HttpRequest, project: Project) -> HttpResponse:
         "total": len(every),
         "wanted": wanted,
         "is_filtered": any(wanted.values()),
+        "address": f"{request.path}?{urlencode(_set(wanted))}",
         "aliases": list(project.databases.values_list("alias", flat=True)),
         "operations": OPERATIONS,
         "states": TRIGGER_STATES,
     }
     return live_answer(request, "triggers/page.html", "triggers/_rows.html", context)
+
+
+def _set(wanted: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in wanted.items() if value}
 
 
 def _matches(trigger: Trigger, q: str, database: str, operation: str, state: str) -> bool:
@@ -101,13 +107,15 @@ def edit(request: HttpRequest, project: Project, name: str) -> HttpResponse:
     trigger = get_object_or_404(project.triggers, name=name)
     if request.method == "POST":
         return _submitted(request, project, trigger)
-    return _form_page(request, project, stored_trigger_form(trigger_definition_of(trigger)), trigger)
+    return _form_page(
+        request, project, stored_trigger_form(trigger_definition_of(trigger)), trigger
+    )
 
 
 def _submitted(request: HttpRequest, project: Project, trigger: Trigger | None) -> HttpResponse:
     stored = trigger_definition_of(trigger) if trigger else None
     try:
-        definition = trigger_definition(request.POST, stored)
+        definition = trigger_definition(request.POST, stored, Actor(request.user))
         with configuration_change():
             saved = save_trigger(project, definition, trigger)
     except InvalidInput as error:
@@ -143,7 +151,7 @@ def preview(request: HttpRequest, project: Project) -> HttpResponse:
     form = given_trigger_form(request.POST, (), None)
     touched = set(request.POST.get("touched", "").split())
     try:
-        context = _words_of(trigger_definition(request.POST, None))
+        context = _words_of(trigger_definition(request.POST, None, Actor(request.user)))
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, None)
         context = {}
@@ -174,9 +182,7 @@ def _description(form: Form) -> dict[str, Any]:
 def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
     return {
         "sentence": sentence_of(definition),
-        "retry_sentence": retries_of(
-            definition.retries, definition.timeout_ms, definition.backoff
-        ),
+        "retry_sentence": retries_of(definition.retries, definition.timeout_ms, definition.backoff),
     }
 
 
