@@ -51,6 +51,8 @@ app.conf.update(
             "options": {"expires": 300},
         },
     },
+    # Nothing to remember between starts: what is due is in the event log.
+    beat_scheduler="celery.beat:Scheduler",
     beat_max_loop_interval=1,
     timezone="UTC",
 )

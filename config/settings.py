@@ -6,6 +6,7 @@ shown, since it may be a secret.
 
 import ipaddress
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -186,6 +187,7 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Without `collectstatic` the files are served from where they lie.
 WHITENOISE_USE_FINDERS = True
+warnings.filterwarnings("ignore", "No directory at: .*staticfiles", module="django.core.handlers")
 
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -247,7 +249,11 @@ LOGGING = {
     "handlers": {"standard_error": {"class": "logging.StreamHandler", "formatter": "structured"}},
     "root": {"handlers": ["standard_error"], "level": LOG_LEVEL},
     "loggers": {
-        "django.server": {"handlers": ["standard_error"], "level": "WARNING", "propagate": False},
+        "django.server": {"level": "WARNING"},
+        # A line for each message would be a line for each chunk of events, and one each second.
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
     },
 }
 structlog.configure(

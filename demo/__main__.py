@@ -174,8 +174,16 @@ def _kept() -> Kept:
     try:
         kept = Kept(**json.loads(file.read_text()))
     except FileNotFoundError:
-        ports = (free_port() for _ in range(3))
-        kept = Kept(*ports, *(secrets.token_urlsafe(32) for _ in range(4)), secrets.token_hex(5))
+        kept = Kept(
+            postgres_port=free_port(),
+            redis_port=free_port(),
+            receiver_port=free_port(),
+            postgres_password=secrets.token_urlsafe(24),
+            redis_password=secrets.token_urlsafe(24),
+            secret_key=secrets.token_urlsafe(48),
+            encryption_key=secrets.token_urlsafe(32),
+            login_password=secrets.token_hex(5),
+        )
     except (ValueError, TypeError) as error:
         raise DemoError(f"{_short(file)} is damaged: remove {_short(FOLDER)}") from error
     for name in ("postgres_port", "redis_port", "receiver_port"):

@@ -6,6 +6,7 @@ one to use instead. A server that cannot be had fails the run: nothing here ever
 
 import atexit
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -74,7 +75,10 @@ class ExternalPostgres:
     def url(self, database: str = "postgres") -> str:
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
 
-    create_database = PostgresServer.create_database
+    def create_database(self, name: str | None = None) -> str:
+        name = name or f"database_{secrets.token_hex(6)}"
+        self.execute(f'CREATE DATABASE "{name}"')
+        return self.url(name)
 
     def execute(
         self, sql: str, parameters: Sequence[object] | None = None, database: str = "postgres"

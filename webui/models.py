@@ -5,7 +5,7 @@ from django.db.models.functions import Now
 
 
 class SignInFailures(models.Model):
-    """Failures of one key since `since`; a key is a digest, so no user name is kept in the clear."""
+    """Failures of one key since `since`; keys are digests, so no user name is kept."""
 
     key = models.CharField(max_length=64, primary_key=True)
     failures = models.PositiveIntegerField(default=0)

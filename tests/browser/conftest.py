@@ -4,8 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -16,9 +19,16 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from eventing.health import beat
+from eventing.logs.postgres import PostgresEventLog
+from eventing.models import CaptureLease
+from tests.factories import make_database, make_project, make_trigger
+from tests.web.conftest import Shop
+
 # Playwright's loop runs in the tests' thread, where Django would refuse to touch the database.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 
+LONG = "a-trigger-whose-name-is-as-long-as-names-may-be-63-characters-x"
 _FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -36,6 +46,11 @@ class Complaints:
     """Console errors, exceptions, failed requests and refused answers of a context's pages."""
 
     found: list[str] = field(default_factory=list)
+    expected: set[int] = field(default_factory=set)
+
+    def expect(self, status: int) -> None:
+        """A page that refuses bad input answers 422, which the console then shows as an error."""
+        self.expected.add(status)
 
     def watch(self, page: Page) -> None:
         page.on("console", self._console)
@@ -44,7 +59,8 @@ class Complaints:
         page.on("response", self._answered)
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        refused = any(f"status of {status}" in message.text for status in self.expected)
+        if message.type in ("error", "warning") and not refused:
             self.found.append(f"console: {message.text}")
 
     def _failed(self, request: Request) -> None:
@@ -53,7 +69,7 @@ class Complaints:
             self.found.append(f"{request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:
-        if response.status >= 400:
+        if response.status >= 400 and response.status not in self.expected:
             self.found.append(f"{response.url}: {response.status}")
 
 
@@ -88,3 +104,40 @@ def page(context: BrowserContext, complaints: Complaints) -> Page:
     page = context.new_page()
     complaints.watch(page)
     return page
+
+
+@pytest.fixture
+def shop(log: PostgresEventLog) -> Shop:
+    """A project in which much goes on and some goes wrong, with names as long as may be."""
+    project = make_project()
+    make_project("empty", enabled=False)
+    database = make_database(project, "postgresql://u:p@a-long-host-name.example.com/shop")
+    lost = make_database(project, "postgresql://h/d", alias="lost")
+    CaptureLease.objects.create(
+        database=lost,
+        state="blocked",
+        error="the slot is gone. Start capture anew from now on the database's page",
+        mend="SELECT pg_drop_replication_slot('mission_control_0123456789abcdef');",
+    )
+    trigger = make_trigger(
+        project,
+        "https://hooks.example.com/" + "a-long-path/" * 8,
+        name=LONG,
+        operations=["insert", "update", "delete"],
+        tables=["a_table_with_a_name_of_no_less_than_sixty_three_characters_in_it"],
+        headers={"Authorization": "word"},
+    )
+    make_trigger(project, "https://example.com/", name="paused", state="paused")
+    found = Shop(project, database, trigger, log)
+    found.add_events(8)
+    found.add_events(4, status_code=None)
+    beat("capture", "capture@host:1")
+    return found
+
+
+def sign_in(context: BrowserContext, live_server: Any) -> None:
+    """As the administrator of the installation, without going through the form."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("ada", password="correct-horse-battery"))
+    cookie = client.cookies["sessionid"].value
+    context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])

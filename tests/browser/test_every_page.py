@@ -8,18 +8,14 @@ from typing import Any
 import axe_core_python
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
 from playwright.sync_api import BrowserContext, Page
 
-from eventing.health import beat
-from eventing.logs.postgres import PostgresEventLog
-from eventing.models import CaptureLease
-from tests.factories import make_database, make_project, make_trigger
+from eventing.logs.base import EventFilter
+from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.web.conftest import Shop
 
 WIDTHS = (360, 800, 1440)
 THEMES = ("light", "dark")
-LONG = "a-trigger-whose-name-is-as-long-as-names-may-be-63-characters-x"
 PAGES = (
     "/projects/",
     "/projects/add/",
@@ -61,49 +57,12 @@ def scrolls_sideways(page: Page) -> bool:
     return wider
 
 
-@pytest.fixture
-def shop(log: PostgresEventLog) -> Shop:
-    """A project in which much goes on and some goes wrong, with names as long as may be."""
-    project = make_project()
-    make_project("empty", enabled=False)
-    database = make_database(project, "postgresql://u:p@a-long-host-name.example.com/shop")
-    lost = make_database(project, "postgresql://h/d", alias="lost")
-    CaptureLease.objects.create(
-        database=lost,
-        state="blocked",
-        error="the slot is gone. Start capture anew from now on the database's page",
-        mend="SELECT pg_drop_replication_slot('mission_control_0123456789abcdef');",
-    )
-    trigger = make_trigger(
-        project,
-        "https://hooks.example.com/" + "a-long-path/" * 8,
-        name=LONG,
-        operations=["insert", "update", "delete"],
-        tables=["a_table_with_a_name_of_no_less_than_sixty_three_characters_in_it"],
-        headers={"Authorization": "word"},
-    )
-    make_trigger(project, "https://example.com/", name="paused", state="paused")
-    found = Shop(project, database, trigger, log)
-    found.add_events(8)
-    found.add_events(4, status_code=None)
-    beat("capture", "capture@host:1")
-    return found
-
-
-def sign_in(context: BrowserContext, live_server: Any) -> None:
-    """As the administrator of the installation, without going through the form."""
-    client = Client()
-    client.force_login(User.objects.create_superuser("ada", password="correct-horse-battery"))
-    cookie = client.cookies["sessionid"].value
-    context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
-
-
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_fine_at_every_width_in_both_themes(
     path: str, shop: Shop, live_server: Any, context: BrowserContext, page: Page
 ) -> None:
     sign_in(context, live_server)
-    event = shop.log.browse(shop.project.pk, _failed(), None, 1).rows[0]
+    event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
     page.goto(live_server.url + path.replace("EVENT", str(event.id)))
     for theme in THEMES:
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
@@ -111,12 +70,6 @@ def test_a_page_is_fine_at_every_width_in_both_themes(
             page.set_viewport_size({"width": width, "height": 900})
             assert not scrolls_sideways(page), (theme, width)
             assert violations(page) == [], (theme, width)
-
-
-def _failed() -> Any:
-    from eventing.logs.base import EventFilter
-
-    return EventFilter(status="failed")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -135,8 +88,14 @@ def test_a_page_before_signing_in_is_fine_too(path: str, live_server: Any, page:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_what_opens_on_a_page_is_fine_too(
-    width: int, shop: Shop, live_server: Any, context: BrowserContext, page: Page
+    width: int,
+    shop: Shop,
+    live_server: Any,
+    context: BrowserContext,
+    page: Page,
+    complaints: Complaints,
 ) -> None:
+    complaints.expect(422)
     sign_in(context, live_server)
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(live_server.url + shop.path("events/?status=failed"))

@@ -1,4 +1,4 @@
-"""The whole road, with every process running: a committed row reaches a webhook, and all can see it."""
+"""The whole road, every process running: a committed row reaches a webhook, and all can see it."""
 
 import re
 from collections.abc import Iterator

@@ -100,33 +100,33 @@ _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 @register.filter
 def pretty_json(text: str) -> SafeString:
-    """JSON text indented and coloured, every token as it stands: no number is read and rewritten."""
+    """JSON text indented and coloured, every token as it stands: no number is rewritten."""
     return mark_safe("".join(_pretty(text)))  # noqa: S308 — every token is escaped below
 
 
 def _pretty(text: str) -> Iterator[str]:
     tokens = _TOKENS.findall(text)
     depth = 0
-    for number, token in enumerate(tokens):
+    for number, part in enumerate(tokens):
         following = tokens[number + 1] if number + 1 < len(tokens) else ""
-        if token in "{[":
+        if part in "{[":
             if following in ("}", "]"):
-                yield token
+                yield part
                 continue
             depth += 1
-            yield token + "\n" + "  " * depth
-        elif token in "}]":
+            yield part + "\n" + "  " * depth
+        elif part in "}]":
             if number and tokens[number - 1] in ("{", "["):
-                yield token
+                yield part
                 continue
             depth -= 1
-            yield "\n" + "  " * depth + token
-        elif token == ",":
+            yield "\n" + "  " * depth + part
+        elif part == ",":
             yield ",\n" + "  " * depth
-        elif token == ":":
+        elif part == ":":
             yield ": "
         else:
-            yield _coloured(token, is_key=following == ":")
+            yield _coloured(part, is_key=following == ":")
 
 
 def _coloured(token: str, *, is_key: bool) -> str:

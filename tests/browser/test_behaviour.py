@@ -1,0 +1,203 @@
+"""What the pages do in a browser: rows that open, live news, filters in the address, keys, themes,
+and the same forms without JavaScript.
+"""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from eventing.models import Trigger
+from eventing.projects import trigger_definition_of
+from tests.browser.conftest import LONG, Complaints, sign_in
+from tests.web.conftest import Shop
+
+
+@pytest.fixture(autouse=True)
+def signed_in(shop: Shop, live_server: Any, context: BrowserContext) -> None:
+    sign_in(context, live_server)
+
+
+def test_rows_open_in_place_by_key_and_by_click(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path("events/?status=failed"))
+    links = page.locator(".row-link")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    expect(links.nth(1)).to_be_focused()
+    page.keyboard.press("k")
+    expect(links.nth(0)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Invocations")).to_be_visible()
+    expect(links.nth(0)).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("Invocations")).to_be_hidden()
+    page.locator(".event-row").nth(2).click(position={"x": 300, "y": 10})
+    expect(page.get_by_text("Invocations")).to_be_visible()
+    page.get_by_role("button", name="Redeliver").click()
+    expect(page.locator(".event-detail .status-pending").first).to_be_visible()
+
+
+def test_new_events_come_in_by_themselves(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    expect(page.locator(".event-row")).to_have_count(12)
+    (fresh,) = shop.add_events(1)
+    expect(page.locator(".event-row")).to_have_count(13)
+    expect(page.locator(".event").first).to_have_id(f"event-{fresh}")
+    page.locator(".row-link").first.click()
+    expect(page.locator(f"#detail-{fresh}")).to_contain_text("Payload")
+
+
+def test_news_wait_while_an_event_is_being_read(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    page.locator(".row-link").nth(3).click()
+    expect(page.get_by_text("Invocations")).to_be_visible()
+    before = page.locator(".event-row").nth(3).bounding_box()
+    shop.add_events(2)
+    pill = page.get_by_role("button", name="2 new")
+    expect(pill).to_be_visible()
+    assert page.locator(".event-row").nth(3).bounding_box() == before
+    pill.click()
+    expect(page.locator(".event-row")).to_have_count(14)
+
+
+def test_live_can_be_switched_off(shop: Shop, live_server: Any, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(live_server.url + shop.path("events/"))
+    with page.expect_request(lambda request: "seen=" in request.url):
+        pass
+    page.get_by_label("Live").uncheck()
+    asked.clear()
+    # Two of its periods, during which it would have asked.
+    page.evaluate("() => new Promise(done => setTimeout(done, 4500))")
+    assert [url for url in asked if "seen=" in url] == []
+
+
+def test_filters_stand_in_the_address_and_going_back_undoes_them(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    page.get_by_label("Status").select_option("failed")
+    expect(page.locator(".event-row")).to_have_count(4)
+    assert page.url.endswith("/events/?status=failed")
+    page.go_back()
+    expect(page.locator(".event-row")).to_have_count(12)
+    assert page.url.endswith("/events/")
+
+
+def test_older_events_load_at_the_end_of_the_page(shop: Shop, live_server: Any, page: Page) -> None:
+    shop.add_events(100)
+    page.goto(live_server.url + shop.path("events/"))
+    expect(page.locator(".event-row")).to_have_count(50)
+    page.keyboard.press("End")
+    expect(page.locator(".event-row")).to_have_count(100)
+    page.keyboard.press("End")
+    expect(page.locator(".event-row")).to_have_count(112)
+    expect(page.get_by_role("link", name="Older")).to_have_count(0)
+
+
+def test_the_theme_changes_at_once_and_stays(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path())
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.get_by_label("Theme").click()
+    with page.expect_response("**/theme/"):
+        page.get_by_role("button", name="Dark").click()
+    dark = page.evaluate(background)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(background) == dark
+
+
+def test_under_800_pixels_the_side_bar_is_a_drawer(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(live_server.url + shop.path())
+    entry = page.get_by_role("navigation").get_by_role("link", name="Event Logs")
+    expect(entry).to_be_hidden()
+    page.get_by_role("button", name="Menu").click()
+    expect(entry).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(entry).to_be_hidden()
+    page.get_by_role("button", name="Menu").click()
+    entry.click()
+    page.wait_for_url("**/events/")
+
+
+def test_a_trigger_is_paused_in_the_list(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path(f"triggers/?q={LONG[:20]}"))
+    switch = page.get_by_role("switch")
+    expect(switch).to_have_attribute("aria-checked", "true")
+    switch.click()
+    expect(switch).to_have_attribute("aria-checked", "false")
+    assert page.url.endswith(f"triggers/?q={LONG[:20]}")
+    assert Trigger.objects.get(name=LONG).state == "paused"
+
+
+def test_the_form_says_what_the_trigger_will_do_and_what_is_wrong(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("triggers/add/"))
+    page.get_by_label("Trigger Name").fill("audit")
+    page.get_by_label("Webhook URL").fill("example.com/hook")
+    page.get_by_label("Insert").check()
+    expect(page.locator("#error_url")).to_contain_text("begins with http:// or https://")
+    page.get_by_label("Webhook URL").fill("https://example.com/hook")
+    expect(page.locator("#preview")).to_contain_text("When a row is inserted in any table")
+    expect(page.locator("#error_url")).to_have_text("")
+
+
+def test_the_connection_string_and_its_fields_fill_each_other(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("databases/add/"))
+    page.get_by_label("Connection string").fill("postgresql://ann:p%40ss@db.local:6543/orders")
+    expect(page.get_by_label("Host")).to_have_value("db.local")
+    expect(page.get_by_label("Port")).to_have_value("6543")
+    expect(page.get_by_label("Password")).to_have_value("p@ss")
+    expect(page.get_by_label("Alias")).to_have_value("orders")
+    page.get_by_label("User").fill("bob")
+    expected = "postgresql://bob:p%40ss@db.local:6543/orders"
+    expect(page.get_by_label("Connection string")).to_have_value(expected)
+
+
+def test_a_connection_is_tested_in_place(
+    shop: Shop, live_server: Any, page: Page, source_database: str
+) -> None:
+    page.goto(live_server.url + shop.path("databases/add/"))
+    page.get_by_label("Connection string").fill(source_database)
+    page.get_by_role("button", name="Test connection").click()
+    expect(page.locator("#findings")).to_contain_text("wal_level")
+    expect(page.get_by_label("Connection string")).to_have_value(source_database)
+
+
+def test_without_javascript_the_forms_and_links_do_the_work(
+    shop: Shop, live_server: Any, browser: Browser, context: BrowserContext
+) -> None:
+    plain = browser.new_context(java_script_enabled=False, storage_state=context.storage_state())
+    page = plain.new_page()
+    complaints = Complaints()
+    complaints.watch(page)
+    page.goto(live_server.url + shop.path("triggers/"))
+    page.get_by_role("link", name="Add").click()
+    page.get_by_label("Trigger Name").fill("plain")
+    page.get_by_label("Collection / Table name(s)").fill("users")
+    page.get_by_label("Update").check()
+    page.get_by_label("Webhook URL").fill("https://example.com/plain")
+    page.get_by_text("Advanced settings").click()
+    page.get_by_label("Retries").fill("7")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_role("heading", name="plain").wait_for()
+    assert trigger_definition_of(Trigger.objects.get(name="plain")).retries == 7
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").wait_for()
+    page.goto(live_server.url + shop.path("events/"))
+    page.get_by_label("Status").select_option("failed")
+    page.get_by_role("button", name="Filter").click()
+    assert page.locator(".event-row").count() == 4
+    page.locator(".row-link").first.click()
+    page.get_by_role("button", name="Redeliver").click()
+    page.get_by_text("will be delivered again").wait_for()
+    assert complaints.found == []
+    plain.close()
