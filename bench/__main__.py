@@ -6,13 +6,10 @@ log or the endpoint; nothing is measured in a test harness's own shortcut.
 
 import argparse
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,8 +17,9 @@ import psycopg2
 import yaml
 
 from bench import bare
+from bench.endpoint import endpoint
 from bench.results import Figure, table, write_json
-from demo.servers import PostgresServer, RedisServer, free_port
+from demo.servers import PostgresServer, RedisServer
 from tests.servers import new_postgres, new_redis
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -109,38 +107,6 @@ class Bench:
         self.stack.stop_all()
         self.redis.stop()
         self.postgres.stop("immediate")
-
-
-@contextmanager
-def endpoint(folder: Path, *, timed: bool) -> Iterator[tuple[str, Path]]:
-    """An endpoint that is not the bottleneck: nginx where it is installed, else our own."""
-    port = free_port()
-    arrivals = folder / f"arrivals-{port}"
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-    if timed or nginx is None:
-        command = [sys.executable, "-m", "bench.receiver", str(port), str(arrivals)]
-    else:
-        configuration = folder / f"nginx-{port}.conf"
-        configuration.write_text(_NGINX.format(folder=folder, port=port))
-        command = [nginx, "-c", str(configuration), "-e", str(folder / "nginx.log")]
-    process = subprocess.Popen(command)
-    try:
-        yield f"http://127.0.0.1:{port}/hook", arrivals
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
-
-
-_NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi; keepalive_requests 1000000000;
-    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200; }} }}
-}}
-"""
 
 
 def seconds_until(condition: Callable[[], bool], limit_seconds: float) -> float:

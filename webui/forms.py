@@ -30,12 +30,31 @@ _ADVANCED: Final = frozenset(
 )
 
 
+# Labels that differ from the name of their field.
+_WORDS: Final = {
+    "databases": "Source (Database)",
+    "tables": "Collection / Table name(s)",
+    "operations": "Trigger operation",
+    "timeout_ms": "Timeout in milliseconds",
+    "concurrency": "Requests at once",
+    "backoff_initial_ms": "First wait in milliseconds",
+    "backoff_factor": "Factor",
+    "backoff_max_ms": "Longest wait in milliseconds",
+    "url": "Connection string",
+    "sslmode": "SSL mode",
+    "db": "Eventing DB",
+    "retention_events": "Keep events for",
+    "retention_payloads": "Keep payloads for",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """What a form shows: the value of each field, and what is wrong with some of them."""
 
     values: Mapping[str, Any]
     problems: Sequence[Problem] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, str]:
@@ -44,6 +63,15 @@ class Form:
         for problem in self.problems:
             errors.setdefault(_field_of(problem), in_words(problem))
         return errors
+
+    @property
+    def summary(self) -> list[tuple[str, str, str]]:
+        """Each field with a problem: its name, its label, and the sentence."""
+        labels = _WORDS | self.labels
+        return [
+            (name, labels.get(name, name.capitalize()), sentence)
+            for name, sentence in self.errors.items()
+        ]
 
     @property
     def advanced_is_wrong(self) -> bool:
@@ -60,7 +88,8 @@ def _field_of(problem: Problem) -> str:
 def in_words(problem: Problem) -> str:
     """A problem as its field shows it."""
     header = problem.field.removeprefix("headers.") if "headers." in problem.field else ""
-    given = "Nothing was given" if problem.given == "nothing" else f"Got {problem.given}"
+    nothing = problem.given in ("nothing", "an empty list", "''")
+    given = "Nothing was given" if nothing else f"Got {problem.given}"
     return f"{header + ': ' if header else ''}{given}. Allowed: {problem.allowed}."
 
 
@@ -158,7 +187,7 @@ def given_trigger_form(
         ],
         "new_headers": _new_headers(post),
     }
-    return Form(values, problems)
+    return Form(values, problems, {"name": "Trigger Name", "url": "Webhook URL"})
 
 
 def trigger_definition(

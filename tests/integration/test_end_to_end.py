@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from bench.endpoint import endpoint
+from demo.servers import execute
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.stack import Stack
@@ -167,10 +171,40 @@ def test_switching_eventing_off_gives_up_slot_and_publications(
     assert [event["doc_id"] for event in product.events()] == ["2"]
 
 
+def test_a_hundred_thousand_rows_of_one_insert_are_delivered_in_bounded_memory(
+    product: Product, stack: Stack, tmp_path: Path
+) -> None:
+    rows = 100_000
+    product.run_sql(USERS)
+    with endpoint(tmp_path, timed=True) as (url, arrivals):
+        product.apply({"name": "all", "url": url})
+        capture = psutil.Process(stack.pid("capture"))
+        product.run_sql(
+            f"INSERT INTO users SELECT i, 'x' || i, i FROM generate_series(1, {rows}) i"
+        )
+        most = 0
+
+        def all_are_delivered() -> bool:
+            nonlocal most
+            sizes = [child.memory_info().rss for child in capture.children(recursive=True)]
+            most = max(most, *sizes)
+            return product.stats()["delivered"] == rows
+
+        wait_until(all_are_delivered, 180, "not all are delivered")
+    received = [line.split()[0] for line in arrivals.read_text().splitlines()]
+    assert set(received) == {str(number) for number in range(1, rows + 1)}
+    assert most < 150 * 1024 * 1024
+    logged = stack.execute(
+        "SELECT count(DISTINCT event_id) FROM mission_control.invocation_log i"
+        " JOIN mission_control.event_log e ON e.id = i.event_id WHERE e.project = %s"
+        " AND i.status_code = 200",
+        [product.name],
+    )
+    assert logged == [(rows,)]
+
+
 def _made_at(url: str) -> tuple[int, int]:
     """How many slots and publications there are in the source."""
-    from demo.servers import execute
-
     slots = execute(
         url, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
     )

@@ -39,11 +39,11 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         return render(request, "accounts/sign_in.html", page)
     address = request.META.get("REMOTE_ADDR", "")
     if not throttle.may_try(username, address):
-        context = {**page, "error": _SLOW_DOWN}
+        context = {**page, "refusal": _SLOW_DOWN}
         return render(request, "accounts/sign_in.html", context, status=429)
     user = authenticate(request, username=username, password=request.POST.get("password", ""))
     if user is None:
-        context = {**page, "error": _REFUSED}
+        context = {**page, "refusal": _REFUSED}
         return form_answer(request, "accounts/sign_in.html", context, refused=True)
     throttle.succeeded(username, address)
     login(request, user)
