@@ -319,17 +319,31 @@ def capture_statuses(databases: Sequence[Database]) -> dict[int, CaptureStatus]:
     leases = CaptureLease.objects.filter(database__in=databases).annotate(now=Now())
     by_database = {lease.database_id: lease for lease in leases}
     enabled = dict(Project.objects.values_list("pk", "eventing_enabled"))
+    stuck = dict(RetiredSource.objects.exclude(error="").values_list("source_name", "error"))
     return {
-        database.pk: _status_of(by_database.get(database.pk), enabled[database.project_id])
+        database.pk: _status_of(
+            by_database.get(database.pk),
+            enabled[database.project_id],
+            stuck.get(database.source_name, ""),
+        )
         for database in databases
     }
 
 
-def _status_of(lease: Any, enabled: bool) -> CaptureStatus:
-    """What a lease tells; one that nobody renews any more tells only that capture is to start."""
+def _status_of(lease: Any, enabled: bool, stuck: str) -> CaptureStatus:
+    """What a lease tells; one that nobody renews any more tells only that capture is to start.
+
+    `stuck` says why an earlier slot of the database cannot be taken away yet.
+    """
     if not enabled:
         return CaptureStatus()
-    if lease is None or (lease.expires_at <= lease.now and lease.state == "streaming"):
+    if stuck:
+        return CaptureStatus(state="retrying", error=f"an earlier slot is still there: {stuck}")
+    if (
+        lease is None
+        or lease.state == CaptureLease.State.OFF
+        or (lease.state == CaptureLease.State.STREAMING and lease.expires_at <= lease.now)
+    ):
         return CaptureStatus(state="starting")
     return CaptureStatus(
         state=lease.state,

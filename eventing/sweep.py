@@ -17,7 +17,8 @@ from eventing.models import Project, Trigger
 # While this many messages wait, the workers have enough to do.
 _ENOUGH_MESSAGES: Final = 100
 _EVENTS_A_SWEEP: Final = 20_000
-_DAYS_AHEAD: Final = 7
+# Looking for leases that have run out reads all of the backlog.
+_EXPIRE_EVERY_SECONDS: Final = 3
 
 logger = structlog.get_logger(__name__)
 
@@ -25,9 +26,10 @@ logger = structlog.get_logger(__name__)
 def sweep() -> int:
     """Enqueue what is due and what was lost on the way; returns how many events that were."""
     log = event_log()
-    expired = log.expire_leases()
-    if expired:
-        logger.warning("events of a vanished worker are tried again", events=expired)
+    if int(time.time()) % _EXPIRE_EVERY_SECONDS == 0:
+        expired = log.expire_leases()
+        if expired:
+            logger.warning("events of a vanished worker are tried again", events=expired)
     states = dict(Trigger.objects.values_list("pk", "state"))
     waiting = log.triggers_with_deliveries()
     for trigger_id in set(waiting) - set(states):

@@ -67,7 +67,7 @@ class Form:
     @property
     def summary(self) -> list[tuple[str, str, str]]:
         """Each field with a problem: its name, its label, and the sentence."""
-        labels = _WORDS | self.labels
+        labels = {**_WORDS, **self.labels}
         return [
             (name, labels.get(name, name.capitalize()), sentence)
             for name, sentence in self.errors.items()
@@ -204,12 +204,12 @@ def trigger_definition(
         "url": post.get("url", "").strip(),
         "headers": _written_headers(post, stored),
         "backoff": {
-            name: _number(post[f"backoff_{name}"])
+            name: _number(post.get(f"backoff_{name}", ""))
             for name in _BACKOFF
             if post.get(f"backoff_{name}", "").strip()
         },
     }
-    source |= {name: _number(post[name]) for name in _NUMBERS if post.get(name, "").strip()}
+    source |= {name: _number(post.get(name, "")) for name in _NUMBERS if post.get(name, "").strip()}
     if post.get("state"):
         source["state"] = post["state"]
     written = {f"headers.{name}": value for name, value in source["headers"].items()}
@@ -433,7 +433,7 @@ def stored_settings_form(settings: SettingsDefinition) -> Form:
 def settings_definition(post: QueryDict) -> SettingsDefinition:
     """The settings that a form describes. Raises InvalidInput."""
     retention = {
-        name: _number(post[f"retention_{name}"])
+        name: _number(post.get(f"retention_{name}", ""))
         for name in ("events", "payloads")
         if post.get(f"retention_{name}", "").strip()
     }

@@ -6,11 +6,11 @@ Nothing is looked up until a template asks, so partials cost none of it.
 from typing import Any, Final
 
 from django.conf import settings
-from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from eventing.access import ADMIN, EDITOR, Actor
 from eventing.health import PROCESSES, ProcessHealth, process_health
+from webui.requests import Request
 
 THEMES: Final = ("light", "dark", "system")
 _MOST_PROJECTS: Final = 100
@@ -21,7 +21,7 @@ class Frame:
 
     version = settings.VERSION
 
-    def __init__(self, request: HttpRequest) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
 
     @property
@@ -90,6 +90,6 @@ _SECTIONS: Final = {
 }
 
 
-def frame(request: HttpRequest) -> dict[str, Any]:
+def frame(request: Request) -> dict[str, Any]:
     """Context processor: `frame`, and the `project` the page is about."""
     return {"frame": Frame(request), "project": getattr(request, "project", None)}

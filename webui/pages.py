@@ -9,15 +9,19 @@ from functools import wraps
 from hashlib import sha256
 from typing import Any, Final
 
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import cache_control
+from django_htmx.http import HttpResponseClientRefresh
 
 from eventing.access import ADMIN, EDITOR, VIEWER, Actor
+from eventing.logs.base import LogUnavailable
 from eventing.models import Membership, Project
+from eventing.models.fields import UndecryptableValue
+from webui.requests import Request
 
 View = Callable[..., HttpResponse]
 _TOKEN: Final = re.compile(r'name="csrfmiddlewaretoken" value="[^"]*"')
@@ -41,8 +45,9 @@ def project_page(
         @wraps(view)
         # Without no-store, so that going back shows the page as it was left.
         @cache_control(private=True, no_cache=True, max_age=0)
-        @login_required
-        def page(request: HttpRequest, project: str, **named: Any) -> HttpResponse:
+        def page(request: Request, project: str, **named: Any) -> HttpResponse:
+            if not request.user.is_authenticated:
+                return _sign_in_first(request)
             found = Project.objects.filter(name=project).first()
             own = Actor(request.user).role_in(found) if found else None
             if found is None or own is None:
@@ -52,11 +57,21 @@ def project_page(
             needed = to_post or role if request.method == "POST" else role
             if _RANK[own] < _RANK[needed]:
                 raise PermissionDenied(_NEEDED[needed])
-            return view(request, found, **named)
+            try:
+                return view(request, found, **named)
+            except (LogUnavailable, UndecryptableValue) as error:
+                return render(request, "503.html", {"error": str(error)}, status=503)
 
         return page
 
     return decorate
+
+
+def _sign_in_first(request: Request) -> HttpResponse:
+    """To the sign-in page; a part of a page cannot show it, so the whole page is asked for anew."""
+    if request.htmx:
+        return HttpResponseClientRefresh()
+    return redirect_to_login(request.get_full_path())
 
 
 _RANK: Final = {VIEWER: 1, EDITOR: 2, ADMIN: 3}
@@ -67,15 +82,13 @@ _NEEDED: Final = {
 
 
 def form_answer(
-    request: HttpRequest, template: str, context: Mapping[str, Any], *, refused: bool
+    request: Request, template: str, context: Mapping[str, Any], *, refused: bool
 ) -> HttpResponse:
     """A page with a form: 422 if what was given has been refused."""
     return render(request, template, dict(context), status=422 if refused else 200)
 
 
-def live_answer(
-    request: HttpRequest, page: str, part: str, context: Mapping[str, Any]
-) -> HttpResponse:
+def live_answer(request: Request, page: str, part: str, context: Mapping[str, Any]) -> HttpResponse:
     """A page, or the part of it that keeps itself up to date.
 
     The part carries the digest of its own contents, which the browser sends back; as long as it is

@@ -1,6 +1,6 @@
 """The addresses of the console."""
 
-from django.urls import include, path, register_converter
+from django.urls import URLPattern, URLResolver, include, path, register_converter
 
 from webui.names import NameConverter
 from webui.views import accounts, databases, events, health, overview, projects, settings, triggers
@@ -23,7 +23,7 @@ _trigger = [
     path("delete/", triggers.delete, name="trigger-delete"),
 ]
 
-_project = [
+_project: list[URLPattern | URLResolver] = [
     path("", overview.show, name="overview"),
     path("databases/", databases.index, name="databases"),
     path("databases/add/", databases.add, name="database-add"),

@@ -39,8 +39,13 @@ setInterval(() => { if (!document.hidden) writeTimes(); }, 1000);
 const SLOWEST = 15000;
 const pace = new WeakMap();
 
+// What has an id gets its focus back after a swap; an open menu, other focus or a selection would go.
 function inUse(element) {
-  return element.querySelector("details[open]") !== null || element.contains(document.activeElement);
+  const selection = getSelection();
+  const focused = document.activeElement;
+  return element.querySelector("details[open]") !== null
+    || (element.contains(focused) && !focused.id)
+    || (!selection.isCollapsed && element.contains(selection.anchorNode));
 }
 
 function poll() {
@@ -72,6 +77,20 @@ document.addEventListener("htmx:afterRequest", ({ detail }) => {
   state.wait = detail.xhr.status === 200 ? first : Math.min(SLOWEST, state.wait * 1.3);
   state.next = performance.now() + state.wait;
 });
+
+// What fails is said: at the foot of the page, until something succeeds again.
+
+function say(text) {
+  const toast = document.getElementById("toast");
+  toast.hidden = !text;
+  toast.textContent = text;
+}
+
+document.addEventListener("htmx:sendError", () => say("Mission Control does not answer. Trying again…"));
+document.addEventListener("htmx:responseError", ({ detail }) => {
+  say(detail.xhr.status === 403 ? "You may not do that." : `That did not work (${detail.xhr.status}). Load the page again.`);
+});
+document.addEventListener("htmx:afterOnLoad", ({ detail }) => { if (detail.xhr.status < 400) say(""); });
 
 // Forms that filter leave out what is blank, so that addresses stay short.
 

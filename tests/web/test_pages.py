@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
 from eventing.models import Project
@@ -181,3 +182,33 @@ def test_a_part_that_has_not_changed_is_not_sent_again(shop: Shop, admin: Client
         other = admin.get(shop.path(path), {"digest": "other"}, headers=htmx)
         assert other.status_code == 200, path
         assert "<html" not in other.content.decode()
+
+
+def test_a_part_of_a_page_without_session_asks_for_the_whole_page(
+    shop: Shop, client: Client
+) -> None:
+    answer = client.get(shop.path("events/"), {"seen": ""}, headers={"HX-Request": "true"})
+    assert answer.headers["HX-Refresh"] == "true"
+
+
+def test_a_form_that_was_not_ours_is_refused_in_words(shop: Shop, admin: Client) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    strict.cookies = admin.cookies
+    answer = strict.post(shop.path("triggers/welcome-email/state/"), {"state": "paused"})
+    assert answer.status_code == 403
+    assert "Nothing was changed" in answer.content.decode()
+
+
+def test_a_log_that_breaks_off_is_said_on_the_page(shop: Shop, admin: Client) -> None:
+    (event_id,) = shop.add_events(1)
+    expected = {"": 200, "triggers/": 200, "events/": 503, f"events/{event_id}/": 503}
+    for path, status in expected.items():
+        assert admin.get(shop.path(path)).status_code == 200
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        answer = admin.get(shop.path(path))
+        assert answer.status_code == status, path
+        assert path == "triggers/" or "he Eventing DB cannot be used" in answer.content.decode()

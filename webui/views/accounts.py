@@ -5,7 +5,7 @@ from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -16,6 +16,7 @@ from eventing.models import Installation
 from webui import throttle
 from webui.frame import THEMES
 from webui.pages import SeeOther, form_answer
+from webui.requests import Request
 
 _YEAR_SECONDS = 365 * 86_400
 _REFUSED = "That user name and password do not match."
@@ -26,7 +27,7 @@ _SLOW_DOWN = (
 
 @sensitive_post_parameters("password")
 @never_cache
-def sign_in(request: HttpRequest) -> HttpResponse:
+def sign_in(request: Request) -> HttpResponse:
     """Sign in; what is said of a wrong password is also said of a wrong name."""
     if request.user.is_authenticated:
         return redirect("projects")
@@ -51,7 +52,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-def sign_out(request: HttpRequest) -> HttpResponse:
+def sign_out(request: Request) -> HttpResponse:
     """Sign out; what the browser kept of the pages goes too."""
     logout(request)
     response = SeeOther(resolve_url("sign-in"))
@@ -61,7 +62,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 @sensitive_post_parameters("password", "again")
 @never_cache
-def first_run(request: HttpRequest) -> HttpResponse:
+def first_run(request: Request) -> HttpResponse:
     """Make the first administrator, as long as there is no user at all."""
     if User.objects.exists():
         return redirect("sign-in")
@@ -99,7 +100,7 @@ def _problems_of_first_user(username: str, post: dict[str, str]) -> dict[str, st
 
 
 @require_POST
-def set_theme(request: HttpRequest) -> HttpResponse:
+def set_theme(request: Request) -> HttpResponse:
     """Keep the theme of this browser in a cookie, so that the server can render it at once."""
     theme = request.POST.get("theme", "")
     back = _own_address(request, request.POST.get("next", "")) or "/"
@@ -111,7 +112,7 @@ def set_theme(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _own_address(request: HttpRequest, address: str) -> str:
+def _own_address(request: Request, address: str) -> str:
     """`address` if it is one of this site, else nothing."""
     own = url_has_allowed_host_and_scheme(
         address, {request.get_host()}, require_https=request.is_secure()

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
@@ -32,6 +32,7 @@ from webui.forms import (
     stored_database_form,
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
+from webui.requests import Request
 
 # What every source says when it cannot go on where it stopped: only then is starting anew the mend.
 _LOSS: Final = "Start capture anew"
@@ -39,7 +40,7 @@ _TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mong
 
 
 @project_page()
-def index(request: HttpRequest, project: Project) -> HttpResponse:
+def index(request: Request, project: Project) -> HttpResponse:
     """One row a database, kept up to date."""
     databases = list(project.databases.all())
     statuses = capture_statuses(databases)
@@ -58,7 +59,7 @@ def _row(database: Database, capture: CaptureStatus) -> dict[str, Any]:
 
 
 @project_page(ADMIN)
-def add(request: HttpRequest, project: Project) -> HttpResponse:
+def add(request: Request, project: Project) -> HttpResponse:
     """Add a database, or test what has been typed so far."""
     if request.method != "POST":
         return _page(request, new_database_form(), None)
@@ -66,7 +67,7 @@ def add(request: HttpRequest, project: Project) -> HttpResponse:
 
 
 @project_page(ADMIN)
-def edit(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+def edit(request: Request, project: Project, alias: str) -> HttpResponse:
     """Edit a database; its password stays unless another one is typed."""
     database = get_object_or_404(project.databases, alias=alias)
     if request.method != "POST":
@@ -74,7 +75,7 @@ def edit(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
     return _submitted(request, project, database)
 
 
-def _submitted(request: HttpRequest, project: Project, database: Database | None) -> HttpResponse:
+def _submitted(request: Request, project: Project, database: Database | None) -> HttpResponse:
     stored = database_definition_of(database) if database else None
     try:
         definition = database_definition(request.POST, stored, Actor(request.user))
@@ -90,7 +91,7 @@ def _submitted(request: HttpRequest, project: Project, database: Database | None
 
 
 def _checked(
-    request: HttpRequest, definition: DatabaseDefinition, database: Database | None
+    request: Request, definition: DatabaseDefinition, database: Database | None
 ) -> HttpResponse:
     """Run the doctor, with nothing saved, and show what it found."""
     findings = check(definition)
@@ -99,7 +100,7 @@ def _checked(
 
 
 def _page(
-    request: HttpRequest,
+    request: Request,
     form: Form,
     database: Database | None,
     *,
@@ -120,7 +121,7 @@ def _page(
 
 
 @project_page(ADMIN)
-def delete(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+def delete(request: Request, project: Project, alias: str) -> HttpResponse:
     """Delete a database, after a page that says what that means."""
     database = get_object_or_404(project.databases, alias=alias)
     problems: list[Problem] = []
@@ -144,7 +145,7 @@ def delete(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
 
 @require_POST
 @project_page(ADMIN)
-def start_capture_anew(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+def start_capture_anew(request: Request, project: Project, alias: str) -> HttpResponse:
     """Accept that changes may have been lost, and capture from now on."""
     database = get_object_or_404(project.databases, alias=alias)
     start_anew(database)
@@ -154,7 +155,7 @@ def start_capture_anew(request: HttpRequest, project: Project, alias: str) -> Ht
 
 @require_safe
 @project_page(EDITOR)
-def tables(request: HttpRequest, project: Project, alias: str) -> HttpResponse:
+def tables(request: Request, project: Project, alias: str) -> HttpResponse:
     """The options of the trigger form's list of tables; none if the database does not answer."""
     database = get_object_or_404(project.databases, alias=alias)
     try:

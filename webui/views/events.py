@@ -4,7 +4,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import render, resolve_url
 from django.utils import timezone
 from django.views.decorators.http import require_POST
@@ -17,13 +17,14 @@ from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, Page
 from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
 from webui.pages import SeeOther, project_page
+from webui.requests import Request
 from webui.templatetags.console import event_token
 
 _PAGE_ROWS: Final = 50
 
 
 @project_page()
-def index(request: HttpRequest, project: Project) -> HttpResponse:
+def index(request: Request, project: Project) -> HttpResponse:
     """A page of the log; for htmx its next rows, or (`seen`) what is new or has changed."""
     query = log_query(request.GET, timezone.now())
     cursor = request.GET.get("cursor") or None
@@ -46,7 +47,7 @@ def index(request: HttpRequest, project: Project) -> HttpResponse:
     return render(request, "events/page.html", context, status=status)
 
 
-def _news(request: HttpRequest, page: Page, seen: str) -> HttpResponse:
+def _news(request: Request, page: Page, seen: str) -> HttpResponse:
     """What the browser does not have yet: rows that are new, and rows that look different now."""
     tokens = set(seen.split(","))
     known = {token[:12] for token in tokens}
@@ -83,7 +84,7 @@ def _with(names: list[str], asked: str | None) -> list[str]:
 
 
 @project_page()
-def show(request: HttpRequest, project: Project, event_id: UUID) -> HttpResponse:
+def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """One event: as a page of its own, or opened within the list."""
     detail = _event(project, event_id)
     if request.GET.get("seen") == _state_token(detail):
@@ -157,7 +158,7 @@ def _share(part: float, whole: float) -> float:
 
 @require_POST
 @project_page(EDITOR)
-def redeliver(request: HttpRequest, project: Project, event_id: UUID) -> HttpResponse:
+def redeliver(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """Put a finished event back to pending."""
     count = history.redeliver(project, [event_id])
     if request.htmx:

@@ -1,16 +1,17 @@
 """The health panel: which process was last seen when, and what is not ready."""
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
 from eventing.health import PROCESSES, process_health, readiness
+from webui.requests import Request
 
 
 @never_cache
 @login_required
-def show(request: HttpRequest) -> HttpResponse:
+def show(request: Request) -> HttpResponse:
     """The panel as a page, or for the menu in the top bar."""
     processes = process_health()
     seen = {process.process for process in processes}

@@ -2,19 +2,20 @@
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 
 from eventing.logs import event_log
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.models import Project
 from eventing.projects import capture_statuses
 from webui.pages import live_answer, project_page
+from webui.requests import Request
 
 _LATEST = 10
 
 
 @project_page()
-def show(request: HttpRequest, project: Project) -> HttpResponse:
+def show(request: Request, project: Project) -> HttpResponse:
     """Counts, databases, triggers and the last events, kept up to date."""
     databases = list(project.databases.all())
     statuses = capture_statuses(databases)

@@ -5,7 +5,7 @@ from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.views.decorators.cache import never_cache
 
@@ -17,11 +17,12 @@ from eventing.problems import InvalidInput
 from eventing.projects import capture_statuses, create_project
 from webui.forms import Form
 from webui.pages import SeeOther, form_answer, project_page
+from webui.requests import Request
 
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
 
 
-def root(request: HttpRequest) -> HttpResponse:
+def root(request: Request) -> HttpResponse:
     """Where one begins: the projects, or the first administrator's page."""
     if not request.user.is_authenticated and not User.objects.exists():
         return redirect("first-run")
@@ -30,7 +31,7 @@ def root(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 @login_required
-def index(request: HttpRequest) -> HttpResponse:
+def index(request: Request) -> HttpResponse:
     """Every project one has a role in, and how its sources fare."""
     projects = (
         Actor(request.user)
@@ -59,7 +60,7 @@ def _by_state(states: list[str]) -> list[tuple[str, int]]:
 
 @never_cache
 @login_required
-def add(request: HttpRequest) -> HttpResponse:
+def add(request: Request) -> HttpResponse:
     """Create a project; its creator becomes its administrator."""
     if not Actor(request.user).may_create_projects():
         raise PermissionDenied("Administrators of this installation may create projects.")
@@ -75,7 +76,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 
 @project_page(ADMIN)
-def delete(request: HttpRequest, project: Project) -> HttpResponse:
+def delete(request: Request, project: Project) -> HttpResponse:
     """Delete a project once its name has been typed."""
     wrong = request.method == "POST" and request.POST.get("name", "").strip() != project.name
     if request.method == "POST" and not wrong:

@@ -1,7 +1,7 @@
 """A project's settings: whether eventing is on, where its log is, and how long that is kept."""
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import render, resolve_url
 
 from eventing.access import ADMIN
@@ -10,10 +10,11 @@ from eventing.problems import InvalidInput
 from eventing.projects import settings_of, update_settings
 from webui.forms import Form, given_settings_form, settings_definition, stored_settings_form
 from webui.pages import SeeOther, form_answer, project_page
+from webui.requests import Request
 
 
 @project_page(to_post=ADMIN)
-def edit(request: HttpRequest, project: Project) -> HttpResponse:
+def edit(request: Request, project: Project) -> HttpResponse:
     """The settings; administrators may change them."""
     if request.method != "POST":
         context = _context(project, stored_settings_form(settings_of(project)))

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import orjson
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -37,13 +37,14 @@ from webui.forms import (
     trigger_definition,
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
+from webui.requests import Request
 from webui.sentences import retries_of, sentence_of
 
 _LATEST = 10
 
 
 @project_page()
-def index(request: HttpRequest, project: Project) -> HttpResponse:
+def index(request: Request, project: Project) -> HttpResponse:
     """The triggers that match the search, kept up to date."""
     every = list(project.triggers.select_related("project").prefetch_related("databases"))
     wanted = {name: request.GET.get(name, "") for name in ("q", "database", "operation", "state")}
@@ -90,7 +91,7 @@ def _backlogs(triggers: list[Trigger]) -> dict[int, int]:
 
 
 @project_page(EDITOR)
-def add(request: HttpRequest, project: Project) -> HttpResponse:
+def add(request: Request, project: Project) -> HttpResponse:
     """Add a trigger, from nothing or (`?from=`) like one that exists."""
     if request.method == "POST":
         return _submitted(request, project, None)
@@ -102,7 +103,7 @@ def add(request: HttpRequest, project: Project) -> HttpResponse:
 
 
 @project_page(EDITOR)
-def edit(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+def edit(request: Request, project: Project, name: str) -> HttpResponse:
     """Edit a trigger; its headers' values stay unless they are replaced."""
     trigger = get_object_or_404(project.triggers, name=name)
     if request.method == "POST":
@@ -112,7 +113,7 @@ def edit(request: HttpRequest, project: Project, name: str) -> HttpResponse:
     )
 
 
-def _submitted(request: HttpRequest, project: Project, trigger: Trigger | None) -> HttpResponse:
+def _submitted(request: Request, project: Project, trigger: Trigger | None) -> HttpResponse:
     stored = trigger_definition_of(trigger) if trigger else None
     try:
         definition = trigger_definition(request.POST, stored, Actor(request.user))
@@ -126,7 +127,7 @@ def _submitted(request: HttpRequest, project: Project, trigger: Trigger | None) 
 
 
 def _form_page(
-    request: HttpRequest,
+    request: Request,
     project: Project,
     form: Form,
     trigger: Trigger | None,
@@ -146,7 +147,7 @@ def _form_page(
 
 @require_POST
 @project_page(EDITOR)
-def preview(request: HttpRequest, project: Project) -> HttpResponse:
+def preview(request: Request, project: Project) -> HttpResponse:
     """What the form beside it would make, in words; asked for while it is being filled in."""
     form = given_trigger_form(request.POST, (), None)
     touched = set(request.POST.get("touched", "").split())
@@ -187,7 +188,7 @@ def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
 
 
 @project_page()
-def show(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+def show(request: Request, project: Project, name: str) -> HttpResponse:
     """One trigger: what it does, how it fares, its last events."""
     trigger = _trigger(project, name)
     return live_answer(request, "triggers/show.html", "triggers/_state.html", _shown(trigger))
@@ -217,7 +218,7 @@ def _shown(trigger: Trigger) -> dict[str, Any]:
 
 @require_POST
 @project_page(EDITOR)
-def set_state(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+def set_state(request: Request, project: Project, name: str) -> HttpResponse:
     """Pause or resume a trigger."""
     trigger = get_object_or_404(project.triggers, name=name)
     state = request.POST.get("state", "")
@@ -232,7 +233,7 @@ def set_state(request: HttpRequest, project: Project, name: str) -> HttpResponse
 
 @require_POST
 @project_page(EDITOR)
-def send_test(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+def send_test(request: Request, project: Project, name: str) -> HttpResponse:
     """Send one made-up event now and show the whole exchange."""
     trigger = _trigger(project, name)
     trial = send_test_event(trigger)
@@ -245,7 +246,7 @@ def send_test(request: HttpRequest, project: Project, name: str) -> HttpResponse
 @never_cache
 @require_POST
 @project_page(EDITOR)
-def reveal_secret(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+def reveal_secret(request: Request, project: Project, name: str) -> HttpResponse:
     """Show the signing secrets of a trigger, which its endpoint needs."""
     trigger = _trigger(project, name)
     context = {"trigger": trigger, "secrets": orjson.loads(trigger.signing_secrets or "[]")}
@@ -254,7 +255,7 @@ def reveal_secret(request: HttpRequest, project: Project, name: str) -> HttpResp
 
 
 @project_page(EDITOR)
-def delete(request: HttpRequest, project: Project, name: str) -> HttpResponse:
+def delete(request: Request, project: Project, name: str) -> HttpResponse:
     """Delete a trigger, after a page that says how many events go with it."""
     trigger = get_object_or_404(project.triggers, name=name)
     if request.method == "POST":
