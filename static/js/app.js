@@ -306,6 +306,15 @@ document.addEventListener("click", (event) => {
   row.querySelector("input").focus();
 });
 
+// Suggested tables continue what has been typed: after a comma begins the next name.
+document.addEventListener("input", ({ target }) => {
+  if (target.id !== "id_tables") return;
+  const typed = target.value.slice(0, target.value.lastIndexOf(",") + 1);
+  for (const option of all("#table-names option[data-name]")) {
+    option.value = typed ? `${typed} ${option.dataset.name}` : option.dataset.name;
+  }
+});
+
 // Database form: the connection string fills the fields, and they fill it once it is there.
 
 function fillFields(form) {

@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from eventing.models import Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
+from tests.factories import make_database
+from tests.servers import execute
 from tests.web.conftest import Shop
 
 
@@ -201,3 +203,17 @@ def test_without_javascript_the_forms_and_links_do_the_work(
     page.get_by_text("will be delivered again").wait_for()
     assert complaints.found == []
     plain.close()
+
+
+def test_tables_are_suggested_from_the_database_name_by_name(
+    shop: Shop, live_server: Any, page: Page, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE customers (id int PRIMARY KEY)")
+    make_database(shop.project, source_database, alias="live")
+    page.goto(live_server.url + shop.path("triggers/add/"))
+    field = page.get_by_label("Collection / Table name(s)")
+    field.focus()
+    option = page.locator('#table-names option[data-name="customers"]')
+    expect(option).to_have_attribute("value", "customers")
+    field.fill("users, cu")
+    expect(option).to_have_attribute("value", "users, customers")
