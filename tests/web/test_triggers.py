@@ -8,6 +8,7 @@ from django.test import Client
 from eventing.models import Trigger
 from eventing.projects import trigger_definition_of
 from tests.factories import make_trigger
+from tests.receiver import Behaviour, Receiver
 from tests.web.conftest import HOOK, Shop
 
 GIVEN: dict[str, Any] = {
@@ -173,3 +174,24 @@ def test_the_preview_says_what_the_trigger_will_do(shop: Shop, editor: Client) -
     assert 'id="error_url"' in text
     assert "begins with http:// or https://" in text
     assert 'id="error_name"' not in text
+
+
+def test_a_test_event_is_sent_and_the_whole_exchange_shown(shop: Shop, editor: Client) -> None:
+    with Receiver() as receiver:
+        receiver.behave("/hook", Behaviour(statuses=(418,), body=b"short <and> stout"))
+        make_trigger(shop.project, receiver.url("/hook"), name="tea", tables=["pots"])
+        text = editor.post(shop.path("triggers/tea/test/")).content.decode()
+        (request,) = receiver.wait_for(1, "/hook")
+    assert request.json()["data"]["col"] == "pots"
+    for words in ("not taken", "418", "short &lt;and&gt; stout", "webhook-signature", request.id):
+        assert words in text
+    assert shop.log.counts(shop.project.pk)["failed"] == 0
+
+
+def test_a_test_event_that_reaches_nobody_says_so(shop: Shop, editor: Client) -> None:
+    make_trigger(shop.project, "http://127.0.0.1:1/none", name="nobody")
+    answer = editor.post(shop.path("triggers/nobody/test/"), headers={"HX-Request": "true"})
+    text = answer.content.decode()
+    assert "not taken" in text
+    assert "refused" in text
+    assert "<html" not in text
