@@ -72,18 +72,44 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
         page.wait_for_url("**/triggers/add/")
         _fill(page, "Trigger Name", "welcome-email")
         _fill(page, "Collection / Table name(s)", "users")
-        _press(page, "Insert", "Space")
+        for operation in ("Insert", "Update", "Delete"):
+            _press(page, operation, "Space")
         _fill(page, "Webhook URL", receiver.url("/hook"))
         _press(page, "Add")
         page.wait_for_url("**/triggers/welcome-email/")
         expect(page.locator(".facts .status-ok")).to_have_text("yes", timeout=30_000)
 
-        execute(source_database, "INSERT INTO users VALUES (1, 'a@example.com')")
-        (request,) = receiver.wait_for(1, "/hook", timeout=20)
-        assert request.json()["type"] == "DB_INSERT"
+        changes = {
+            "DB_INSERT": "INSERT INTO users VALUES (1, 'a@example.com')",
+            "DB_UPDATE": "UPDATE users SET email = 'b@example.com'",
+            "DB_DELETE": "DELETE FROM users",
+        }
+        documents = {
+            "DB_INSERT": {"id": 1, "email": "a@example.com"},
+            "DB_UPDATE": {"id": 1, "email": "b@example.com"},
+            "DB_DELETE": {"id": 1},
+        }
+        node_id = stack.execute("SELECT node_id::text FROM eventing_installation")[0][0]
+        for number, (kind, statement) in enumerate(changes.items(), start=1):
+            execute(source_database, statement)
+            request = receiver.wait_for(number, "/hook", timeout=20)[-1]
+            payload = request.json()
+            assert payload == {
+                "specversion": "1.0-rc1",
+                "id": request.id,
+                "type": kind,
+                "source": node_id,
+                "time": payload["time"],
+                "data": {
+                    "db": "sql-postgres",
+                    "col": "users",
+                    "docId": "1",
+                    "doc": documents[kind],
+                },
+            }
         _press(page, "Event Logs")
         page.wait_for_url("**/events/")
-        expect(page.locator(".event-row .status-delivered")).to_have_count(1, timeout=15_000)
+        expect(page.locator(".event-row .status-delivered")).to_have_count(3, timeout=15_000)
         page.keyboard.press("j")
         page.keyboard.press("Enter")
-        expect(page.locator(".detail")).to_contain_text("a@example.com")
+        expect(page.locator(".detail")).to_contain_text("DB_DELETE")
