@@ -112,4 +112,4 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
         expect(page.locator(".event-row .status-delivered")).to_have_count(3, timeout=15_000)
         page.keyboard.press("j")
         page.keyboard.press("Enter")
-        expect(page.locator(".detail")).to_contain_text("DB_DELETE")
+        expect(page.locator(".detail:not([hidden])")).to_contain_text("DB_DELETE")
