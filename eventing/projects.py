@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -36,6 +36,8 @@ from eventing.models import (
 )
 from eventing.problems import InvalidInput, Problem
 from eventing.signing import new_secret
+
+_MUCH_LOG_BYTES: Final = 1 << 30
 
 
 @contextmanager
@@ -312,6 +314,11 @@ class CaptureStatus:
     lag_bytes: int | None = None
     last_change_at: datetime | None = None
     applied_version: int = 0
+
+    @property
+    def keeps_much_log(self) -> bool:
+        """Whether the source keeps so much log for us that somebody should look after it."""
+        return (self.lag_bytes or 0) > _MUCH_LOG_BYTES
 
 
 def capture_statuses(databases: Sequence[Database]) -> dict[int, CaptureStatus]:

@@ -5,9 +5,13 @@ publications) it names after itself and takes away in `remove`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from eventing.changes import Batch, CatalogueTable, Finding, Operation
+
+# The mend of a source that cannot go on where it stopped. The console offers it as a button, and
+# for this mend alone: elsewhere it would lose changes for nothing.
+START_ANEW: Final = "start this database anew from now (what happened meanwhile is not captured)"
 
 
 class SourceBlocked(Exception):

@@ -40,6 +40,7 @@ def check(server: Server, publications: Publications, name: str) -> list[Finding
             return findings
         slot_exists = _slot_exists(opened, name)
         findings += _limits(facts, slot_exists)
+        findings += _kept_log(opened, name)
         findings.append(_replication(server))
         findings += _of_tables(publications.look(opened, facts).tables, facts)
     except psycopg2.Error as error:
@@ -165,6 +166,32 @@ def _limits(facts: Facts, slot_exists: bool) -> Iterator[Finding]:
         )
     else:
         yield Finding("max_slot_wal_keep_size", "ok", "the WAL that a slot keeps is limited")
+
+
+def _kept_log(opened: connection, name: str) -> Iterator[Finding]:
+    """How much of its log the server keeps for the slot, once there is one."""
+    with opened.cursor() as at:
+        at.execute(_KEPT_LOG, [name])
+        row = at.fetchone()
+    if row is None or row[0] is None:
+        return
+    kept, shown = row
+    what = f"the server keeps {shown} of its log for the slot"
+    if kept > _MUCH_LOG_BYTES:
+        why = "it grows until capture has read it, and could fill the server's disk"
+        yield Finding(
+            "kept log", "warning", what, why, "See why capture is behind or stands still."
+        )
+    else:
+        yield Finding("kept log", "ok", what)
+
+
+_KEPT_LOG = """
+SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn),
+    pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))
+FROM pg_replication_slots WHERE slot_name = %s AND NOT pg_is_in_recovery()
+"""
+_MUCH_LOG_BYTES = 1 << 30
 
 
 def _replication(server: Server) -> Finding:

@@ -14,7 +14,7 @@ from psycopg2.extensions import connection
 
 from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.sources import pgchecks
-from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.pgpublishing import Publications
 from eventing.sources.pgrows import Rows
 from eventing.sources.pgserver import Facts, Server, lsn_number, lsn_text
@@ -34,8 +34,6 @@ _SLOT_SECONDS: Final = 30
 # A reader of our slot that has said nothing for so long is not ours any more.
 _STALE_READER_SECONDS: Final = 15
 _REMOVE_SECONDS: Final = 10.0
-
-_START_ANEW: Final = "start this database anew from now (what happened meanwhile is not captured)"
 
 
 class PostgresSource:
@@ -213,7 +211,7 @@ class PostgresSource:
             stored = parse_position(after)
         except ValueError:
             raise SourceBlocked(
-                f"{self._server.place}: the stored position is not one of Postgres", _START_ANEW
+                f"{self._server.place}: the stored position is not one of Postgres", START_ANEW
             ) from None
         if lsn_number(confirmed) > stored.lsn:
             raise self._lost(
@@ -276,7 +274,7 @@ class PostgresSource:
         since = ""
         if after is not None:
             since = f"; changes committed after {lsn_text(parse_position(after).lsn)} may be lost"
-        return SourceBlocked(f"{self._server.place}: {what}{since}", _START_ANEW)
+        return SourceBlocked(f"{self._server.place}: {what}{since}", START_ANEW)
 
     def _failure(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
         """What an error of the stream or of the connection beside it means."""

@@ -10,6 +10,7 @@ import pytest
 
 from bench.endpoint import endpoint
 from demo.servers import execute
+from eventing.sources.base import START_ANEW
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.stack import Stack
@@ -242,6 +243,7 @@ def test_a_lost_slot_blocks_capture_until_a_person_starts_it_anew(
     stack.start("capture")
     wait_until(lambda: product.capture()["state"] == "blocked", 30, "not blocked")
     assert "slot" in product.capture()["error"]
+    assert product.capture()["mend"] == START_ANEW
     stack.manage(
         "shell",
         "-c",

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from eventing.models import CaptureLease, Database
+from eventing.sources.base import START_ANEW
 from tests.web.conftest import SOURCE, Shop
 
 FIELDS: dict[str, Any] = {
@@ -156,10 +157,18 @@ def test_a_blocked_database_says_why_and_what_to_run(shop: Shop, admin: Client) 
 
 
 def test_capture_that_lost_its_place_can_be_started_anew(shop: Shop, admin: Client) -> None:
-    _is(shop, "blocked", "the slot is gone. Start capture anew from now on the database's page")
+    _is(shop, "blocked", "the slot is gone", START_ANEW)
     assert "Start anew from now" in admin.get(shop.path("databases/")).content.decode()
     assert admin.post(shop.path("databases/main/start-anew/")).status_code == 303
     assert CaptureLease.objects.get(database=shop.database).restart_from_now
+
+
+def test_a_server_that_keeps_much_log_for_us_is_pointed_out(shop: Shop, admin: Client) -> None:
+    _is(shop, "streaming")
+    CaptureLease.objects.update(lag_bytes=900_000_000)
+    assert "of its log" not in admin.get(shop.path("databases/")).content.decode()
+    CaptureLease.objects.update(lag_bytes=5_000_000_000)
+    assert "of its log" in admin.get(shop.path("databases/")).content.decode()
 
 
 def test_a_database_that_a_trigger_names_alone_is_not_deleted(shop: Shop, admin: Client) -> None:

@@ -21,7 +21,7 @@ from eventing.projects import (
     save_database,
     start_anew,
 )
-from eventing.sources.base import SourceUnavailable
+from eventing.sources.base import START_ANEW, SourceUnavailable
 from webui.forms import (
     SSL_MODES,
     Form,
@@ -34,8 +34,6 @@ from webui.forms import (
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 
-# What every source says when it cannot go on where it stopped: only then is starting anew the mend.
-_LOSS: Final = "Start capture anew"
 _TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
 
 
@@ -54,7 +52,7 @@ def _row(database: Database, capture: CaptureStatus) -> dict[str, Any]:
         "type": _TYPE_NAMES[database.type],
         "place": place_of(database),
         "capture": capture,
-        "may_start_anew": capture.state == "blocked" and _LOSS in capture.error,
+        "may_start_anew": capture.state == "blocked" and capture.mend == START_ANEW,
     }
 
 
