@@ -39,7 +39,7 @@ EVENT_STATUSES: Final[tuple[EventStatus, ...]] = (
 class Change(NamedTuple):
     """One inserted, updated or deleted row or document, at one position of its source.
 
-    `position` compares as text in the order of the source and is unique within the database;
+    `position` is unique within the database and the same whenever this change is read again;
     `index` is the change's number within its transaction, from 0.
     `document_id` is the contract's `docId`. `document` is JSON text in UTF-8. `old` is the row
     before the change as JSON text, where the source knows it. `committed_at_ms` counts from the
@@ -60,6 +60,7 @@ class Change(NamedTuple):
 class Batch(NamedTuple):
     """Changes in the order of their source, and the position up to which it has now been read.
 
+    That position is what reading can go on from; it may hold more than a change's own.
     `changes` may be empty while `position` advances (idle stream, tables nobody watches).
     `drained` is true when the source had nothing more to read. `source_lag_bytes` is how much of
     the source's log lies between the server's end and `position`, where the source tells.

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from eventing.changes import DATABASE_TYPES, OPERATIONS, DatabaseType, Operation
+from eventing.connection_strings import SCHEMES, ConnectionString
 from eventing.problems import InvalidInput, Problem
 
 TriggerState = Literal["active", "paused", "disabled"]
@@ -19,12 +20,6 @@ TRIGGER_STATES: Final[tuple[TriggerState, ...]] = ("active", "paused", "disabled
 PayloadFormat = Literal["spacecloud", "cloudevents", "cloudevents-binary", "cloudevents-batch"]
 FORMATS: Final[tuple[PayloadFormat, ...]] = ("spacecloud",)
 
-_URL_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "postgres": ("postgres", "postgresql"),
-    "mysql": ("mysql", "mariadb"),
-    "mongodb": ("mongodb", "mongodb+srv"),
-}
-CAPTURABLE_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres",)
 
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -244,8 +239,6 @@ def parse_database(
     if alias == "builtin":
         reader.refuse("alias", alias, "any name but `builtin`, which is the built-in Eventing DB")
     kind = cast(DatabaseType, reader.choice("type", DATABASE_TYPES, None))
-    if kind not in CAPTURABLE_TYPES:
-        reader.refuse("type", kind, "one of " + ", ".join(CAPTURABLE_TYPES) + " in this version")
     written = reader.raw("url", "")
     if not isinstance(written, str) or "\x00" in written:
         reader.reject("url", "what was given", "text")
@@ -256,6 +249,8 @@ def parse_database(
     schemas: tuple[str, ...] | None = None
     if "schemas" in reader._left:
         schemas = reader.texts("schemas", "a list of schema names") or None
+        if schemas and kind != "postgres":
+            reader.refuse("schemas", list(schemas), "nothing: only Postgres has schemas")
     reader.finish()
     if reader.problems:
         raise InvalidInput(reader.problems)
@@ -265,19 +260,20 @@ def parse_database(
 
 def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
     """Refuse an address that no driver could use; it is a secret, so it is never shown."""
-    schemes = _URL_SCHEMES[kind]
+    schemes = SCHEMES[kind]
     allowed = f"{schemes[0]}://USER:PASSWORD@HOST:PORT/DATABASE"
     try:
-        parts = urlsplit(url)
-        _ = parts.port
+        address = ConnectionString.parse(kind, url)
     except ValueError:
         reader.reject("url", "what was given", allowed)
         return
-    if parts.scheme not in schemes:
-        given = f"the scheme {parts.scheme!r}" if parts.scheme else "an address without scheme"
+    if address.scheme not in schemes:
+        given = f"the scheme {address.scheme!r}" if address.scheme else "an address without scheme"
         reader.reject("url", given, allowed)
-    elif not parts.path.strip("/"):
+    elif not address.database:
         reader.reject("url", "an address without database name", allowed)
+    elif kind == "mongodb" and not address.host:
+        reader.reject("url", "an address without host", allowed)
 
 
 def parse_trigger(

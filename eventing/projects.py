@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 import orjson
 from django.contrib.auth.models import User
@@ -18,6 +17,7 @@ from django.db import transaction
 from django.db.models import F, prefetch_related_objects
 from django.db.models.functions import Now
 
+from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
     Backoff,
     DatabaseDefinition,
@@ -126,7 +126,7 @@ def save_database(
                 [Problem("alias", repr(definition.alias), "an alias no other database has")]
             )
         database = existing or Database(project=project)
-        if existing and _server_of(existing) != _server_of(definition):
+        if existing and _names_another_database(existing, definition):
             _retire(existing)
             existing.source_name = ""
         database.alias = definition.alias
@@ -142,16 +142,12 @@ def save_database(
         return database
 
 
-def _server_of(database: Database | DatabaseDefinition) -> tuple[object, ...]:
-    """Which database of which server an address names, whoever signs in there and how."""
-    parts = urlsplit(database.url)
-    return (
-        database.type,
-        parts.hostname,
-        parts.port,
-        parts.path,
-        parse_qs(parts.query).get("host"),
-    )
+def _names_another_database(database: Database, definition: DatabaseDefinition) -> bool:
+    if database.type != definition.type:
+        return True
+    stored = ConnectionString.parse(definition.type, database.url)
+    given = ConnectionString.parse(definition.type, definition.url)
+    return not stored.names_the_same_database(given)
 
 
 def delete_database(database: Database) -> None:

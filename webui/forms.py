@@ -5,13 +5,14 @@ their fields. What is allowed is decided over there; secrets that are stored nev
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from typing import Any, Final, cast
 
 import orjson
 from django.http import QueryDict
 
 from eventing.access import Actor
+from eventing.changes import DATABASE_TYPES, DatabaseType
+from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES, ConnectionString
 from eventing.definitions import (
     DatabaseDefinition,
     SettingsDefinition,
@@ -23,7 +24,6 @@ from eventing.definitions import (
 from eventing.models import Database, Trigger
 from eventing.problems import InvalidInput, Problem
 
-SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _ADVANCED: Final = frozenset(
     {"retries", "timeout_ms", "state", "concurrency", "headers"}
     | {"backoff_initial_ms", "backoff_factor", "backoff_max_ms"}
@@ -41,7 +41,7 @@ _WORDS: Final = {
     "backoff_factor": "Factor",
     "backoff_max_ms": "Longest wait in milliseconds",
     "url": "Connection string",
-    "sslmode": "SSL mode",
+    "tls": "TLS",
     "db": "Eventing DB",
     "retention_events": "Keep events for",
     "retention_payloads": "Keep payloads for",
@@ -268,68 +268,22 @@ def header_names(trigger: Trigger) -> list[str]:
 
 # Databases
 
-_FIELDS: Final = ("host", "port", "database", "user", "sslmode")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A connection string taken apart. Never shown as a whole."""
-
-    host: str = ""
-    port: str = ""
-    database: str = ""
-    user: str = ""
-    sslmode: str = ""
-    password: str = field(default="", repr=False)
-    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-
-    @classmethod
-    def of(cls, url: str) -> "Address":
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            return cls()
-        options = parse_qsl(parts.query, keep_blank_values=True)
-        return cls(
-            host=parts.hostname or "",
-            port=str(port or ""),
-            database=unquote(parts.path.strip("/")),
-            user=unquote(parts.username or ""),
-            sslmode=dict(options).get("sslmode", ""),
-            password=unquote(parts.password or ""),
-            options=tuple(pair for pair in options if pair[0] != "sslmode"),
-        )
-
-    @property
-    def url(self) -> str:
-        # `$`, `{` and `}` stay, so that ${NAME} is still a reference.
-        sign_in = quote(self.user, safe="${}")
-        if self.password:
-            sign_in += ":" + quote(self.password, safe="${}")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        place = f"{host}:{self.port}" if self.port else host
-        options = [*self.options, *([("sslmode", self.sslmode)] if self.sslmode else [])]
-        query = "?" + urlencode(options) if options else ""
-        database = quote(self.database, safe="${}")
-        return f"postgresql://{sign_in}{'@' if sign_in else ''}{place}/{database}{query}"
+_FIELDS: Final = ("host", "port", "database", "user", "tls")
 
 
 def place_of(database: Database) -> str:
     """Where a database is, without who signs in there: `host:port/database`."""
-    address = Address.of(database.url)
-    host = f"[{address.host}]" if ":" in address.host else address.host or "local socket"
-    return f"{host}{':' if address.port else ''}{address.port}/{address.database}"
+    return ConnectionString.parse(database.type, database.url).place  # type: ignore[arg-type]
 
 
 def new_database_form() -> Form:
     """An empty form."""
-    return Form({"alias": "", "type": "postgres", "port": "5432", "schemas": ""})
+    return Form({"alias": "", "type": "postgres", "port": DEFAULT_PORTS["postgres"], "schemas": ""})
 
 
 def stored_database_form(stored: DatabaseDefinition) -> Form:
     """The form of a stored database: everything of its address but the password."""
-    address = Address.of(stored.url)
+    address = ConnectionString.parse(stored.type, stored.url)
     return Form(
         {
             "alias": stored.alias,
@@ -350,6 +304,9 @@ def database_definition(
     post: QueryDict, stored: DatabaseDefinition | None, actor: Actor
 ) -> DatabaseDefinition:
     """The database that a form describes. Raises InvalidInput."""
+    # What is no type is refused below; until then any will do.
+    type = post.get("type", "")
+    type = cast(DatabaseType, type if type in DATABASE_TYPES else "postgres")
     source: dict[str, Any] = {
         "alias": post.get("alias", "").strip(),
         "type": post.get("type", "postgres"),
@@ -360,7 +317,7 @@ def database_definition(
     problems: list[Problem] = []
     keep = False
     if not source["url"]:
-        source["url"], keep, problems = _address_from_fields(post, stored)
+        source["url"], keep, problems = _address_from_fields(post, type, stored)
     actor.refuse_references({"url": source["url"]})
     try:
         definition = parse_database(source, os.environ)
@@ -376,42 +333,47 @@ def database_definition(
 
 
 def _address_from_fields(
-    post: QueryDict, stored: DatabaseDefinition | None
+    post: QueryDict, type: DatabaseType, stored: DatabaseDefinition | None
 ) -> tuple[str, bool, list[Problem]]:
     """The address that the fields make, whether it is the stored one, and what is wrong."""
     given = {name: post.get(name, "").strip() for name in _FIELDS}
     password = post.get("password", "")
-    old = Address.of(stored.url) if stored else Address()
-    if stored and not password and all(given[name] == getattr(old, name) for name in _FIELDS):
-        return "postgresql://kept/kept", True, []
-    problems = _problems_of_fields(given)
+    is_same_type = stored is not None and stored.type == type
+    old = ConnectionString.parse(type, stored.url) if is_same_type else ConnectionString(type)
+    if is_same_type and not password and all(given[name] == getattr(old, name) for name in _FIELDS):
+        return old.url, True, []
+    problems = _problems_of_fields(type, given)
     moved = (given["host"], given["port"]) != (old.host, old.port)
-    if stored and not password and old.password:
+    if not password and old.password:
         if moved:
             # Else whoever may edit could have the stored password sent to a host of their choice.
             problems.append(
                 Problem("password", "nothing", "the password; host or port is another one")
             )
         password = old.password
-    address = Address(**given, password=password, options=old.options)
+    address = ConnectionString(type, old.scheme, **given, password=password, options=old.options)
     return address.url, False, problems
 
 
-def _problems_of_fields(given: Mapping[str, str]) -> list[Problem]:
+def _problems_of_fields(type: DatabaseType, given: Mapping[str, str]) -> list[Problem]:
     problems = []
     host = given["host"]
     if not host or any(character in host for character in "/@?# \t"):
         allowed = "a host name or an IP address, or a connection string below"
         problems.append(Problem("host", repr(host[:80]) if host else "nothing", allowed))
+    elif "," in host and type != "mongodb":
+        problems.append(Problem("host", repr(host[:80]), "one host: only MongoDB takes several"))
+    elif "," in host and given["port"]:
+        allowed = "nothing: with several hosts, each has its port behind it"
+        problems.append(Problem("port", repr(given["port"][:80]), allowed))
     if given["port"] and not (given["port"].isdecimal() and 0 < int(given["port"]) < 65536):
         allowed = "a whole number from 1 to 65535"
         problems.append(Problem("port", repr(given["port"][:80]), allowed))
     if not given["database"]:
         problems.append(Problem("database", "nothing", "the name of the database"))
-    if given["sslmode"] and given["sslmode"] not in SSL_MODES:
-        problems.append(
-            Problem("sslmode", repr(given["sslmode"][:80]), "one of " + ", ".join(SSL_MODES))
-        )
+    if given["tls"] and given["tls"] not in TLS_MODES[type]:
+        allowed = f"for this type one of {', '.join(TLS_MODES[type])}"
+        problems.append(Problem("tls", repr(given["tls"][:80]), allowed))
     return problems
 
 

@@ -317,32 +317,69 @@ document.addEventListener("input", ({ target }) => {
 
 // Database form: the connection string fills the fields, and they fill it once it is there.
 
+const CONNECTIONS = {
+  postgres: { scheme: "postgresql", schemes: /^postgres(ql)?:/, tls: "sslmode" },
+  mysql: { scheme: "mysql", schemes: /^(mysql|mariadb):/, tls: "ssl-mode" },
+  mongodb: { scheme: "mongodb", schemes: /^mongodb(\+srv)?:/, tls: "tls" },
+};
+
 function fillFields(form) {
+  const typed = form.url.value.trim();
+  const type = Object.keys(CONNECTIONS).find((name) => CONNECTIONS[name].schemes.test(typed));
+  if (!type) return;
+  // A list of hosts is no URL to a browser: it is put aside while the rest is read.
+  const hosts = /\/\/(?:[^@/]*@)?([^/?@]*,[^/?@]*)/.exec(typed)?.[1];
+  const single = (hosts ? typed.replace(hosts, "hosts") : typed).replace(CONNECTIONS[type].schemes, "http:");
   let url;
-  try { url = new URL(form.url.value.trim().replace(/^postgres(ql)?:/, "http:")); } catch { return; }
-  form.host.value = url.hostname;
-  form.port.value = url.port || "5432";
+  try { url = new URL(single); } catch { return; }
+  form.type.value = type;
+  showType(form);
+  form.host.value = hosts ?? url.hostname;
+  form.port.value = hosts ? "" : url.port || form.querySelector("[name=type]:checked").dataset.port;
   form.database.value = decodeURIComponent(url.pathname.slice(1));
   form.user.value = decodeURIComponent(url.username);
   form.password.value = decodeURIComponent(url.password);
-  form.sslmode.value = url.searchParams.get("sslmode") || "";
+  form.tls.value = url.searchParams.get(CONNECTIONS[type].tls) || "";
 }
 
 function fillString(form) {
+  const { scheme: usual, schemes, tls } = CONNECTIONS[form.type.value];
+  const scheme = schemes.exec(form.url.value.trim())?.[0].slice(0, -1) ?? usual;
   const part = (name) => encodeURIComponent(form[name].value);
   const password = form.password.value ? `:${part("password")}` : "";
   const user = form.user.value ? `${part("user")}${password}@` : "";
   const port = form.port.value ? `:${form.port.value}` : "";
-  const mode = form.sslmode.value ? `?sslmode=${form.sslmode.value}` : "";
-  form.url.value = `postgresql://${user}${form.host.value}${port}/${part("database")}${mode}`;
+  const mode = form.tls.value ? `?${tls}=${form.tls.value}` : "";
+  form.url.value = `${scheme}://${user}${form.host.value}${port}/${part("database")}${mode}`;
 }
+
+// Only what belongs to the chosen type is offered.
+function showType(form) {
+  for (const group of all("#id_tls optgroup", form)) {
+    group.hidden = group.disabled = group.dataset.type !== form.type.value;
+  }
+  if (form.tls.selectedOptions[0]?.parentElement.disabled) form.tls.value = "";
+  form.schemas.closest(".field").hidden = form.type.value !== "postgres";
+  form.url.placeholder = form.url.placeholder.replace(/^[a-z]+:\/\/(user:password@host):\d+/,
+    `${CONNECTIONS[form.type.value].scheme}://$1:${form.querySelector("[name=type]:checked").dataset.port}`);
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (target.name !== "type" || !target.closest("[data-database-form]")) return;
+  const { form } = target;
+  const ports = all("[name=type]", form).map((choice) => choice.dataset.port);
+  if (!form.port.value || ports.includes(form.port.value)) form.port.value = target.dataset.port;
+  showType(form);
+});
+
+htmx.onLoad(() => { for (const form of all("[data-database-form]")) showType(form); });
 
 document.addEventListener("input", (event) => {
   const form = event.target.closest("[data-database-form]");
   if (!form) return;
   const name = event.target.name;
   if (name === "url" && !form.url.value.includes("${")) fillFields(form);
-  else if (["host", "port", "database", "user", "password", "sslmode"].includes(name) && form.url.value) fillString(form);
+  else if (["host", "port", "database", "user", "password", "tls"].includes(name) && form.url.value) fillString(form);
   if (name === "alias") form.alias.dataset.typed = "yes";
   if ((name === "database" || name === "url") && !form.alias.dataset.typed && !form.alias.defaultValue) {
     form.alias.value = form.database.value.replace(/[^A-Za-z0-9_.-]/g, "-").replace(/^[^A-Za-z0-9]+/, "");

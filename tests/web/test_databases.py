@@ -20,7 +20,7 @@ FIELDS: dict[str, Any] = {
     "database": "orders",
     "user": "reader",
     "password": "p@ss/word",
-    "sslmode": "require",
+    "tls": "require",
 }
 
 
@@ -73,12 +73,12 @@ def test_an_address_can_come_from_the_environment_for_those_who_run_the_installa
         ({"host": "a b"}, "a host name or an IP address"),
         ({"port": "99999"}, "a whole number from 1 to 65535"),
         ({"database": ""}, "the name of the database"),
-        ({"sslmode": "maybe"}, "one of disable"),
+        ({"tls": "maybe"}, "one of disable"),
         ({"alias": ""}, "beginning with a letter or digit"),
         ({"alias": "MAIN"}, "an alias no other database has"),
         ({"alias": "builtin"}, "any name but `builtin`"),
         ({"type": "oracle"}, "one of postgres"),
-        ({"url": "mysql://h/d"}, "postgres://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ({"url": "mysql://h/d"}, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
         ({"url": "postgres://h"}, "an address without database name"),
     ],
 )
@@ -99,7 +99,7 @@ def _stored_fields() -> dict[str, str]:
         "port": "5433",
         "database": "shop",
         "user": "reader",
-        "sslmode": "",
+        "tls": "",
         "password": "",
         "url": "",
     }

@@ -8,7 +8,9 @@ from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
 from eventing.access import ADMIN, EDITOR, Actor
-from eventing.definitions import CAPTURABLE_TYPES, DatabaseDefinition
+from eventing.changes import DATABASE_TYPES
+from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
+from eventing.definitions import DatabaseDefinition
 from eventing.doctor import catalogue, check, passes
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput, Problem
@@ -23,7 +25,6 @@ from eventing.projects import (
 )
 from eventing.sources.base import START_ANEW, SourceUnavailable
 from webui.forms import (
-    SSL_MODES,
     Form,
     database_definition,
     given_database_form,
@@ -109,8 +110,8 @@ def _page(
     context = {
         "form": form,
         "database": database,
-        "types": [(kind, _TYPE_NAMES[kind]) for kind in CAPTURABLE_TYPES],
-        "ssl_modes": SSL_MODES,
+        "types": [(kind, _TYPE_NAMES[kind], DEFAULT_PORTS[kind]) for kind in DATABASE_TYPES],
+        "tls_modes": [(kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES],
         # A reference to one variable is no secret; with more around it, it might be.
         "reference": reference if reference.startswith("${") and reference.endswith("}") else "",
         **(found or {}),
