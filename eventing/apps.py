@@ -16,9 +16,9 @@ class EventingConfig(AppConfig):
 
 def prepare_installation(**_: Any) -> None:
     """After each migrate: the installation's one row, and the tables of the built-in log."""
-    from eventing.logs import event_log
+    from eventing.logs import builtin_log
     from eventing.models import Installation
 
     defaults = {"node_id": settings.NODE_ID} if settings.NODE_ID else {}
     Installation.objects.get_or_create(pk=1, defaults=defaults)
-    event_log().make_tables()
+    builtin_log().make_tables()

@@ -21,8 +21,8 @@ from django.db.models.functions import Now
 from eventing.changes import Batch, Event, Origin
 from eventing.cloudevents import EventBuilder
 from eventing.enqueueing import enqueuer
+from eventing.eventing_dbs import BUILTIN, current_log, current_number, log_numbered
 from eventing.lease import Lease
-from eventing.logs import event_log
 from eventing.logs.base import LogUnavailable, PositionMoved
 from eventing.logs.postgres import chunked
 from eventing.matching import Matcher, Rule
@@ -38,6 +38,8 @@ _IDLE_POSITION_SECONDS: Final = 5.0
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 _BLOCKED_RETRY_SECONDS: Final = 15.0
+# Begins the position that is left in a log when another one takes over.
+_MOVED: Final = "moved:"
 
 logger = structlog.get_logger(__name__)
 
@@ -113,7 +115,8 @@ class CaptureLoop:
         self._source = source
         self._lease = lease
         self._stopping = stopping
-        self._log = event_log()
+        self._log_number = current_number(database.project)
+        self._log = current_log(database.project)
         self._origin = Origin(
             database.project_id,
             database.project.name,
@@ -135,7 +138,7 @@ class CaptureLoop:
     ) -> "CaptureLoop | None":
         """The loop for a database, None if it is gone or its project's eventing is off."""
         database = (
-            Database.objects.select_related("project")
+            Database.objects.select_related("project__eventing_db")
             .filter(pk=database_id, project__eventing_enabled=True)
             .first()
         )
@@ -149,6 +152,8 @@ class CaptureLoop:
         self._load_rules()
         if CaptureLease.objects.filter(database=self._database, restart_from_now=True).exists():
             self._start_anew()
+        else:
+            self._bring_position()
         self._stored = self._log.position(self._database.pk)
         self._source.open(self._matcher, self._stored)
         self._lease.publish(
@@ -167,8 +172,36 @@ class CaptureLoop:
         """A person accepted the loss: forget slot and position, and start from now."""
         self._source.remove()
         self._log.forget_position(self._database.pk)
+        self._point_to_log()
         CaptureLease.objects.filter(database=self._database).update(restart_from_now=False)
         logger.warning("capture starts anew from now", database=self._database.pk)
+
+    def _bring_position(self) -> None:
+        """Fetch the position from the log used before, should the project have another one now.
+
+        Each step may be the last before a crash, and is then done again. What is left behind in
+        the earlier log lets nobody store there any more, whoever still believes to hold the lease.
+        """
+        before = self._database.position_in_id or BUILTIN
+        earlier = self._log if before == self._log_number else log_numbered(before)
+        position = earlier.position(self._database.pk)
+        moved = (position or "").removeprefix(_MOVED)
+        if earlier is self._log:
+            if position != moved and moved:
+                # It was to go elsewhere, and the choice was taken back on the way.
+                self._log.append(self._origin, [], position, moved)
+            return
+        if position is not None:
+            if moved == position:
+                earlier.append(self._origin, [], position, _MOVED + position)
+            self._log.append(self._origin, [], self._log.position(self._database.pk), moved)
+        self._point_to_log()
+        logger.info("capture stores in another Eventing DB", database=self._database.pk)
+
+    def _point_to_log(self) -> None:
+        """Note that the position is now in the log that this loop stores in."""
+        number = None if self._log_number == BUILTIN else self._log_number
+        Database.objects.filter(pk=self._database.pk).update(position_in=number)
 
     def _step(self, batch: Batch) -> None:
         """Store a batch with its position, then enqueue, then acknowledge."""
@@ -190,7 +223,7 @@ class CaptureLoop:
         for event in events:
             if event.problem is None and event.trigger_id not in self._held:
                 waiting[event.trigger_id].append(event.id)
-        enqueuer.enqueue(chunked(waiting))
+        enqueuer.enqueue(chunked(waiting), self._log_number)
 
     def _publish(self, batch: Batch) -> None:
         if not batch.changes:
@@ -210,7 +243,11 @@ class CaptureLoop:
 
     def _reconfigure(self) -> None:
         """Bring triggers into force; leave the stream if the database itself has changed."""
-        fresh = Database.objects.select_related("project").filter(pk=self._database.pk).first()
+        fresh = (
+            Database.objects.select_related("project__eventing_db")
+            .filter(pk=self._database.pk)
+            .first()
+        )
         if fresh is None or not fresh.project.eventing_enabled:
             raise _Reconfigured
         if _identity(fresh) != _identity(self._database) or self._wants_restart():
@@ -259,6 +296,8 @@ def _identity(database: Database) -> tuple[object, ...]:
         database.source_name,
         database.alias,
         database.project.name,
+        current_number(database.project),
+        database.project.eventing_db.url if database.project.eventing_db else "",
     )
 
 

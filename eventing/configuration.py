@@ -6,7 +6,7 @@ wrong in it changes nothing, and each problem names its line and field.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 import yaml
@@ -19,6 +19,7 @@ from eventing.definitions import (
     TriggerDefinition,
     parse_project,
 )
+from eventing.eventing_dbs import prepare_for
 from eventing.models import Database, Project, Trigger
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import (
@@ -59,6 +60,7 @@ def apply(text: str, environment: Mapping[str, str], *, dry_run: bool, prune: bo
     not mention.
     """
     definitions = parse(text, environment)
+    _prepare_logs(definitions, text, dry_run)
     applier = _Applier(prune)
     try:
         with transaction.atomic():
@@ -68,6 +70,23 @@ def apply(text: str, environment: Mapping[str, str], *, dry_run: bool, prune: bo
     except _DryRun:
         return Plan(tuple(applier.lines))
     return Plan(tuple(applier.lines), tuple(applier.cancelled_triggers))
+
+
+def _prepare_logs(definitions: list[ProjectDefinition], text: str, dry_run: bool) -> None:
+    """Make the tables of the logs that are to be used, before the transaction that chooses them."""
+    lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
+    problems = []
+    for index, definition in enumerate(definitions):
+        try:
+            project = Project.objects.filter(name=definition.name).first()
+            prepare_for(project, definition.settings, definition.databases, dry_run=dry_run)
+        except InvalidInput as error:
+            problems += [
+                _with_line(replace(problem, field=f"projects[{index}].{problem.field}"), lines)
+                for problem in error.problems
+            ]
+    if problems:
+        raise InvalidInput(problems)
 
 
 def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
@@ -158,13 +177,14 @@ class _Applier:
             self._apply_database(project, wanted, databases.pop(wanted.alias, None))
         for trigger in definition.triggers:
             self._apply_trigger(project, trigger, triggers.pop(trigger.name, None))
-        if self._prune:
-            self._prune_triggers(project, list(triggers.values()))
-            self._prune_databases(project, list(databases.values()))
         changes = _differences(settings_of(project), definition.settings)
         if changes:
             self.lines.append(f"~ settings {project.name}: {', '.join(changes)}")
             update_settings(project, definition.settings)
+        if self._prune:
+            self._prune_triggers(project, list(triggers.values()))
+            # Last of all: one of them may have been the Eventing DB.
+            self._prune_databases(project, list(databases.values()))
 
     def _apply_database(
         self, project: Project, wanted: DatabaseDefinition, existing: Database | None

@@ -122,8 +122,10 @@ class _Reader:
         value = self._left.pop(name, None)
         return default if value is None else value
 
-    def text(self, name: str, pattern: re.Pattern[str], allowed: str) -> str:
-        value = self.raw(name)
+    def text(
+        self, name: str, pattern: re.Pattern[str], allowed: str, default: str | None = None
+    ) -> str:
+        value = self.raw(name, default)
         if isinstance(value, str) and pattern.fullmatch(value):
             return value
         self.refuse(name, value, allowed)
@@ -389,7 +391,7 @@ def parse_settings(source: object, path: str = "") -> SettingsDefinition:
     retention = _Reader(reader.raw("retention", {}), reader.path_of("retention"), {})
     settings = SettingsDefinition(
         eventing_enabled=eventing.flag("enabled", False),
-        eventing_db=eventing.choice("db", ["builtin"], "builtin"),
+        eventing_db=eventing.text("db", _NAME, "`builtin` or a database's alias", "builtin"),
         retention_events_days=retention.days("events", 30),
         retention_payloads_days=retention.days("payloads", 30),
     )

@@ -27,8 +27,8 @@ class Enqueuer:
         self._paused_until = 0.0
         self.lost_messages = 0
 
-    def enqueue(self, chunks: Sequence[DueChunk]) -> None:
-        """Send one message a chunk. Never raises, never waits long."""
+    def enqueue(self, chunks: Sequence[DueChunk], log_number: int) -> None:
+        """Send one message a chunk of the log with this number. Never raises, never waits long."""
         if not chunks or time.monotonic() < self._paused_until:
             self.lost_messages += len(chunks)
             return
@@ -36,7 +36,11 @@ class Enqueuer:
             try:
                 current_app.send_task(
                     "eventing.tasks.deliver",
-                    args=[chunk.trigger_id, [event_id.hex for event_id in chunk.event_ids]],
+                    args=[
+                        chunk.trigger_id,
+                        [event_id.hex for event_id in chunk.event_ids],
+                        log_number,
+                    ],
                     queue=DELIVER_QUEUE,
                     retry=False,
                 )

@@ -1,15 +1,37 @@
-"""What console and REST do with events beyond reading them: redelivering and cancelling."""
+"""What console and REST do with events beyond reading one log: looking through all logs of a
+project, redelivering, cancelling, counting.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+from eventing.changes import EVENT_STATUSES, EventStatus
 from eventing.enqueueing import enqueuer
-from eventing.logs import event_log
-from eventing.logs.base import EventFilter
+from eventing.eventing_dbs import Store, all_logs, logs_of, stores_of
+from eventing.logs.base import EventDetail, EventFilter, EventLog, LogUnavailable
 from eventing.models import Project, Trigger
 from eventing.projects import delete_project, delete_trigger
 
 _PAGE = 500
+
+
+def event(project: Project, event_id: UUID) -> EventDetail | None:
+    """One event, from whichever log of the project has it.
+
+    Raises LogUnavailable if none has it that could be asked.
+    """
+    unavailable: LogUnavailable | None = None
+    for log in logs_of(project):
+        try:
+            found = log.event(project.pk, event_id)
+        except LogUnavailable as error:
+            unavailable = unavailable or error
+            continue
+        if found is not None:
+            return found
+    if unavailable is not None:
+        raise unavailable
+    return None
 
 
 def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:
@@ -18,29 +40,73 @@ def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:
     Unfinished ones are left alone, and those of deleted triggers: nobody knows where to send them.
     """
     trigger_ids = list(project.triggers.values_list("pk", flat=True))
-    chunks = event_log().redeliver(project.pk, event_ids, trigger_ids)
-    enqueuer.enqueue(chunks)
+    return sum(_redeliver(store, project, event_ids, trigger_ids) for store in stores_of(project))
+
+
+def _redeliver(
+    store: Store, project: Project, event_ids: Sequence[UUID], trigger_ids: Sequence[int]
+) -> int:
+    chunks = store.log.redeliver(project.pk, event_ids, trigger_ids)
+    enqueuer.enqueue(chunks, store.number)
     return sum(len(chunk.event_ids) for chunk in chunks)
 
 
 def redeliver_matching(project: Project, filters: EventFilter) -> int:
-    """Put every finished event that matches back to `pending`; returns how many were."""
+    """Put every finished event that matches, in any log, back to `pending`; returns how many."""
+    trigger_ids = list(project.triggers.values_list("pk", flat=True))
     count = 0
-    cursor: str | None = None
-    while True:
-        page = event_log().browse(project.pk, filters, cursor, _PAGE)
-        count += redeliver(project, [row.id for row in page.rows])
-        cursor = page.next_cursor
-        if cursor is None:
-            return count
+    for store in stores_of(project):
+        cursor: str | None = None
+        while True:
+            page = store.log.browse(project.pk, filters, cursor, _PAGE)
+            count += _redeliver(store, project, [row.id for row in page.rows], trigger_ids)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    return count
+
+
+def counts(project: Project) -> dict[EventStatus, int]:
+    """How many events of the project have which status, in all its logs."""
+    total: dict[EventStatus, int] = dict.fromkeys(EVENT_STATUSES, 0)
+    for log in logs_of(project):
+        for status, count in log.counts(project.pk).items():
+            total[status] += count
+    return total
+
+
+def pending_of(project: Project, trigger_ids: Sequence[int]) -> dict[int, int]:
+    """How many unfinished events each of these triggers has, in all logs of the project."""
+    total = dict.fromkeys(trigger_ids, 0)
+    for log in logs_of(project):
+        for trigger_id, count in log.pending_of(trigger_ids).items():
+            total[trigger_id] += count
+    return total
 
 
 def remove_trigger(trigger: Trigger) -> int:
     """Delete a trigger and cancel its unfinished events; returns how many those were."""
-    return event_log().cancel(delete_trigger(trigger))
+    logs = list(logs_of(trigger.project))
+    return _cancel(logs, [delete_trigger(trigger)])
 
 
 def remove_project(project: Project) -> None:
     """Delete a project with all it owns and cancel its unfinished events; its logs stay."""
-    for trigger_id in delete_project(project):
-        event_log().cancel(trigger_id)
+    logs = list(logs_of(project))
+    _cancel(logs, delete_project(project))
+
+
+def cancel(trigger_ids: Sequence[int]) -> int:
+    """Cancel what is unfinished of deleted triggers, in whatever log; returns how many events."""
+    return _cancel(all_logs(), trigger_ids) if trigger_ids else 0
+
+
+def _cancel(logs: Iterable[EventLog], trigger_ids: Sequence[int]) -> int:
+    """The same in these logs; one that does not answer now is seen to by the sweep."""
+    cancelled = 0
+    for log in logs:
+        try:
+            cancelled += sum(log.cancel(trigger_id) for trigger_id in trigger_ids)
+        except LogUnavailable:
+            continue
+    return cancelled

@@ -5,7 +5,7 @@ the configuration version, which the running processes watch; nothing here talks
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import F, prefetch_related_objects
 from django.db.models.functions import Now
 
+from eventing.changes import DatabaseType
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
     Backoff,
@@ -28,6 +29,7 @@ from eventing.definitions import (
 from eventing.models import (
     CaptureLease,
     Database,
+    EventingDb,
     Installation,
     Membership,
     Project,
@@ -38,6 +40,9 @@ from eventing.problems import InvalidInput, Problem
 from eventing.signing import new_secret
 
 _MUCH_LOG_BYTES: Final = 1 << 30
+BUILTIN_NAME: Final = "builtin"
+# Kinds of databases that can hold a log; docs/decisions/0005 says why MongoDB is not among them.
+LOG_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres", "mysql")
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def update_settings(project: Project, settings: SettingsDefinition) -> None:
 def _write_settings(project: Project, settings: SettingsDefinition) -> None:
     was_enabled = project.eventing_enabled
     project.eventing_enabled = settings.eventing_enabled
-    project.eventing_db = settings.eventing_db
+    _choose_eventing_db(project, settings.eventing_db)
     project.retention_events_days = settings.retention_events_days
     project.retention_payloads_days = settings.retention_payloads_days
     project.save()
@@ -88,11 +93,72 @@ def _write_settings(project: Project, settings: SettingsDefinition) -> None:
             _retire(database)
 
 
+def _choose_eventing_db(project: Project, name: str) -> None:
+    """Write events to another log from now on; its tables are there already (`eventing_dbs`).
+
+    The one before keeps what it has: what waits there is delivered from there.
+    """
+    if name == _eventing_db_name(project):
+        return
+    if project.eventing_db is not None:
+        EventingDb.objects.filter(pk=project.eventing_db.pk).update(replaced_at=Now())
+    if name == BUILTIN_NAME:
+        project.eventing_db = None
+        return
+    database = project.databases.filter(alias=name).first()
+    if database is None or database.type not in LOG_TYPES:
+        fitting = project.databases.filter(type__in=LOG_TYPES).values_list("alias", flat=True)
+        raise _not_a_log(name, fitting)
+    project.eventing_db, _ = EventingDb.objects.update_or_create(
+        project=project,
+        database=database,
+        defaults={
+            "alias": database.alias,
+            "type": database.type,
+            "url": database.url,
+            "chosen_at": Now(),
+            "replaced_at": None,
+        },
+    )
+
+
+def _eventing_db_name(project: Project) -> str:
+    """The alias of the database that holds the project's log, or `builtin`."""
+    stored = project.eventing_db
+    if stored is None:
+        return BUILTIN_NAME
+    return stored.database.alias if stored.database is not None else stored.alias
+
+
+def _not_a_log(name: str, fitting: Iterable[str]) -> InvalidInput:
+    allowed = f"one of {', '.join([BUILTIN_NAME, *fitting])}: Postgres and MySQL can hold logs"
+    return InvalidInput([Problem("eventing.db", repr(name), allowed)])
+
+
+def eventing_db_to_prepare(
+    project: Project | None, name: str, databases: Sequence[DatabaseDefinition] = ()
+) -> DatabaseDefinition | None:
+    """The database whose log has to be made before settings that name it can be saved.
+
+    None for the built-in one and for the one in use already. `databases` are about to be saved
+    too. Raises InvalidInput if there is no such database, or it cannot hold a log.
+    """
+    if name == BUILTIN_NAME:
+        return None
+    stored = {} if project is None else {each.alias: each for each in project.databases.all()}
+    known = {alias: database_definition_of(each) for alias, each in stored.items()}
+    known |= {each.alias: each for each in databases}
+    if name not in known or known[name].type not in LOG_TYPES:
+        raise _not_a_log(name, [each.alias for each in known.values() if each.type in LOG_TYPES])
+    in_use = project is not None and _eventing_db_name(project) == name
+    return None if in_use and stored[name].url == known[name].url else known[name]
+
+
 def settings_of(project: Project) -> SettingsDefinition:
     """The settings in force."""
     return SettingsDefinition(
         eventing_enabled=project.eventing_enabled,
-        eventing_db=project.eventing_db,
+        eventing_db=_eventing_db_name(project),
         retention_events_days=project.retention_events_days,
         retention_payloads_days=project.retention_payloads_days,
     )
@@ -127,6 +193,8 @@ def save_database(
             )
         database = existing or Database(project=project)
         if existing and _names_another_database(existing, definition):
+            _refuse_if_it_holds_the_log(existing, "url", "another address")
+            existing.eventing_dbs.update(database=None)
             _retire(existing)
             existing.source_name = ""
         database.alias = definition.alias
@@ -137,6 +205,8 @@ def save_database(
         database.source_name = database.source_name or f"mission_control_{secrets.token_hex(8)}"
         database.configuration_version = version
         database.save()
+        # A log in it is reached like the database itself.
+        database.eventing_dbs.update(alias=database.alias, url=database.url)
         # Every trigger on all databases now also watches this one.
         project.triggers.filter(databases=None).update(configuration_version=version)
         return database
@@ -172,8 +242,18 @@ def delete_database(database: Database) -> None:
                     )
                 ]
             )
+        _refuse_if_it_holds_the_log(database, "alias", repr(database.alias))
         _retire(database)
         database.delete()
+
+
+def _refuse_if_it_holds_the_log(database: Database, field: str, given: str) -> None:
+    if database.eventing_dbs.filter(replaced_at=None).exists():
+        allowed = (
+            "a database that is not the Eventing DB of its project; choose another one in Settings"
+            " first"
+        )
+        raise InvalidInput([Problem(field, given, allowed)])
 
 
 def _retire(database: Database) -> None:

@@ -4,6 +4,7 @@ Everything here may run in any number of processes at once: each step is one con
 of the event log.
 """
 
+import threading
 import time
 from typing import Final
 
@@ -11,7 +12,8 @@ import structlog
 from django.db.models import Max
 
 from eventing.enqueueing import enqueuer, waiting_messages
-from eventing.logs import event_log
+from eventing.eventing_dbs import BUILTIN, external_numbers, forget_if_expired, log_numbered
+from eventing.logs.base import EventLog, LogUnavailable
 from eventing.models import Project, Trigger
 
 # While this many messages wait, the workers have enough to do.
@@ -19,13 +21,14 @@ _ENOUGH_MESSAGES: Final = 100
 _EVENTS_A_SWEEP: Final = 20_000
 # Looking for leases that have run out reads all of the backlog.
 _EXPIRE_EVERY_SECONDS: Final = 3
+_UNAVAILABLE_PAUSE_SECONDS: Final = 10.0
 
 logger = structlog.get_logger(__name__)
 
 
-def sweep() -> int:
-    """Enqueue what is due and what was lost on the way; returns how many events that were."""
-    log = event_log()
+def sweep(log_number: int) -> int:
+    """Enqueue what is due in a log and what was lost on the way; returns how many events."""
+    log = log_numbered(log_number)
     if int(time.time()) % _EXPIRE_EVERY_SECONDS == 0:
         expired = log.expire_leases()
         if expired:
@@ -43,13 +46,61 @@ def sweep() -> int:
         return 0
     sendable = [trigger_id for trigger_id in waiting if states.get(trigger_id) == "active"]
     chunks = log.due(_EVENTS_A_SWEEP, sendable)
-    enqueuer.enqueue(chunks)
+    enqueuer.enqueue(chunks, log_number)
     return sum(len(chunk.event_ids) for chunk in chunks)
+
+
+class _Patience:
+    """Which logs this process sweeps at the moment, and which it leaves alone for a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy: set[int] = set()
+        self._not_before: dict[int, float] = {}
+
+    def begin(self, log_number: int) -> bool:
+        with self._lock:
+            early = time.monotonic() < self._not_before.get(log_number, 0.0)
+            if early or log_number in self._busy:
+                return False
+            self._busy.add(log_number)
+            return True
+
+    def end(self, log_number: int, pause_seconds: float) -> None:
+        with self._lock:
+            self._busy.discard(log_number)
+            self._not_before[log_number] = time.monotonic() + pause_seconds
+
+
+_patience = _Patience()
+
+
+def sweep_patiently(log_number: int) -> None:
+    """Sweep a log that may be far away: one sweep at a time, and a pause if it does not answer."""
+    if not _patience.begin(log_number):
+        return
+    pause = 0.0
+    try:
+        sweep(log_number)
+    except LogUnavailable as error:
+        pause = _UNAVAILABLE_PAUSE_SECONDS
+        logger.warning("an Eventing DB cannot be swept", number=log_number, error=str(error))
+    finally:
+        _patience.end(log_number, pause)
 
 
 def upkeep() -> None:
     """Make the partitions of the days to come, and drop what is not to be kept any longer."""
-    log = event_log()
+    for number in [BUILTIN, *external_numbers()]:
+        try:
+            _keep_up(log_numbered(number))
+            if forget_if_expired(number):
+                logger.info("forgot an earlier Eventing DB", number=number)
+        except LogUnavailable as error:
+            logger.warning("an Eventing DB cannot be looked after", number=number, error=str(error))
+
+
+def _keep_up(log: EventLog) -> None:
     log.make_tables()
     longest = Project.objects.aggregate(days=Max("retention_events_days"))["days"]
     if longest is None:

@@ -17,8 +17,9 @@ from eventing.delivery import Dispatcher
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.webhook import WebhookDestination
 from eventing.endpoints import Endpoints
-from eventing.logs import event_log
+from eventing.eventing_dbs import BUILTIN, external_numbers, log_numbered
 from eventing.sweep import sweep as sweep_once
+from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
 
 STOP_SECONDS = 4.0
@@ -31,18 +32,23 @@ class _Worker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._dispatcher: Dispatcher | None = None
+        self._destination: WebhookDestination | None = None
+        self._dispatchers: dict[int, Dispatcher] = {}
         self._stopped = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
-    def dispatcher(self) -> Dispatcher:
+    def dispatcher(self, log_number: int) -> Dispatcher:
+        """What delivers from the log with this number. Raises LogUnavailable if it is gone."""
         with self._lock:
-            if self._dispatcher is None:
-                guard = AddressGuard(settings.WEBHOOK_ALLOWED_NETWORKS)
-                self._dispatcher = Dispatcher(
-                    event_log(), WebhookDestination(guard), Endpoints().of_trigger, self.name
+            if log_number not in self._dispatchers:
+                log = log_numbered(log_number)
+                if self._destination is None:
+                    guard = AddressGuard(settings.WEBHOOK_ALLOWED_NETWORKS)
+                    self._destination = WebhookDestination(guard)
+                self._dispatchers[log_number] = Dispatcher(
+                    log, self._destination, Endpoints().of_trigger, self.name
                 )
-            return self._dispatcher
+            return self._dispatchers[log_number]
 
     def beat(self) -> None:
         """Say every few seconds that this process lives, until it stops."""
@@ -55,8 +61,14 @@ class _Worker:
 
     def stop(self) -> None:
         self._stopped.set()
-        if self._dispatcher is not None:
-            self._dispatcher.stop(STOP_SECONDS)
+        stopping = [
+            threading.Thread(target=dispatcher.stop, args=[STOP_SECONDS])
+            for dispatcher in self._dispatchers.values()
+        ]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
 
 
 _worker = _Worker()
@@ -74,18 +86,32 @@ def _stop(**_: object) -> None:
 
 
 @shared_task(name="eventing.tasks.deliver")
-def deliver(trigger_id: int, event_ids: list[str]) -> None:
-    """Send these events of one trigger, as far as they still wait."""
-    _worker.dispatcher().deliver(trigger_id, [UUID(hex=event_id) for event_id in event_ids])
+def deliver(trigger_id: int, event_ids: list[str], log_number: int = BUILTIN) -> None:
+    """Send these events of one trigger, as far as they still wait in the log of that number."""
+    close_old_connections()
+    dispatcher = _worker.dispatcher(log_number)
+    dispatcher.deliver(trigger_id, [UUID(hex=event_id) for event_id in event_ids])
 
 
 @shared_task(name="eventing.tasks.sweep")
 def sweep() -> None:
-    """Enqueue what is due; called every second, which also shows that beat lives."""
+    """Enqueue what is due; called every second, which also shows that beat lives.
+
+    Every other log is swept by a task of its own, so that one that hangs keeps none waiting.
+    """
     close_old_connections()
-    sweep_once()
+    for number in external_numbers():
+        sweep_external.apply_async(args=[number], queue="upkeep", expires=5)
+    sweep_once(BUILTIN)
     if int(time.time()) % int(health.HEARTBEAT_SECONDS) == 0:
         health.beat("beat", "beat")
+
+
+@shared_task(name="eventing.tasks.sweep_external")
+def sweep_external(log_number: int) -> None:
+    """Enqueue what is due in a log that is not the built-in one, unless that is going on."""
+    close_old_connections()
+    sweep_patiently(log_number)
 
 
 @shared_task(name="eventing.tasks.upkeep")

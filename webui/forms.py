@@ -5,7 +5,7 @@ their fields. What is allowed is decided over there; secrets that are stored nev
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 from django.http import QueryDict
@@ -306,7 +306,7 @@ def database_definition(
     """The database that a form describes. Raises InvalidInput."""
     # What is no type is refused below; until then any will do.
     type = post.get("type", "")
-    type = cast(DatabaseType, type if type in DATABASE_TYPES else "postgres")
+    type = type if type in DATABASE_TYPES else "postgres"
     source: dict[str, Any] = {
         "alias": post.get("alias", "").strip(),
         "type": post.get("type", "postgres"),
@@ -338,9 +338,10 @@ def _address_from_fields(
     """The address that the fields make, whether it is the stored one, and what is wrong."""
     given = {name: post.get(name, "").strip() for name in _FIELDS}
     password = post.get("password", "")
-    is_same_type = stored is not None and stored.type == type
-    old = ConnectionString.parse(type, stored.url) if is_same_type else ConnectionString(type)
-    if is_same_type and not password and all(given[name] == getattr(old, name) for name in _FIELDS):
+    if stored is not None and stored.type != type:
+        stored = None
+    old = ConnectionString.parse(type, stored.url) if stored else ConnectionString(type)
+    if stored and not password and all(given[name] == getattr(old, name) for name in _FIELDS):
         return old.url, True, []
     problems = _problems_of_fields(type, given)
     moved = (given["host"], given["port"]) != (old.host, old.port)

@@ -1,17 +1,18 @@
-"""Where events, deliveries and invocations are stored: the built-in Eventing DB."""
+"""Where events, deliveries and invocations are stored: the built-in Eventing DB, or another."""
 
 from functools import lru_cache
 
 from django.db import connections
 from psycopg2.extensions import make_dsn
 
+from eventing.changes import DatabaseType
 from eventing.logs.base import EventLog
 from eventing.logs.postgres import PostgresEventLog
 
 
-def event_log() -> EventLog:
+def builtin_log() -> EventLog:
     """The built-in store: the database of the control plane, in a schema of its own."""
-    return _postgres(control_database_dsn())
+    return log_at("postgres", control_database_dsn())
 
 
 def control_database_dsn() -> str:
@@ -21,6 +22,12 @@ def control_database_dsn() -> str:
     return str(make_dsn(**{key: value for key, value in parameters.items() if key not in ignored}))
 
 
-@lru_cache(maxsize=4)
-def _postgres(dsn: str) -> PostgresEventLog:
-    return PostgresEventLog(dsn)
+# A process that meets more addresses than this opens connections anew, no more.
+@lru_cache(maxsize=64)
+def log_at(type: DatabaseType, url: str) -> EventLog:
+    """The event log at an address. Connects only when it is used."""
+    if type == "mysql":
+        from eventing.logs.mysql import MySqlEventLog
+
+        return MySqlEventLog(url)
+    return PostgresEventLog(url)

@@ -10,7 +10,16 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from eventing.changes import Claim, DatabaseType, Event, EventStatus, Operation, Origin, Outcome
+from eventing.changes import (
+    Claim,
+    DatabaseType,
+    Event,
+    EventStatus,
+    Finding,
+    Operation,
+    Origin,
+    Outcome,
+)
 
 
 class PositionMoved(Exception):
@@ -108,6 +117,11 @@ class Page:
 
 class EventLog(Protocol):
     """One Eventing DB. Safe to share between threads."""
+
+    def check(self) -> list[Finding]:
+        """Whether this database can hold the log: connection, version, rights. Changes nothing,
+        never raises for a bad server."""
+        ...
 
     def make_tables(self) -> None:
         """Make or upgrade schema, tables and this week's partitions, as far as need be."""

@@ -28,6 +28,7 @@ from eventing.changes import (
     Claim,
     Event,
     EventStatus,
+    Finding,
     Origin,
     Outcome,
 )
@@ -45,6 +46,7 @@ from eventing.logs.base import (
 )
 
 SCHEMA: Final = "mission_control"
+OLDEST_VERSION: Final = 140_000
 CHUNK_SIZE: Final = 200
 # How long a message has until the sweep supposes that it was lost.
 SWEEP_GRACE_SECONDS: Final = 10
@@ -193,6 +195,46 @@ class PostgresEventLog:
         cursor.execute(sql, arguments or None)
 
     # Tables and partitions
+
+    def check(self) -> list[Finding]:
+        """Whether this database can hold the log: connection, version and rights."""
+        try:
+            with self._transaction() as cursor:
+                self._run(cursor, _FACTS, SCHEMA, SCHEMA)
+                version, version_text, role, database, in_recovery, may_create, may_use = cast(
+                    tuple[Any, ...], cursor.fetchone()
+                )
+        except LogUnavailable as error:
+            why = "without a connection nothing can be stored"
+            return [Finding("connection", "error", str(error), why)]
+        may = "may" if may_create and may_use else "may not"
+        grant = f"GRANT CREATE ON DATABASE {_quoted(database)} TO {_quoted(role)};"
+        if may_create:
+            grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {_quoted(role)};"
+        return [
+            Finding("connection", "ok", f"connected as {role}"),
+            _finding(
+                "version",
+                version >= OLDEST_VERSION,
+                f"Postgres {version_text}",
+                "Postgres 14 is the oldest that can hold the log",
+                "upgrade the server to Postgres 14 or newer",
+            ),
+            _finding(
+                "primary",
+                not in_recovery,
+                "the server is a standby" if in_recovery else "the server is a primary",
+                "a standby cannot be written to",
+                "use the address of the primary server",
+            ),
+            _finding(
+                "rights",
+                may_create and may_use,
+                f"the role {role} {may} make the log's tables",
+                f"they live in a schema of their own, {SCHEMA}",
+                grant,
+            ),
+        ]
 
     def make_tables(self) -> None:
         """Make or upgrade schema, tables and this week's partitions, as far as need be."""
@@ -784,6 +826,24 @@ class PostgresEventLog:
                 list(trigger_ids),
             )
             return dict.fromkeys(trigger_ids, 0) | dict(cursor.fetchall())
+
+
+# A schema that is there already must be ours; one that is not must be ours to make.
+_FACTS: Final = """
+    SELECT current_setting('server_version_num')::int, current_setting('server_version'),
+           current_user, current_database(), pg_is_in_recovery(),
+           has_database_privilege(current_database(), 'CREATE')
+               OR EXISTS (SELECT FROM pg_namespace WHERE nspname = %s),
+           NOT EXISTS (SELECT FROM pg_namespace
+                       WHERE nspname = %s AND NOT pg_has_role(nspowner, 'USAGE'))"""
+
+
+def _finding(name: str, good: bool, what: str, why: str, mend: str) -> Finding:
+    return Finding(name, "ok", what) if good else Finding(name, "error", what, why, mend)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 # The columns of EventRow for the ids that `found` selects: joins by key, for those rows only.

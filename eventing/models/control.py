@@ -38,7 +38,10 @@ class Project(models.Model):
 
     name = models.CharField(max_length=63, unique=True)
     eventing_enabled = models.BooleanField(default=False)
-    eventing_db = models.CharField(max_length=63, default="builtin")
+    # None is the built-in one.
+    eventing_db = models.ForeignKey(
+        "EventingDb", on_delete=models.RESTRICT, related_name="+", null=True, blank=True
+    )
     retention_events_days = models.PositiveIntegerField(default=30)
     retention_payloads_days = models.PositiveIntegerField(default=30)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -48,6 +51,32 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class EventingDb(models.Model):
+    """A database that holds, or once held, a project's log in place of the built-in one.
+
+    It keeps an address of its own, so that old logs stay readable and what waits in them is
+    delivered, whatever becomes of `database`.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="eventing_dbs")
+    database = models.ForeignKey(
+        "Database", on_delete=models.SET_NULL, related_name="eventing_dbs", null=True
+    )
+    alias = models.CharField(max_length=63)
+    type = models.CharField(max_length=8, choices=_choices(DATABASE_TYPES))
+    url = EncryptedTextField()
+    chosen_at = models.DateTimeField(db_default=Now())
+    # When another one took its place; None while it is the project's.
+    replaced_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "database"], name="one_eventing_db_a_database"
+            ),
+        ]
 
 
 class Membership(models.Model):
@@ -82,6 +111,10 @@ class Database(models.Model):
     schemas = ArrayField(models.TextField(), null=True, blank=True)
     source_name = models.CharField(max_length=63, unique=True)
     configuration_version = models.BigIntegerField(default=0)
+    # Which log holds the position of its capture; None is the built-in one.
+    position_in = models.ForeignKey(
+        EventingDb, on_delete=models.SET_NULL, related_name="+", null=True
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

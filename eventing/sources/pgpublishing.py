@@ -130,7 +130,7 @@ class Publications:
             at.execute(_SCHEMAS, {"own": OWN_SCHEMA, "schemas": self._schemas})
             present = frozenset(name for (name,) in at.fetchall())
             # The product's own tables can only be meant where the product itself lives.
-            excluded = self._excluded if facts.has_own_schema else []
+            excluded = self._excluded if facts.holds_control_plane else []
             at.execute(
                 _TABLES,
                 {

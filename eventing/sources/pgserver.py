@@ -48,6 +48,7 @@ class Facts:
     may_replicate: bool
     may_create: bool
     has_own_schema: bool
+    holds_control_plane: bool
     slots_limit: int
     slots_used: int
     senders_limit: int
@@ -177,6 +178,7 @@ SELECT current_setting('server_version_num')::int,
          SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
        has_database_privilege(current_database(), 'CREATE'),
        EXISTS (SELECT FROM pg_namespace WHERE nspname = %s),
+       to_regclass('public.eventing_installation') IS NOT NULL,
        current_setting('max_replication_slots')::int,
        (SELECT count(*) FROM pg_replication_slots)::int,
        current_setting('max_wal_senders')::int,

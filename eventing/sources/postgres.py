@@ -41,7 +41,7 @@ class PostgresSource:
 
     `name` is also the beginning of the publications' names: at most 56 characters of a-z, 0-9
     and _. `schemas` limits what is captured; `excluded_tables` are the product's own tables, as
-    `schema.table`, and count only where the schema `mission_control` shows that it lives there.
+    `schema.table`, and count only in the control database.
 
     `read` must be called in a loop. A caller that stalls for longer than the server's
     wal_sender_timeout (60 s by default) loses the connection: the next call then raises
@@ -78,7 +78,7 @@ class PostgresSource:
             self._publications.make(opened, facts)
             self._look(_PATIENT_LOCK_TIMEOUT_MS)
             start = self._slot_position(opened, facts, after)
-            excluded = self._excluded if facts.has_own_schema else frozenset()
+            excluded = self._excluded if facts.holds_control_plane else frozenset()
             rows = self._rows = Rows(opened, watch, self._schemas, excluded)
             self._announce(opened)
             self._stream = Stream(self._server.connect_for_replication(), rows, start)

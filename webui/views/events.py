@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 from eventing import history
 from eventing.access import EDITOR
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS
-from eventing.logs import event_log
+from eventing.eventing_dbs import Store, stores_of
 from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, Page
 from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
@@ -28,10 +28,18 @@ def index(request: Request, project: Project) -> HttpResponse:
     """A page of the log; for htmx its next rows, or (`seen`) what is new or has changed."""
     query = log_query(request.GET, timezone.now())
     cursor = request.GET.get("cursor") or None
-    context: dict[str, Any] = {"query": query, "cursor": cursor}
+    stores = stores_of(project)
+    store = _store_asked_for(stores, request.GET.get("log"))
+    context: dict[str, Any] = {
+        "query": query,
+        "cursor": cursor,
+        "store": store,
+        "present_store": stores[0],
+        "other_stores": [other for other in stores if other is not store],
+    }
     if not query.problems:
         try:
-            page = event_log().browse(project.pk, query.filters, cursor, _PAGE_ROWS)
+            page = store.log.browse(project.pk, query.filters, cursor, _PAGE_ROWS)
         except InvalidCursor:
             raise Http404("This page of the log does not exist.") from None
         except LogUnavailable as error:
@@ -45,6 +53,16 @@ def index(request: Request, project: Project) -> HttpResponse:
     context |= _choices(project, query)
     status = 422 if query.problems else 503 if "log_error" in context else 200
     return render(request, "events/page.html", context, status=status)
+
+
+def _store_asked_for(stores: list[Store], number: str | None) -> Store:
+    """The log to show: the one in use unless an earlier one is asked for."""
+    if not number:
+        return stores[0]
+    for store in stores:
+        if str(store.number) == number:
+            return store
+    raise Http404("This project has no such Eventing DB, or its log has expired.")
 
 
 def _news(request: Request, page: Page, seen: str) -> HttpResponse:
@@ -94,7 +112,7 @@ def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
 
 
 def _event(project: Project, event_id: UUID) -> EventDetail:
-    detail = event_log().event(project.pk, event_id)
+    detail = history.event(project, event_id)
     if detail is None:
         raise Http404("There is no such event in this project; it may have expired.")
     return detail

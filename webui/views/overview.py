@@ -4,7 +4,8 @@ from typing import Any
 
 from django.http import HttpResponse
 
-from eventing.logs import event_log
+from eventing import history
+from eventing.eventing_dbs import current_log
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.models import Project
 from eventing.projects import capture_statuses
@@ -25,10 +26,9 @@ def show(request: Request, project: Project) -> HttpResponse:
         "triggers": triggers,
     }
     try:
-        log = event_log()
-        backlogs = log.pending_of([trigger.pk for trigger in triggers])
-        context["counts"] = log.counts(project.pk)
-        context["rows"] = log.browse(project.pk, EventFilter(), None, _LATEST).rows
+        backlogs = history.pending_of(project, [trigger.pk for trigger in triggers])
+        context["counts"] = history.counts(project)
+        context["rows"] = current_log(project).browse(project.pk, EventFilter(), None, _LATEST).rows
         context["triggers"] = [(trigger, backlogs[trigger.pk]) for trigger in triggers]
     except LogUnavailable as error:
         context |= {"log_error": str(error), "triggers": [(each, None) for each in triggers]}

@@ -5,10 +5,17 @@ from django.http import HttpResponse
 from django.shortcuts import render, resolve_url
 
 from eventing.access import ADMIN
+from eventing.eventing_dbs import prepare_for, stores_of
 from eventing.models import Project
 from eventing.problems import InvalidInput
-from eventing.projects import settings_of, update_settings
-from webui.forms import Form, given_settings_form, settings_definition, stored_settings_form
+from eventing.projects import BUILTIN_NAME, LOG_TYPES, settings_of, update_settings
+from webui.forms import (
+    Form,
+    given_settings_form,
+    place_of,
+    settings_definition,
+    stored_settings_form,
+)
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
@@ -20,7 +27,9 @@ def edit(request: Request, project: Project) -> HttpResponse:
         context = _context(project, stored_settings_form(settings_of(project)))
         return render(request, "settings/page.html", context)
     try:
-        update_settings(project, settings_definition(request.POST))
+        settings = settings_definition(request.POST)
+        prepare_for(project, settings)
+        update_settings(project, settings)
     except InvalidInput as error:
         form = given_settings_form(request.POST, error.problems)
         context = _context(project, form)
@@ -33,5 +42,12 @@ def _context(project: Project, form: Form) -> dict[str, object]:
     return {
         "form": form,
         "databases": project.databases.count(),
-        "stores": [("builtin", "Built-in (the control database)")],
+        "stores": [
+            (BUILTIN_NAME, "Built-in (the control database)"),
+            *(
+                (database.alias, f"{database.alias} ({place_of(database)})")
+                for database in project.databases.filter(type__in=LOG_TYPES)
+            ),
+        ],
+        "earlier_stores": [store for store in stores_of(project) if store.replaced_at is not None],
     }

@@ -11,11 +11,12 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
+from eventing import history
 from eventing.access import EDITOR, Actor
 from eventing.changes import OPERATIONS
 from eventing.definitions import TRIGGER_STATES, TriggerDefinition
+from eventing.eventing_dbs import current_log
 from eventing.history import remove_trigger
-from eventing.logs import event_log
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput
@@ -50,7 +51,7 @@ def index(request: Request, project: Project) -> HttpResponse:
     wanted = {name: request.GET.get(name, "") for name in ("q", "database", "operation", "state")}
     found = [trigger for trigger in every if _matches(trigger, **wanted)]
     live = live_triggers(found)
-    backlogs = _backlogs(found)
+    backlogs = _backlogs(project, found)
     context = {
         "rows": [
             {"trigger": each, "live": each.pk in live, "backlog": backlogs.get(each.pk)}
@@ -82,10 +83,10 @@ def _matches(trigger: Trigger, q: str, database: str, operation: str, state: str
     )
 
 
-def _backlogs(triggers: list[Trigger]) -> dict[int, int]:
+def _backlogs(project: Project, triggers: list[Trigger]) -> dict[int, int]:
     """Unfinished events a trigger; empty while the log does not answer."""
     try:
-        return event_log().pending_of([trigger.pk for trigger in triggers])
+        return history.pending_of(project, [trigger.pk for trigger in triggers])
     except LogUnavailable:
         return {}
 
@@ -207,10 +208,12 @@ def _shown(trigger: Trigger) -> dict[str, Any]:
         **_words_of(trigger_definition_of(trigger)),
     }
     try:
-        log = event_log()
-        context["backlog"] = log.pending_of([trigger.pk])[trigger.pk]
+        backlogs = history.pending_of(trigger.project, [trigger.pk])
+        context["backlog"] = backlogs[trigger.pk]
         latest = EventFilter(trigger=trigger.name)
-        context["rows"] = log.browse(trigger.project_id, latest, None, _LATEST).rows
+        context["rows"] = (
+            current_log(trigger.project).browse(trigger.project_id, latest, None, _LATEST).rows
+        )
     except LogUnavailable as error:
         context["log_error"] = str(error)
     return context
@@ -263,5 +266,5 @@ def delete(request: Request, project: Project, name: str) -> HttpResponse:
         lost = f" {cancelled:,} unfinished events were cancelled." if cancelled else ""
         messages.success(request, f"The trigger {name} is deleted.{lost}")
         return SeeOther(resolve_url("triggers", project.name))
-    pending = _backlogs([trigger]).get(trigger.pk)
+    pending = _backlogs(project, [trigger]).get(trigger.pk)
     return render(request, "triggers/delete.html", {"trigger": trigger, "pending": pending})

@@ -6,6 +6,7 @@ from django.http import Http404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from eventing import history
 from eventing.access import EDITOR
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
@@ -13,8 +14,8 @@ from eventing.api.filters import filters_of, selection_of
 from eventing.api.problem_details import Conflict
 from eventing.api.representations import event_shown, event_shown_whole
 from eventing.api.views.base import ProjectView, operation
+from eventing.eventing_dbs import current_log
 from eventing.history import redeliver, redeliver_matching
-from eventing.logs import event_log
 from eventing.logs.base import EventDetail, InvalidCursor
 from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput, Problem
@@ -22,7 +23,7 @@ from eventing.problems import InvalidInput, Problem
 
 def _event(project: Project, event_id: UUID) -> EventDetail:
     """Raises Http404."""
-    detail = event_log().event(project.pk, event_id)
+    detail = history.event(project, event_id)
     if detail is None:
         raise Http404
     return detail
@@ -41,7 +42,7 @@ class Events(ProjectView):
         """A page of events, newest first."""
         selection = selection_of(request.query_params)
         try:
-            page = event_log().browse(
+            page = current_log(self.project).browse(
                 self.project.pk, selection.filters, selection.cursor, selection.limit
             )
         except InvalidCursor:
@@ -105,4 +106,4 @@ class Stats(ProjectView):
     @operation("get_stats", {200: serializers.Counts}, tag="events")
     def get(self, request: Request, project: str) -> Response:
         """How many events have which status."""
-        return Response(event_log().counts(self.project.pk))
+        return Response(history.counts(self.project))

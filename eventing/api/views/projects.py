@@ -12,6 +12,7 @@ from eventing.api.definitions import changed_settings, new_project
 from eventing.api.representations import project_shown, settings_shown
 from eventing.api.views.base import ApiView, ProjectView, operation
 from eventing.definitions import parse_settings
+from eventing.eventing_dbs import prepare_for
 from eventing.history import remove_project
 from eventing.projects import configuration_change, create_project, settings_of, update_settings
 
@@ -71,7 +72,9 @@ class ProjectSettings(ProjectView):
     )
     def put(self, request: Request, project: str) -> Response:
         """Replace all settings; what is left out gets its default."""
-        update_settings(self.project, parse_settings(mapping_of(request.data)))
+        settings = parse_settings(mapping_of(request.data))
+        prepare_for(self.project, settings)
+        update_settings(self.project, settings)
         return Response(settings_shown(settings_of(self.project)))
 
     @operation(
@@ -83,6 +86,7 @@ class ProjectSettings(ProjectView):
     def patch(self, request: Request, project: str) -> Response:
         """Change some settings (JSON Merge Patch, RFC 7396)."""
         patch = mapping_of(request.data)
+        prepare_for(self.project, changed_settings(settings_of(self.project), patch))
         with configuration_change():
             try:
                 self.project.refresh_from_db()

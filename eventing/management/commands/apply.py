@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from eventing.configuration import apply
-from eventing.logs import event_log
+from eventing.history import cancel
 from eventing.problems import InvalidInput
 
 
@@ -34,8 +34,7 @@ class Command(BaseCommand):
         except InvalidInput as error:
             problems = "\n".join(f"{name}: {problem}" for problem in error.problems)
             raise CommandError(problems) from None
-        for trigger_id in plan.cancelled_triggers:
-            event_log().cancel(trigger_id)
+        cancel(plan.cancelled_triggers)
         for line in plan.lines:
             self.stdout.write(line)
         if not plan.lines:
