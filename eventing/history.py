@@ -3,16 +3,73 @@ project, redelivering, cancelling, counting.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from eventing.changes import EVENT_STATUSES, EventStatus
 from eventing.enqueueing import enqueuer
 from eventing.eventing_dbs import Store, all_logs, logs_of, stores_of
-from eventing.logs.base import EventDetail, EventFilter, EventLog, LogUnavailable
+from eventing.logs.base import (
+    EventDetail,
+    EventFilter,
+    EventLog,
+    EventRow,
+    InvalidCursor,
+    LogUnavailable,
+)
 from eventing.models import Project, Trigger
 from eventing.projects import delete_project, delete_trigger
 
 _PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Events of one log of a project, newest first; `next_cursor` may lead to an earlier log."""
+
+    rows: list[EventRow]
+    next_cursor: str | None
+    store: Store
+
+
+def browse(project: Project, filters: EventFilter, cursor: str | None, limit: int) -> LogPage:
+    """A page of a project's events: of the log in use, and when that ends, of those before it.
+
+    A log that does not answer stops nobody from reading the others. Raises InvalidCursor, and
+    LogUnavailable if the log that is asked for does not answer.
+    """
+    stores = stores_of(project)
+    at, within = _place_of(cursor, stores)
+    for index in range(at, len(stores)):
+        store = stores[index]
+        try:
+            page = store.log.browse(project.pk, filters, within, limit)
+        except LogUnavailable:
+            if index == at:
+                raise
+            return LogPage([], f"{store.number}.", stores[at])
+        is_last = index + 1 == len(stores)
+        if page.next_cursor is not None:
+            return LogPage(page.rows, _cursor(index, store, page.next_cursor), store)
+        if page.rows or is_last:
+            return LogPage(page.rows, None if is_last else f"{stores[index + 1].number}.", store)
+        within = None
+    raise AssertionError("a project has at least one log")
+
+
+def _cursor(index: int, store: Store, within: str) -> str:
+    return within if index == 0 else f"{store.number}.{within}"
+
+
+def _place_of(cursor: str | None, stores: Sequence[Store]) -> tuple[int, str | None]:
+    """Which of the logs a cursor points into, and where. A plain one belongs to the log in use."""
+    number, dot, within = (cursor or "").rpartition(".")
+    if not dot:
+        return 0, cursor
+    for index, store in enumerate(stores):
+        if str(store.number) == number:
+            return index, within or None
+    raise InvalidCursor("the cursor points into a log that this project does not have")
 
 
 def event(project: Project, event_id: UUID) -> EventDetail | None:

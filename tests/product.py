@@ -15,20 +15,38 @@ from tests.waiting import wait_until
 
 
 class Product:
-    """One project of a running stack, with one source database called `main`."""
+    """One project of a running stack, with a source database called `main`, and maybe others."""
 
-    def __init__(self, stack: Stack, name: str, source_url: str) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        name: str,
+        source_url: str,
+        source_type: str = "postgres",
+        more_databases: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.stack = stack
         self.name = name
         self.source_url = source_url
+        self.source_type = source_type
+        self.more_databases = more_databases
         self.token = _token(stack)
 
-    def apply(self, *triggers: dict[str, Any], enabled: bool = True, live: bool = True) -> None:
+    def apply(
+        self,
+        *triggers: dict[str, Any],
+        enabled: bool = True,
+        live: bool = True,
+        eventing_db: str = "builtin",
+    ) -> None:
         """Make the project have just these triggers; by default wait until they are live."""
         project = {
             "name": self.name,
-            "eventing": {"enabled": enabled},
-            "databases": [{"alias": "main", "type": "postgres", "url": self.source_url}],
+            "eventing": {"enabled": enabled, "db": eventing_db},
+            "databases": [
+                {"alias": "main", "type": self.source_type, "url": self.source_url},
+                *self.more_databases,
+            ],
             "triggers": [
                 {"operations": ["insert", "update", "delete"]} | each for each in triggers
             ],
@@ -80,6 +98,9 @@ class Product:
 
     def post(self, path: str, **query: Any) -> Any:
         return self._request("POST", path, query)
+
+    def delete(self, path: str) -> Any:
+        return self._request("DELETE", path, {})
 
     def _request(self, method: str, path: str, query: dict[str, Any]) -> Any:
         url = f"{self.stack.url}/api/v1/projects/{self.name}/{path}"

@@ -12,8 +12,9 @@ from django.views.decorators.http import require_POST
 from eventing import history
 from eventing.access import EDITOR
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS
-from eventing.eventing_dbs import Store, stores_of
-from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, Page
+from eventing.eventing_dbs import current_number
+from eventing.history import LogPage
+from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable
 from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
 from webui.pages import SeeOther, project_page
@@ -28,18 +29,10 @@ def index(request: Request, project: Project) -> HttpResponse:
     """A page of the log; for htmx its next rows, or (`seen`) what is new or has changed."""
     query = log_query(request.GET, timezone.now())
     cursor = request.GET.get("cursor") or None
-    stores = stores_of(project)
-    store = _store_asked_for(stores, request.GET.get("log"))
-    context: dict[str, Any] = {
-        "query": query,
-        "cursor": cursor,
-        "store": store,
-        "present_store": stores[0],
-        "other_stores": [other for other in stores if other is not store],
-    }
+    context: dict[str, Any] = {"query": query, "cursor": cursor}
     if not query.problems:
         try:
-            page = store.log.browse(project.pk, query.filters, cursor, _PAGE_ROWS)
+            page = history.browse(project, query.filters, cursor, _PAGE_ROWS)
         except InvalidCursor:
             raise Http404("This page of the log does not exist.") from None
         except LogUnavailable as error:
@@ -47,7 +40,13 @@ def index(request: Request, project: Project) -> HttpResponse:
         else:
             if request.htmx and "seen" in request.GET:
                 return _news(request, page, request.GET["seen"])
-            context |= {"rows": page.rows, "older": page.next_cursor}
+            context |= {
+                "rows": page.rows,
+                "older": page.next_cursor,
+                "store": page.store,
+                "log_begins": bool(cursor) and str(cursor).endswith("."),
+                "is_earlier_log": page.store.number != current_number(project),
+            }
     if request.htmx and request.htmx.target == "older":
         return render(request, "events/_rows.html", context)
     context |= _choices(project, query)
@@ -55,17 +54,7 @@ def index(request: Request, project: Project) -> HttpResponse:
     return render(request, "events/page.html", context, status=status)
 
 
-def _store_asked_for(stores: list[Store], number: str | None) -> Store:
-    """The log to show: the one in use unless an earlier one is asked for."""
-    if not number:
-        return stores[0]
-    for store in stores:
-        if str(store.number) == number:
-            return store
-    raise Http404("This project has no such Eventing DB, or its log has expired.")
-
-
-def _news(request: Request, page: Page, seen: str) -> HttpResponse:
+def _news(request: Request, page: LogPage, seen: str) -> HttpResponse:
     """What the browser does not have yet: rows that are new, and rows that look different now."""
     tokens = set(seen.split(","))
     known = {token[:12] for token in tokens}

@@ -14,7 +14,6 @@ from eventing.api.filters import filters_of, selection_of
 from eventing.api.problem_details import Conflict
 from eventing.api.representations import event_shown, event_shown_whole
 from eventing.api.views.base import ProjectView, operation
-from eventing.eventing_dbs import current_log
 from eventing.history import redeliver, redeliver_matching
 from eventing.logs.base import EventDetail, InvalidCursor
 from eventing.models import Project, Trigger
@@ -42,8 +41,8 @@ class Events(ProjectView):
         """A page of events, newest first."""
         selection = selection_of(request.query_params)
         try:
-            page = current_log(self.project).browse(
-                self.project.pk, selection.filters, selection.cursor, selection.limit
+            page = history.browse(
+                self.project, selection.filters, selection.cursor, selection.limit
             )
         except InvalidCursor:
             problem = Problem("cursor", "something else", "`next` of the page before")

@@ -1,0 +1,175 @@
+"""The Eventing DB of one's choice: moving to another and back loses and doubles nothing."""
+
+from collections import Counter
+from collections.abc import Iterator
+from threading import Event, Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+
+from demo.servers import execute
+from tests.product import Product
+from tests.receiver import Behaviour, Receiver
+from tests.servers import ExternalPostgres, PostgresServer, drop_database
+from tests.stack import Stack
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def logs_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
+    url = postgres_server.create_database()
+    yield url
+    drop_database(postgres_server, urlsplit(url).path.lstrip("/"))
+
+
+@pytest.fixture
+def product(
+    stack: Stack, source_database: str, logs_database: str, request: pytest.FixtureRequest
+) -> Iterator[Product]:
+    name = request.node.name.replace("_", "-").split("[")[0][:60].strip("-")
+    others = [{"alias": "logs", "type": "postgres", "url": logs_database}]
+    found = Product(stack, name, source_database, more_databases=others)
+    execute(source_database, "CREATE TABLE users (id bigint PRIMARY KEY, email text)")
+    yield found
+    found.apply(enabled=False, live=False)
+    wait_until(
+        lambda: not stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "the slot stays"
+    )
+
+
+def trigger(receiver: Receiver, **fields: Any) -> dict[str, Any]:
+    return {"name": "all", "url": receiver.url("/all"), "databases": ["main"]} | fields
+
+
+class Writer:
+    """Commits one row after another until it is told to stop; counts them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stopping = Event()
+        self._thread = Thread(target=self._write)
+        self.rows = 0
+
+    def __enter__(self) -> "Writer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _write(self) -> None:
+        connection = psycopg2.connect(self._url)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while not self._stopping.is_set():
+                cursor.execute("INSERT INTO users VALUES (%s, 'a@example.com')", [self.rows])
+                self.rows += 1
+        connection.close()
+
+
+def stored_in(url: str, project: str) -> int:
+    """How many events of a project the log in this database has."""
+    sql = "SELECT count(*) FROM mission_control.event_log WHERE project = %s"
+    return int(execute(url, sql, [project])[0][0])
+
+
+def test_moving_between_eventing_dbs_under_load_keeps_every_change_exactly_once(
+    product: Product, receiver: Receiver, logs_database: str
+) -> None:
+    product.apply(trigger(receiver))
+    with Writer(product.source_url) as writer:
+        for eventing_db in ("logs", "builtin", "logs"):
+            rows = writer.rows
+            wait_until(lambda rows=rows: writer.rows > rows + 100, 30, "nobody writes")  # type: ignore[misc]
+            product.apply(trigger(receiver), eventing_db=eventing_db)
+        rows = writer.rows
+        wait_until(lambda: writer.rows > rows + 100, 30, "nobody writes")
+    product.wait_for(delivered=writer.rows, timeout_seconds=60)
+    times = Counter(event["doc_id"] for event in product.events())
+    assert times == {str(number): 1 for number in range(writer.rows)}
+    here = stored_in(product.stack.database_url, product.name)
+    there = stored_in(logs_database, product.name)
+    assert here > 0
+    assert there > 0
+    assert here + there == writer.rows
+
+
+def test_what_waits_in_the_log_before_is_delivered_from_there_and_stays_readable(
+    product: Product, receiver: Receiver
+) -> None:
+    receiver.behave("/all", Behaviour(statuses=(503,)))
+    backoff = {"initial_ms": 500, "factor": 1, "max_ms": 500}
+    product.apply(trigger(receiver, retries=100, backoff=backoff))
+    product.run_sql("INSERT INTO users VALUES (1, 'a@example.com')")
+    receiver.wait_for(1, "/all")
+    product.apply(trigger(receiver, retries=100, backoff=backoff), eventing_db="logs")
+    product.run_sql("INSERT INTO users VALUES (2, 'b@example.com')")
+    wait_until(lambda: len(product.events()) == 2, 30, "the second row is not stored")
+    receiver.behave("/all", Behaviour(statuses=(200,)))
+    product.wait_for(delivered=2)
+    assert [event["doc_id"] for event in product.events()] == ["2", "1"]
+    earlier = product.events()[1]
+    detail = product.event(earlier["id"])
+    assert detail["payload"]["data"]["docId"] == "1"
+    assert {each["status_code"] for each in detail["invocations"]} == {503, 200}
+    product.post(f"events/{earlier['id']}/redeliver/")
+    product.wait_for(delivered=2)
+    wait_until(
+        lambda: len(product.event(earlier["id"])["invocations"]) > len(detail["invocations"]),
+        30,
+        "the redelivery is not logged",
+    )
+
+
+def test_the_watched_database_may_hold_the_log_without_a_loop(
+    product: Product, receiver: Receiver
+) -> None:
+    # On all tables of all databases: the log's own tables must not be among them.
+    everything = trigger(receiver, databases=[], tables=[])
+    product.apply(everything, eventing_db="main")
+    product.run_sql("INSERT INTO users VALUES (1, 'a@example.com')")
+    product.wait_for(delivered=1)
+    product.run_sql("INSERT INTO users VALUES (2, 'b@example.com')")
+    product.wait_for(delivered=2)
+    assert stored_in(product.source_url, product.name) == 2
+    assert {event["table"] for event in product.events()} == {"users"}
+
+
+def test_a_database_that_cannot_hold_the_log_is_refused_and_nothing_changes(
+    product: Product, receiver: Receiver, logs_database: str
+) -> None:
+    product.apply(trigger(receiver))
+    name = urlsplit(logs_database).path.lstrip("/")
+    execute(logs_database, "CREATE ROLE reader LOGIN PASSWORD 'weak'")
+    try:
+        parts = urlsplit(logs_database)
+        place = parts.netloc.rpartition("@")[2]
+        weak = parts._replace(netloc=f"reader:weak@{place}").geturl()
+        product.more_databases = [{"alias": "logs", "type": "postgres", "url": weak}]
+        with pytest.raises(AssertionError, match=f'GRANT CREATE ON DATABASE "{name}" TO "reader"'):
+            product.apply(trigger(receiver), eventing_db="logs")
+        assert product.get("settings/")["eventing"]["db"] == "builtin"
+        with pytest.raises(AssertionError, match=r"eventing\.db: got 'nowhere'"):
+            product.apply(trigger(receiver), eventing_db="nowhere")
+    finally:
+        product.more_databases = [{"alias": "logs", "type": "postgres", "url": logs_database}]
+        execute(logs_database, "DROP ROLE reader")
+
+
+def test_the_database_that_holds_the_log_cannot_be_removed(
+    product: Product, receiver: Receiver
+) -> None:
+    product.apply(trigger(receiver), eventing_db="logs")
+    with pytest.raises(AssertionError, match="choose another one in Settings"):
+        product.delete("databases/logs/")
+    product.apply(trigger(receiver), eventing_db="builtin")
+    product.delete("databases/logs/")
