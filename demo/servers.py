@@ -81,7 +81,7 @@ class Server:
     def _spawn(self, command: Sequence[str | Path], configuration: str = "") -> None:
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 — a server's own program
-                [*_without_root(self.folder, Path(command[0])), *command],
+                [*without_root(self.folder, Path(command[0])), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -211,12 +211,12 @@ class PostgresServer(Server):
         password_file = self.folder / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(self.password)
-        _give_away(self.folder, draft, password_file)
+        give_away(self.folder, draft, password_file)
         initdb = self._binaries / "initdb"
         try:
             made = subprocess.run(  # noqa: S603 — Postgres's own program
                 [
-                    *_without_root(self.folder, initdb),
+                    *without_root(self.folder, initdb),
                     *(initdb, "-D", draft, "--username=postgres"),
                     *("--auth=scram-sha-256", f"--pwfile={password_file}"),
                     *("--encoding=UTF8", "--locale=C", "--no-sync"),
@@ -245,7 +245,7 @@ class RedisServer(Server):
         self._binary = binary
 
     def start(self) -> None:
-        _give_away(self.folder)
+        give_away(self.folder)
         configuration = (
             f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\n"
             f"save ''\nappendonly no\ndir {self.folder}\n"
@@ -292,14 +292,14 @@ def _unprivileged() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
-def _give_away(*paths: Path) -> None:
+def give_away(*paths: Path) -> None:
     user = _unprivileged()
     if user is not None:
         for path in paths:
             os.chown(path, user.pw_uid, user.pw_gid)
 
 
-def _without_root(*paths: Path) -> list[str]:
+def without_root(*paths: Path) -> list[str]:
     """The command's beginning that ends the server with us and, as root, makes it `nobody`'s.
 
     Where `nobody` cannot get to `paths` (a clone under /root), the server keeps the one capability

@@ -3,6 +3,7 @@
 A server that cannot be started fails the tests that asked for it.
 """
 
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,16 @@ from django.db import connection
 
 from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
+from tests.databases import (
+    ExternalMongoDb,
+    ExternalMySql,
+    MariaDbServer,
+    MongoDbServer,
+    MySqlServer,
+    new_mariadb,
+    session_mongodb,
+    session_mysql,
+)
 from tests.servers import (
     ExternalPostgres,
     PostgresServer,
@@ -47,6 +58,60 @@ def postgres18_server() -> Iterator[PostgresServer]:
     server.start()
     yield server
     server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDbServer]:
+    """Debian's MariaDB, which logs rows."""
+    server = new_mariadb()
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[MySqlServer | ExternalMySql]:
+    """The newest MySQL that can be had, with GTIDs."""
+    server = session_mysql()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongodb_server() -> Iterator[MongoDbServer | ExternalMongoDb]:
+    """A MongoDB replica set of one node."""
+    server = session_mongodb()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mariadb_database(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """The URL of a new database on MariaDB; gone afterwards."""
+    yield from _new_mysql_database(mariadb_server)
+
+
+@pytest.fixture
+def mysql_database(mysql_server: MySqlServer | ExternalMySql) -> Iterator[str]:
+    """The URL of a new database on MySQL; gone afterwards."""
+    yield from _new_mysql_database(mysql_server)
+
+
+def _new_mysql_database(server: MySqlServer | ExternalMySql) -> Iterator[str]:
+    url = server.create_database()
+    yield url
+    server.execute(f"DROP DATABASE `{urlsplit(url).path.lstrip('/')}`")
+
+
+@pytest.fixture
+def mongodb_database(mongodb_server: MongoDbServer | ExternalMongoDb) -> Iterator[str]:
+    """The URL of a new database on MongoDB; gone afterwards."""
+    name = f"database_{secrets.token_hex(6)}"
+    yield mongodb_server.url(name)
+    with mongodb_server.client() as client:
+        client.drop_database(name)
 
 
 @pytest.fixture(scope="session")

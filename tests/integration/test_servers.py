@@ -4,12 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
 import pytest
 import redis
 
+from tests.databases import MySqlServer, new_mariadb, new_mongodb, new_mysql
+from tests.databases import execute as execute_mysql
 from tests.servers import PostgresServer, RedisServer, new_postgres, new_redis
 from tests.waiting import wait_until
 
@@ -85,3 +88,35 @@ def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
 def accepts_connections(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("make", [new_mariadb, new_mysql])
+def test_a_mysql_keeps_what_it_had_when_it_is_killed_and_started_again(
+    make: Callable[[], MySqlServer],
+) -> None:
+    server = make()
+    server.start()
+    try:
+        url = server.create_database("shop")
+        server.execute("CREATE TABLE shop.users (id int PRIMARY KEY)")
+        server.execute("INSERT INTO shop.users VALUES (7)")
+        server.restart()
+        server.kill()
+        server.start()
+        assert execute_mysql(url, "SELECT id FROM users") == [(7,)]
+        assert server.execute("SELECT @@log_bin, @@binlog_format") == [(1, "ROW")]
+    finally:
+        server.kill()
+
+
+def test_a_mongodb_streams_changes_after_it_was_killed_and_started_again() -> None:
+    server = new_mongodb()
+    server.start()
+    try:
+        server.kill()
+        server.start()
+        with server.client() as client, client["shop"].watch() as stream:
+            client["shop"]["users"].insert_one({"_id": 7})
+            assert stream.next()["documentKey"] == {"_id": 7}
+    finally:
+        server.kill()
