@@ -41,8 +41,8 @@ from eventing.signing import new_secret
 
 _MUCH_LOG_BYTES: Final = 1 << 30
 BUILTIN_NAME: Final = "builtin"
-# Kinds of databases that can hold a log; docs/decisions/0005 says why MongoDB is not among them.
-LOG_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres", "mysql")
+# docs/decisions/0005 says why MongoDB cannot hold a log.
+LOG_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres",)
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _eventing_db_name(project: Project) -> str:
 
 
 def _not_a_log(name: str, fitting: Iterable[str]) -> InvalidInput:
-    allowed = f"one of {', '.join([BUILTIN_NAME, *fitting])}: Postgres and MySQL can hold logs"
+    allowed = f"one of {', '.join([BUILTIN_NAME, *fitting])}, the Postgres databases of the project"
     return InvalidInput([Problem("eventing.db", repr(name), allowed)])
 
 

@@ -1,8 +1,8 @@
 """MySQL, MariaDB and MongoDB for the tests: real servers, each in a folder thrown away after.
 
 MariaDB is Debian's; MySQL and MongoDB are what `bin/test` fetched into `var/servers`.
-`TEST_MYSQL_URL` and `TEST_MONGODB_URL` name others to use instead. A server that cannot be had fails
-the run.
+`TEST_MYSQL_URL` and `TEST_MONGODB_URL` name others to use instead. A server that cannot be had
+fails the run.
 """
 
 import atexit
@@ -235,6 +235,8 @@ class MongoDbServer(Server):
         super().__init__(folder)
         self._files = folder / "data"
         self._options = options
+        # None: the next start is that of a server that stands alone.
+        self.replica_set: str | None = "rs0"
 
     def start(self) -> None:
         program = _FETCHED / "mongodb/bin/mongod"
@@ -243,19 +245,21 @@ class MongoDbServer(Server):
         is_new = not self._files.exists()
         self._files.mkdir(exist_ok=True)
         give_away(self.folder, self._files)
-        self._spawn(
-            ["/lib64/ld-linux-x86-64.so.2", "--library-path",
-             str(_FETCHED / "openssl1.1" / _LIBRARIES), str(program), "--replSet", "rs0",
-             "--dbpath", str(self._files), "--port", str(self.port), "--bind_ip", "127.0.0.1",
-             "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5",
-             "--setParameter", "diagnosticDataCollectionEnabled=false", *self._options]
-        )  # fmt: skip
+        loader = ["/lib64/ld-linux-x86-64.so.2", "--library-path"]
+        command = [*loader, str(_FETCHED / "openssl1.1" / _LIBRARIES), str(program)]
+        command += ["--dbpath", str(self._files), "--port", str(self.port)]
+        command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self._options]
+        if self.replica_set is not None:
+            command += ["--replSet", self.replica_set]
+        self._spawn(command)
         self._wait_until_ready(self._answers)
         if is_new:
             member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
             with self.client() as client:
                 client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-        self._wait_until_ready(self._is_primary)
+        if self.replica_set is not None:
+            self._wait_until_ready(self._is_primary)
 
     def _answers(self) -> bool:
         with self.client() as client:

@@ -5,14 +5,13 @@ from functools import lru_cache
 from django.db import connections
 from psycopg2.extensions import make_dsn
 
-from eventing.changes import DatabaseType
 from eventing.logs.base import EventLog
 from eventing.logs.postgres import PostgresEventLog
 
 
 def builtin_log() -> EventLog:
     """The built-in store: the database of the control plane, in a schema of its own."""
-    return log_at("postgres", control_database_dsn())
+    return log_at(control_database_dsn())
 
 
 def control_database_dsn() -> str:
@@ -24,10 +23,6 @@ def control_database_dsn() -> str:
 
 # A process that meets more addresses than this opens connections anew, no more.
 @lru_cache(maxsize=64)
-def log_at(type: DatabaseType, url: str) -> EventLog:
-    """The event log at an address. Connects only when it is used."""
-    if type == "mysql":
-        from eventing.logs.mysql import MySqlEventLog
-
-        return MySqlEventLog(url)
+def log_at(url: str) -> EventLog:
+    """The event log in the Postgres at an address. Connects only when it is used."""
     return PostgresEventLog(url)

@@ -5,6 +5,7 @@ from typing import Protocol
 from django.apps import apps
 
 from eventing.sources.base import Source
+from eventing.sources.mongodb import MongoSource
 from eventing.sources.postgres import PostgresSource
 
 
@@ -23,6 +24,8 @@ class Described(Protocol):
 
 def source_of(database: Described) -> Source:
     """The source for a database; connects only when it is used."""
+    if database.type == "mongodb":
+        return MongoSource(database.url, database.source_name)
     schemas = getattr(database, "schemas", None)
     return PostgresSource(database.url, database.source_name, schemas, _own_tables())
 

@@ -97,7 +97,7 @@ def test_a_source_of_another_kind_is_refused_by_name() -> None:
     ("settings", "message"),
     [
         ({"eventing": {"enabled": "yes"}}, "eventing.enabled: got 'yes'; allowed: true or false"),
-        ({"eventing": {"db": "other"}}, "eventing.db: got 'other'; allowed: one of builtin"),
+        ({"eventing": {"db": "no name"}}, "eventing.db: got 'no name'; allowed: `builtin` or"),
         ({"retention": {"events": "a month"}}, "retention.events: got 'a month'"),
         ({"retention": {"events": "7d", "payloads": "8d"}}, "retention.payloads: got '8d'"),
     ],
