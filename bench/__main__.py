@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from bench import bare
 from bench.endpoint import endpoint
 from bench.results import Figure, table, write_json
 from demo.servers import PostgresServer, RedisServer
+from tests.databases import new_mongodb
 from tests.servers import new_postgres, new_redis
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -66,8 +68,15 @@ class Bench:
         self.run_sql(_INSERT, self._rows + 1, self._rows + rows)
         self._rows += rows
 
-    def configure(self, url: str, state: str = "active", concurrency: int = 64) -> None:
-        """One trigger on every insert."""
+    def configure(
+        self,
+        url: str,
+        state: str = "active",
+        concurrency: int = 64,
+        source: tuple[str, str] | None = None,
+    ) -> None:
+        """One trigger on every insert, in the Postgres or in another source (type, URL)."""
+        type, source_url = source or ("postgres", self.source_url)
         trigger = {
             "name": "bench",
             "databases": ["main"],
@@ -80,7 +89,7 @@ class Bench:
         project = {
             "name": "bench",
             "eventing": {"enabled": True},
-            "databases": [{"alias": "main", "type": "postgres", "url": self.source_url}],
+            "databases": [{"alias": "main", "type": type, "url": source_url}],
             "triggers": [trigger],
         }
         self.stack.manage("apply", "-", input=yaml.safe_dump({"projects": [project]}))
@@ -157,6 +166,55 @@ def measure_capture(bench: Bench, events: int) -> list[Figure]:
     ]
 
 
+def measure_capture_mongodb(bench: Bench, events: int) -> list[Figure]:
+    """Documents that wait in the oplog, stored in the log; then `watch()` alone on the same."""
+    mongodb = new_mongodb()
+    mongodb.start()
+    try:
+        with mongodb.client() as client:
+            database = client["bench"]
+            orders = database.create_collection("orders")
+            bench.configure(
+                "http://127.0.0.1:9/", "paused", source=("mongodb", mongodb.url("bench"))
+            )
+            bench.stack.stop("worker")
+            bench.stack.stop("capture")
+            with database.watch() as stream:
+                stream.try_next()
+                token = stream.resume_token
+            before = bench.stored()
+            for first in range(0, events, 1000):
+                orders.insert_many(_document(number) for number in range(first, first + 1000))
+            bench.stack.start("capture")
+            wait_until(lambda: bench.stored() > before, 60, "nothing is stored")
+            begun = bench.stored()
+            seconds = seconds_until(lambda: bench.stored() - before >= events, 300)
+            rate = (before + events - begun) / seconds
+            bench.stack.stop("capture")
+            loop = bare.watch(database, token, events)
+    finally:
+        mongodb.kill()
+    # Nobody is to deliver these while something else is measured.
+    bench.stack.execute("TRUNCATE mission_control.delivery")
+    bench.stack.start("capture")
+    bench.stack.start("worker")
+    bench.configure("http://127.0.0.1:9/", "paused")
+    note = f"bare loop {loop:,.0f}/s"
+    target = "≥ 70 % of the bare loop"
+    name = "capture, MongoDB, stored in the log"
+    return [Figure(name, rate, "events/s", target, rate / loop, "bare loop", note)]
+
+
+def _document(number: int) -> dict[str, object]:
+    return {
+        "_id": number,
+        "customer": f"customer {number}",
+        "total": number * 1.01,
+        "paid": number % 2 == 0,
+        "placed_at": datetime.now(UTC),
+    }
+
+
 def measure_delivery(bench: Bench, events: int) -> list[Figure]:
     """Events that wait in the log, from the trigger's resumption to the last one recorded."""
     with endpoint(bench.folder, timed=False) as (url, _):
@@ -229,6 +287,7 @@ def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
 
 BENCHMARKS = {
     "capture": measure_capture,
+    "capture-mongodb": measure_capture_mongodb,
     "delivery": measure_delivery,
     "end-to-end": measure_end_to_end,
     "latency": measure_latency,

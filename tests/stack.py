@@ -3,6 +3,7 @@ database of their own. Tests reach it as its users do: over HTTP and through `ma
 """
 
 import os
+import secrets
 import subprocess
 import sys
 import urllib.error
@@ -26,7 +27,11 @@ class Stack:
         self.url = f"http://127.0.0.1:{port}"
         self.database_url = database_url
         self.environment = {
-            **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS")},
+            # Those of the tests; the benchmarks have none of their own.
+            **{
+                name: os.environ.get(name, secrets.token_urlsafe(48))
+                for name in ("SECRET_KEY", "ENCRYPTION_KEYS")
+            },
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
