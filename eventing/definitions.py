@@ -21,8 +21,6 @@ PayloadFormat = Literal["spacecloud", "cloudevents", "cloudevents-binary", "clou
 FORMATS: Final[tuple[PayloadFormat, ...]] = ("spacecloud",)
 
 
-CAPTURABLE_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres", "mongodb")
-
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -243,8 +241,6 @@ def parse_database(
     if alias == "builtin":
         reader.refuse("alias", alias, "any name but `builtin`, which is the built-in Eventing DB")
     kind = cast(DatabaseType, reader.choice("type", DATABASE_TYPES, None))
-    if kind not in CAPTURABLE_TYPES:
-        reader.refuse("type", kind, "one of " + ", ".join(CAPTURABLE_TYPES) + " in this version")
     written = reader.raw("url", "")
     if not isinstance(written, str) or "\x00" in written:
         reader.reject("url", "what was given", "text")

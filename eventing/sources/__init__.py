@@ -6,6 +6,7 @@ from django.apps import apps
 
 from eventing.sources.base import Source
 from eventing.sources.mongodb import MongoSource
+from eventing.sources.mysql import MySqlSource
 from eventing.sources.postgres import PostgresSource
 
 
@@ -26,6 +27,8 @@ def source_of(database: Described) -> Source:
     """The source for a database; connects only when it is used."""
     if database.type == "mongodb":
         return MongoSource(database.url, database.source_name)
+    if database.type == "mysql":
+        return MySqlSource(database.url, database.source_name)
     schemas = getattr(database, "schemas", None)
     return PostgresSource(database.url, database.source_name, schemas, _own_tables())
 

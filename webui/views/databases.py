@@ -8,8 +8,9 @@ from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
 from eventing.access import ADMIN, EDITOR, Actor
+from eventing.changes import DATABASE_TYPES
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
-from eventing.definitions import CAPTURABLE_TYPES, DatabaseDefinition
+from eventing.definitions import DatabaseDefinition
 from eventing.doctor import catalogue, check, passes
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput, Problem
@@ -109,8 +110,8 @@ def _page(
     context = {
         "form": form,
         "database": database,
-        "types": [(kind, _TYPE_NAMES[kind], DEFAULT_PORTS[kind]) for kind in CAPTURABLE_TYPES],
-        "tls_modes": [(kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in CAPTURABLE_TYPES],
+        "types": [(kind, _TYPE_NAMES[kind], DEFAULT_PORTS[kind]) for kind in DATABASE_TYPES],
+        "tls_modes": [(kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES],
         # A reference to one variable is no secret; with more around it, it might be.
         "reference": reference if reference.startswith("${") and reference.endswith("}") else "",
         **(found or {}),

@@ -1,0 +1,122 @@
+"""Where a change stands in a binary log, and up to where one has been read.
+
+A transaction is known by its GTID, or by the file and offset where it begins. Within it a row is
+known by its event and its place there, which are the same whatever triggers want.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+_MARIADB: Final = "mariadb"
+_MYSQL: Final = "mysql"
+_FILE: Final = "file"
+
+
+class GtidSet:
+    """The transactions that have been read, as the server writes such sets; grows in place."""
+
+    def __init__(self, is_mariadb: bool, text: str) -> None:
+        self._is_mariadb = is_mariadb
+        self._domains: dict[str, str] = {}
+        self._intervals: dict[str, list[list[int]]] = {}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            if is_mariadb:
+                domain, _, _ = (str(int(number)) for number in part.split("-"))
+                self._domains[domain] = part
+            else:
+                source, *intervals = part.split(":")
+                for interval in intervals:
+                    first, _, last = interval.partition("-")
+                    self._put(source.lower(), int(first), int(last or first))
+
+    def add(self, gtid: str) -> None:
+        """Take in one transaction."""
+        if self._is_mariadb:
+            self._domains[gtid.partition("-")[0]] = gtid
+            return
+        source, _, number = gtid.rpartition(":")
+        self._put(source, int(number), int(number))
+
+    def holds(self, gtid: str) -> bool:
+        """Whether MySQL's transaction is in the set."""
+        source, _, number = gtid.rpartition(":")
+        return any(a <= int(number) <= b for a, b in self._intervals.get(source, ()))
+
+    def __str__(self) -> str:
+        if self._is_mariadb:
+            return ",".join(self._domains[domain] for domain in sorted(self._domains, key=int))
+        return ",".join(
+            ":".join([source, *(f"{a}-{b}" for a, b in intervals)])
+            for source, intervals in sorted(self._intervals.items())
+        )
+
+    def _put(self, source: str, first: int, last: int) -> None:
+        intervals = self._intervals.setdefault(source, [])
+        if intervals and intervals[-1][1] + 1 == first:
+            intervals[-1][1] = last
+            return
+        intervals.append([first, last])
+        intervals.sort()
+        merged: list[list[int]] = []
+        for a, b in intervals:
+            if merged and a <= merged[-1][1] + 1:
+                merged[-1][1] = max(merged[-1][1], b)
+            else:
+                merged.append([a, b])
+        self._intervals[source] = merged
+
+
+class Place(NamedTuple):
+    """A row of a transaction: its event among the transaction's, and its place in that event."""
+
+    event: int
+    row: int
+
+
+BEFORE: Final = Place(-1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What is stored: whole transactions (`done`), and how far into the next (`transaction`).
+
+    `kind` is `mariadb` or `mysql` (then `done` is a set of GTIDs) or `file` (then it is
+    `file:offset`). `index` counts the changes of the transaction that were read.
+    """
+
+    kind: str
+    done: str
+    transaction: str = ""
+    place: Place = BEFORE
+    index: int = 0
+
+    def __str__(self) -> str:
+        if not self.transaction:
+            return f"{self.kind};{self.done}"
+        event, row = self.place
+        return f"{self.kind};{self.done};{self.transaction};{event}/{row}/{self.index}"
+
+    def finished(self, done: str) -> "Position":
+        """Whole transactions only."""
+        return replace(self, done=done, transaction="", place=BEFORE, index=0)
+
+
+def parse_position(text: str) -> Position:
+    """A position from its text. Raises ValueError."""
+    kind, done, *rest = text.split(";")
+    if kind not in (_MARIADB, _MYSQL, _FILE) or len(rest) not in (0, 2):
+        raise ValueError("not a position of a binary log")
+    if kind == _FILE:
+        file_and_offset(done)
+    else:
+        GtidSet(kind == _MARIADB, done)
+    if not rest:
+        return Position(kind, done)
+    event, row, index = (int(number) for number in rest[1].split("/"))
+    return Position(kind, done, rest[0], Place(event, row), index)
+
+
+def file_and_offset(text: str) -> tuple[str, int]:
+    """File and offset of a place in the binary log. Raises ValueError."""
+    file, _, offset = text.rpartition(":")
+    return file, int(offset)

@@ -1,0 +1,294 @@
+"""A MySQL or MariaDB server: how it is reached, what it is, and what its errors mean.
+
+Errors that leave here name the server and what to do, never a password or a row's values.
+"""
+
+import ssl
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.constants import CR, ER
+from pymysql.cursors import Cursor
+
+from eventing.connection_strings import ConnectionString
+from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
+from eventing.sources.mycolumns import CatalogueColumn
+from eventing.sources.myposition import Position
+
+Opened: TypeAlias = "Connection[Cursor]"
+
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 30
+# The longest there is: the catalogue may not be asked for days.
+_IDLE_SECONDS: Final = 31_536_000
+_BROKEN: Final = frozenset({CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_CONN_HOST_ERROR})
+_SIGN_IN: Final = frozenset(
+    {ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, ER.HOST_NOT_PRIVILEGED}
+)
+_NO_RIGHT: Final = frozenset({ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR})
+_BINLOG_FAILURE: Final = 1236
+# The tables of an event log kept in the watched database begin with this; they are never captured.
+OWN_TABLES: Final = "mission_control_"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server is and how it is set up. `variables` are its global ones, by name."""
+
+    version: str
+    is_mariadb: bool
+    variables: dict[str, str] = field(repr=False)
+
+    @property
+    def number(self) -> tuple[int, ...]:
+        """The version as numbers, to be compared."""
+        return tuple(int(part) for part in self.version.split("-")[0].split(".")[:3])
+
+    @property
+    def has_gtids(self) -> bool:
+        """Whether every transaction has a global id: the position survives a failover then."""
+        return self.is_mariadb or self.variables.get("gtid_mode", "OFF") == "ON"
+
+    def on(self, name: str) -> bool:
+        """Whether a switch among the variables is on."""
+        return self.variables.get(name, "OFF").upper() in ("ON", "1", "YES")
+
+    def mend(self, name: str, value: str) -> str:
+        """The statement that sets a variable for good."""
+        if self.is_mariadb:
+            return f"SET GLOBAL {name} = {value}; -- and in my.cnf, [mysqld]: {name} = {value}"
+        return f"SET PERSIST {name} = {value};"
+
+
+class BinlogEnd(NamedTuple):
+    """Where a binary log ends, and which databases are in it: `only` these, all `without` those."""
+
+    file: str
+    offset: int
+    only: tuple[str, ...]
+    without: tuple[str, ...]
+
+    def holds(self, database: str) -> bool:
+        """Whether changes of this database are logged."""
+        return database in self.only if self.only else database not in self.without
+
+
+def shown_name(name: str) -> str:
+    """A source's name as the server's list of replicas has room for it."""
+    return name[:60]
+
+
+class Server:
+    """Where a source's database is. Connects when asked, with timeouts."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._name = name
+        try:
+            self._address = ConnectionString.parse("mysql", url)
+        except ValueError:
+            self._address = ConnectionString("mysql")
+        self.database = self._address.database
+        self.place = f"{self._address.host}:{self._address.port or 3306}/{self.database}"
+        self.user = self._address.user
+
+    @property
+    def server_id(self) -> int:
+        """The id our replica asks for: the same for one source, hardly the same for two."""
+        return zlib.crc32(self._name.encode()) or 1
+
+    def connect(self) -> Opened:
+        """A connection in autocommit and UTC. Raises SourceBlocked, SourceUnavailable."""
+        if not self._address.host or not self.database:
+            raise SourceBlocked(
+                "the connection string does not name a host and a database",
+                "mysql://user:password@host:3306/database",
+            )
+        try:
+            return self._opened()
+        except pymysql.MySQLError as error:
+            raise self.translated(error) from None
+        except OSError as error:
+            raise SourceUnavailable(f"{self.place}: {type(error).__name__}") from None
+
+    def facts(self, opened: Opened) -> Facts:
+        """What the server is. Raises pymysql.MySQLError."""
+        with opened.cursor() as at:
+            at.execute("SHOW GLOBAL VARIABLES")
+            variables = {str(name).lower(): str(value) for name, value in at.fetchall()}
+        version = variables.get("version", "0")
+        return Facts(version, "mariadb" in version.lower(), variables)
+
+    def binlog_end(self, opened: Opened, facts: Facts) -> "BinlogEnd | None":
+        """Where the binary log ends now; None when it is off. Raises pymysql.MySQLError."""
+        new_words = not facts.is_mariadb and facts.number >= (8, 2, 0)
+        with opened.cursor() as at:
+            at.execute("SHOW BINARY LOG STATUS" if new_words else "SHOW MASTER STATUS")
+            row = at.fetchone()
+        if not row:
+            return None
+        only, without = (tuple(filter(None, str(part).split(","))) for part in row[2:4])
+        return BinlogEnd(str(row[0]), int(row[1]), only, without)
+
+    def end(self, opened: Opened, facts: Facts) -> Position:
+        """The position behind everything that is committed. Raises pymysql.MySQLError."""
+        if not facts.has_gtids:
+            end = self.binlog_end(opened, facts)
+            if end is None:
+                raise SourceBlocked(f"{self.place}: the binary log is off")
+            return Position("file", f"{end.file}:{end.offset}")
+        name = "gtid_binlog_pos" if facts.is_mariadb else "gtid_executed"
+        with opened.cursor() as at:
+            at.execute(f"SELECT @@GLOBAL.{name}")
+            text = str(at.fetchall()[0][0] or "").replace("\n", "")
+        return Position("mariadb" if facts.is_mariadb else "mysql", text)
+
+    def bytes_behind(self, opened: Opened, file: str, offset: int) -> int | None:
+        """How much binary log lies behind a place. Raises pymysql.MySQLError."""
+        with opened.cursor() as at:
+            at.execute("SHOW BINARY LOGS")
+            sizes = {str(row[0]): int(row[1]) for row in at.fetchall()}
+        if file not in sizes:
+            return None
+        return sum(size for name, size in sizes.items() if name >= file) - offset
+
+    def replicas(self, opened: Opened, facts: Facts) -> list[tuple[int, str]]:
+        """Server id and host of every replica that is registered, where the user may see them."""
+        new_words = not facts.is_mariadb and facts.number >= (8, 0, 22)
+        with opened.cursor() as at:
+            try:
+                at.execute("SHOW REPLICAS" if new_words else "SHOW SLAVE HOSTS")
+            except pymysql.MySQLError as error:
+                if error.args[0] in _NO_RIGHT:
+                    return []
+                raise
+            return [(int(row[0]), str(row[1])) for row in at.fetchall()]
+
+    def free_server_id(self, opened: Opened, facts: Facts) -> int:
+        """Our server id, or one beside it if somebody else replicates under it."""
+        ours = shown_name(self._name)
+        taken = {number for number, host in self.replicas(opened, facts) if host != ours}
+        taken.add(int(facts.variables.get("server_id", "0")))
+        number = self.server_id
+        while number in taken:
+            number = number % 0xFFFFFFFF + 1
+        return number
+
+    def columns(self, opened: Opened, facts: Facts, table: str) -> list[CatalogueColumn]:
+        """The columns of a table as they are now. Raises pymysql.MySQLError."""
+        with opened.cursor() as at:
+            at.execute(_COLUMNS, [self.database, table])
+            rows = at.fetchall()
+            checked: set[str] = set()
+            if facts.is_mariadb:
+                at.execute(_JSON_CHECKS, [self.database, table])
+                checked = {str(row[0]).strip("`") for row in at.fetchall()}
+        return [
+            CatalogueColumn(
+                name,
+                kind.lower(),
+                full_type,
+                charset,
+                int(octets or 0),
+                int(place or 0),
+                kind.lower() == "json" or name in checked,
+            )
+            for name, kind, full_type, charset, octets, place in rows
+        ]
+
+    def translated(self, error: pymysql.MySQLError) -> SourceBlocked | SourceUnavailable:
+        """What an error of the server's or of the connection means."""
+        code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+        text = str(error.args[1]) if len(error.args) > 1 else type(error).__name__
+        said = f"{self.place}: {text} ({code})"
+        if code == _BINLOG_FAILURE:
+            return self._stream_refused(text)
+        if code in _SIGN_IN:
+            return SourceBlocked(said, "correct the connection string of this database")
+        if code in _NO_RIGHT:
+            return SourceBlocked(said, self.grants)
+        if code in _BROKEN or code == 0:
+            return SourceUnavailable(f"{self.place}: the connection failed: {text}")
+        return SourceUnavailable(f"{self.place}: the server answered with error {code}")
+
+    @property
+    def grants(self) -> str:
+        """The smallest rights that capture needs."""
+        user = self.user.replace("'", "''")
+        database = self.database.replace("`", "``")
+        return (
+            f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO '{user}'@'%';"
+            f" GRANT SELECT ON `{database}`.* TO '{user}'@'%';"
+        )
+
+    def lost(self, what: str) -> SourceBlocked:
+        """The stored position cannot be gone on from."""
+        return SourceBlocked(
+            f"{self.place}: {what}; changes committed since the last stored one may be lost",
+            START_ANEW,
+        )
+
+    def _stream_refused(self, text: str) -> SourceBlocked | SourceUnavailable:
+        """Error 1236, which stands for all that can go wrong in a binary log."""
+        if "same server_" in text:
+            return SourceUnavailable(f"{self.place}: another replica uses our server id")
+        if "max_allowed_packet" in text:
+            return SourceBlocked(
+                f"{self.place}: an event of the binary log is larger than max_allowed_packet",
+                "SET GLOBAL max_allowed_packet = 1073741824;",
+            )
+        return self.lost(f"the server cannot send the binary log from the stored position: {text}")
+
+    def _opened(self) -> Opened:
+        address = self._address
+        return pymysql.connect(
+            host=address.host,
+            port=int(address.port or 3306),
+            user=address.user,
+            password=address.password,
+            database=address.database,
+            charset="utf8mb4",
+            autocommit=True,
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
+            write_timeout=_READ_SECONDS,
+            init_command=f"SET time_zone = '+00:00', wait_timeout = {_IDLE_SECONDS}",
+            **_tls((address.tls or "PREFERRED").upper(), dict(address.options)),
+        )
+
+
+def _tls(mode: str, options: dict[str, str]) -> dict[str, Any]:
+    """PyMySQL's words for MySQL's `ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`."""
+    if mode == "DISABLED":
+        return {"ssl_disabled": True}
+    if mode == "PREFERRED":
+        return {}
+    ca = options.get("ssl-ca") or None
+    context = ssl.create_default_context(cafile=ca)
+    context.check_hostname = mode == "VERIFY_IDENTITY"
+    if mode not in ("VERIFY_CA", "VERIFY_IDENTITY"):
+        context.verify_mode = ssl.CERT_NONE
+    if options.get("ssl-cert"):
+        context.load_cert_chain(options["ssl-cert"], options.get("ssl-key") or None)
+    return {"ssl": context}
+
+
+# By the primary keys of information_schema's tables: schema, then table.
+_COLUMNS = """
+SELECT c.COLUMN_NAME, c.DATA_TYPE, c.COLUMN_TYPE, c.CHARACTER_SET_NAME,
+       c.CHARACTER_OCTET_LENGTH, s.SEQ_IN_INDEX
+FROM information_schema.COLUMNS AS c
+LEFT JOIN information_schema.STATISTICS AS s
+  ON s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME
+  AND s.COLUMN_NAME = c.COLUMN_NAME AND s.INDEX_NAME = 'PRIMARY'
+WHERE c.TABLE_SCHEMA = %s AND c.TABLE_NAME = %s
+ORDER BY c.ORDINAL_POSITION
+"""
+
+_JSON_CHECKS = """
+SELECT substring(CHECK_CLAUSE, 12, char_length(CHECK_CLAUSE) - 12)
+FROM information_schema.CHECK_CONSTRAINTS
+WHERE CONSTRAINT_SCHEMA = %s AND TABLE_NAME = %s AND CHECK_CLAUSE LIKE 'json\\_valid(`%%`)'
+"""

@@ -1,0 +1,158 @@
+"""MySQL and MariaDB as a source: a replica's connection to the binary log, read event by event.
+
+Nothing is made at the server. The position is the set of transactions read so far by their global
+ids, or file and offset where the server keeps no ids, and the place within the next transaction.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import pymysql
+
+from eventing.changes import Batch, CatalogueTable, Finding
+from eventing.sources import mychecks
+from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.myposition import Position, parse_position
+from eventing.sources.myserver import Facts, Opened, Server
+from eventing.sources.mystream import Stream
+from eventing.sources.mytables import Tables
+from eventing.sources.mywire import Wire
+
+_LAG_SECONDS: Final = 5.0
+_WITHOUT_CONNECTION: Final = "without a connection nothing can be captured"
+
+
+class MySqlSource:
+    """One database of a MySQL or MariaDB server; implements `base.Source`.
+
+    `name` is what the server shows among its replicas, and what our server id is made from.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self._name = name
+        self._server = Server(url, name)
+        self._opened: Opened | None = None
+        self._facts: Facts | None = None
+        self._tables: Tables | None = None
+        self._stream: Stream | None = None
+        self._lag: int | None = None
+        self._lag_at = 0.0
+
+    def open(self, watch: Watch, after: str | None) -> None:
+        self.close()
+        try:
+            opened = self._opened = self._server.connect()
+            facts = self._facts = self._server.facts(opened)
+            for finding in mychecks.of_server(facts):
+                if finding.status == "error":
+                    raise SourceBlocked(
+                        f"{self._server.place}: {finding.what}: {finding.why}", finding.mend
+                    )
+            position = self._position(opened, facts, after)
+            server_id = self._server.free_server_id(opened, facts)
+            wire = Wire(self._server.connect(), self._server.place)
+            self._tables = Tables(self._server, opened, facts, watch)
+            self._stream = Stream(wire, self._tables, self._server, position)
+            wire.start(facts, position, server_id, self._name)
+        except pymysql.MySQLError as error:
+            self.close()
+            raise self._server.translated(error) from None
+        except (SourceBlocked, SourceUnavailable):
+            self.close()
+            raise
+
+    def _position(self, opened: Opened, facts: Facts, after: str | None) -> Position:
+        """Where to go on; without a stored position, behind what is committed now."""
+        if after is None:
+            return self._server.end(opened, facts)
+        try:
+            return parse_position(after)
+        except ValueError:
+            raise self._server.lost("the stored position is none of a binary log") from None
+
+    def watch(self, watch: Watch) -> None:
+        """The whole log comes here whatever is wanted: only what is picked out changes."""
+        if self._tables is not None:
+            self._tables.watch(watch)
+
+    def read(self, max_changes: int, timeout_seconds: float) -> Batch:
+        stream = self._stream
+        if stream is None:
+            raise SourceUnavailable(f"{self._server.place}: not open")
+        try:
+            changes = stream.read(max_changes, timeout_seconds)
+            lag = 0 if stream.drained else self._lag_bytes(stream)
+        except pymysql.MySQLError as error:
+            raise self._server.translated(error) from None
+        return Batch(changes, str(stream.position), stream.drained, lag)
+
+    def _lag_bytes(self, stream: Stream) -> int | None:
+        """How much of the log is still to be read; asked for now and then."""
+        now = time.monotonic()
+        if now - self._lag_at < _LAG_SECONDS or self._opened is None:
+            return self._lag
+        self._lag_at = now
+        self._lag = self._server.bytes_behind(self._opened, stream.file, stream.offset)
+        return self._lag
+
+    def acknowledge(self, position: str) -> None:
+        """The server expires its logs by age: nothing has to be told."""
+
+    def close(self) -> None:
+        stream, self._stream = self._stream, None
+        opened, self._opened = self._opened, None
+        self._tables = None
+        if stream is not None:
+            stream.close()
+        if opened is not None and opened.open:
+            opened.close()
+
+    def remove(self) -> None:
+        """Nothing is left at the server."""
+        self.close()
+
+    def check(self) -> Sequence[Finding]:
+        try:
+            opened = self._opened = self._server.connect()
+            facts = self._server.facts(opened)
+            return [
+                Finding("connection", "ok", f"connected to {self._server.place}"),
+                *mychecks.check(self._server, opened, facts, self._refusal_of_stream),
+            ]
+        except pymysql.MySQLError as error:
+            failure = self._server.translated(error)
+            mend = getattr(failure, "mend", "")
+            return [Finding("connection", "error", str(failure), _WITHOUT_CONNECTION, mend)]
+        except (SourceBlocked, SourceUnavailable) as error:
+            mend = getattr(error, "mend", "")
+            return [Finding("connection", "error", str(error), _WITHOUT_CONNECTION, mend)]
+        finally:
+            self.close()
+
+    def _refusal_of_stream(self, facts: Facts, position: Position) -> str | None:
+        """Why the server would not send its binary log; None if it does.
+
+        Under a server id of its own: the same one would end the stream of a running capture.
+        """
+        wire = Wire(self._server.connect(), self._server.place)
+        try:
+            wire.start(facts, position, secrets.randbelow(2**31) + 2**31, f"{self._name}_check")
+            wire.read(0.5)
+        except pymysql.MySQLError as error:
+            return str(error.args[1]) if len(error.args) > 1 else type(error).__name__
+        finally:
+            wire.close()
+        return None
+
+    def catalogue(self) -> Sequence[CatalogueTable]:
+        try:
+            opened = self._opened = self._server.connect()
+            return mychecks.catalogue(self._server, opened, self._server.facts(opened))
+        except pymysql.MySQLError as error:
+            raise SourceUnavailable(str(self._server.translated(error))) from None
+        except SourceBlocked as error:
+            raise SourceUnavailable(str(error)) from None
+        finally:
+            self.close()

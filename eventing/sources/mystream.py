@@ -1,0 +1,327 @@
+"""One stay on a binary log: events in, changes out, and the position after each of them.
+
+Rows are read one by one out of the event at hand, so memory holds one event and one batch however
+large a transaction is. What nobody wants is stepped over undecoded, and still counted as events,
+so that a row's position does not depend on what is wanted.
+"""
+
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from pymysqlreplication.constants import BINLOG
+
+from eventing.changes import Change, Operation
+from eventing.sources.base import SourceBlocked
+from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, length_at
+from eventing.sources.myposition import BEFORE, GtidSet, Place, Position
+from eventing.sources.myserver import Server
+from eventing.sources.mytables import Table, Tables
+from eventing.sources.mywire import Event, Wire, unpacked_events
+
+_INCIDENT: Final = 26
+_TRANSACTION_PAYLOAD: Final = 40
+_TAGGED_GTID: Final = 42
+_QUERY_COMPRESSED: Final = 165
+# MariaDB's log_bin_compress: write, update, delete, of each version of the rows events.
+_COMPRESSED: Final = frozenset(range(166, 172))
+_OF_VERSION_2: Final = frozenset(
+    {
+        BINLOG.WRITE_ROWS_EVENT_V2,
+        BINLOG.UPDATE_ROWS_EVENT_V2,
+        BINLOG.DELETE_ROWS_EVENT_V2,
+        BINLOG.PARTIAL_UPDATE_ROWS_EVENT,
+        169,
+        170,
+        171,
+    }
+)
+_ROWS: Final[dict[int, Operation]] = {
+    BINLOG.WRITE_ROWS_EVENT_V1: "insert",
+    BINLOG.UPDATE_ROWS_EVENT_V1: "update",
+    BINLOG.DELETE_ROWS_EVENT_V1: "delete",
+    BINLOG.WRITE_ROWS_EVENT_V2: "insert",
+    BINLOG.UPDATE_ROWS_EVENT_V2: "update",
+    BINLOG.DELETE_ROWS_EVENT_V2: "delete",
+    BINLOG.PARTIAL_UPDATE_ROWS_EVENT: "update",
+    166: "insert",
+    167: "update",
+    168: "delete",
+    169: "insert",
+    170: "update",
+    171: "delete",
+}
+_BEGINNINGS: Final = frozenset(
+    {BINLOG.MARIADB_GTID_EVENT, BINLOG.GTID_LOG_EVENT, BINLOG.ANONYMOUS_GTID_LOG_EVENT}
+)
+_STANDALONE: Final = 1
+_BATCH_BYTES: Final = 8 * 1024 * 1024
+# The rest of a transaction whose beginning is here is about to arrive.
+_REST_SECONDS: Final = 0.005
+# How many events that nobody wants are read between two looks at the clock.
+_EVENTS_A_LOOK: Final = 2000
+
+
+class _RowsAtHand(NamedTuple):
+    """A rows event that is being read."""
+
+    table: Table
+    operation: Operation
+    body: bytes
+    present: int
+    present_after: int
+    is_partial: bool
+
+
+class Stream:
+    """Reads a started wire. Raises SourceBlocked, SourceUnavailable, pymysql.MySQLError."""
+
+    def __init__(self, wire: Wire, tables: Tables, server: Server, after: Position) -> None:
+        self._wire = wire
+        self._tables = tables
+        self._server = server
+        self._kind = after.kind
+        self._after = after
+        self._gtids = GtidSet(after.kind == "mariadb", after.done if after.kind != "file" else "")
+        self._done = after.done
+        # The transaction at hand; and how much of it is stored already.
+        self._transaction = ""
+        self._begun = False
+        self._committed_at_ms = 0
+        self._event = -1
+        self._row = -1
+        self._index = -1
+        self._stored = BEFORE
+        self._rows: _RowsAtHand | None = None
+        self._row_at = 0
+        # What is left of a transaction that came compressed.
+        self._packed: Iterator[Event] = iter(())
+        self.file = after.done.rpartition(":")[0] if after.kind == "file" else ""
+        self.offset = 0
+        self.drained = False
+
+    @property
+    def position(self) -> Position:
+        """Up to where the stream has been read."""
+        done = self._done if self._kind == "file" else str(self._gtids)
+        if self._transaction:
+            place = Place(self._event, self._row)
+            if self._transaction == self._after.transaction and place <= self._after.place:
+                return self._after
+            if place > BEFORE:
+                return Position(self._kind, done, self._transaction, place, self._index)
+        elif self._after.transaction and done == self._after.done:
+            return self._after
+        return Position(self._kind, done)
+
+    def read(self, max_changes: int, timeout_seconds: float) -> list[Change]:
+        """Changes in order: as soon as there are enough, or the stream runs dry."""
+        deadline = time.monotonic() + timeout_seconds
+        changes: list[Change] = []
+        self.drained = False
+        size = events = 0
+        while len(changes) < max_changes and size < _BATCH_BYTES:
+            if self._rows is not None:
+                change = self._next_row(self._rows)
+                if change is not None:
+                    changes.append(change)
+                    size += len(change.document) + len(change.old or "")
+                continue
+            event = next(self._packed, None) or self._wire.read(0)
+            if event is None:
+                if changes and not self._transaction:
+                    self.drained = True
+                    break
+                remaining = deadline - time.monotonic()
+                event = self._wire.read(min(remaining, _REST_SECONDS) if changes else remaining)
+                if event is None:
+                    self.drained = True
+                    break
+            self._take(event)
+            events += 1
+            if events % _EVENTS_A_LOOK == 0 and time.monotonic() >= deadline:
+                break
+        return changes
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _take(self, event: Event) -> None:
+        """Take in one event; after a rows event that is wanted, `_rows` holds it."""
+        kind = event.type
+        if kind in _ROWS:
+            self._take_rows(event)
+        elif kind == BINLOG.TABLE_MAP_EVENT:
+            self._tables.describe(event.body)
+        elif kind in _BEGINNINGS:
+            self._begin(event)
+        elif kind in (BINLOG.XID_EVENT, BINLOG.XA_PREPARE_EVENT):
+            self._finish(event)
+        elif kind in (BINLOG.QUERY_EVENT, _QUERY_COMPRESSED):
+            self._take_query(event)
+        elif kind == BINLOG.ROTATE_EVENT:
+            self._take_rotation(event)
+        elif kind == _TRANSACTION_PAYLOAD:
+            self._packed = unpacked_events(event)
+        elif kind == _TAGGED_GTID:
+            raise SourceBlocked(
+                f"{self._server.place}: a transaction has a tagged GTID, which cannot be read",
+                "commit with GTID_NEXT = AUTOMATIC, without a tag; then start anew from now",
+            )
+        elif kind == _INCIDENT:
+            raise self._server.lost("the binary log reports an incident: changes are missing in it")
+        if event.end and event.timestamp:
+            self.offset = event.end
+
+    def _begin(self, event: Event) -> None:
+        body = event.body
+        self._begun = False
+        self._committed_at_ms = event.timestamp * 1000
+        if event.type == BINLOG.MARIADB_GTID_EVENT:
+            number, domain, flags = struct.unpack_from("<QIB", body)
+            self._transaction = f"{domain}-{event.server_id}-{number}"
+            self._begun = not flags & _STANDALONE
+        else:
+            if event.type == BINLOG.GTID_LOG_EVENT and self._kind == "mysql":
+                raw = body[1:17].hex()
+                source = f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
+                self._transaction = f"{source}:{int.from_bytes(body[17:25], 'little')}"
+            else:
+                self._transaction = f"{self.file}:{event.end - event.size}"
+            if len(body) >= 49:
+                # MySQL 8: microseconds; the highest bit says that the original's follow.
+                stamp = int.from_bytes(body[42:49], "little") & ~(1 << 55)
+                self._committed_at_ms = stamp // 1000 or self._committed_at_ms
+        self._event = self._row = self._index = -1
+        self._stored = BEFORE
+        if self._transaction == self._after.transaction:
+            self._stored = self._after.place
+            self._index = self._after.index
+
+    def _finish(self, event: Event) -> None:
+        if self._kind == "file":
+            self._done = f"{self.file}:{event.end}"
+        elif self._transaction:
+            self._gtids.add(self._transaction)
+        self._transaction = ""
+        self._begun = False
+
+    def _take_query(self, event: Event) -> None:
+        body = event.body
+        start = 13 + body[8] + int.from_bytes(body[11:13], "little") + 1
+        text = _inflated(body[start:]) if event.type == _QUERY_COMPRESSED else body[start:]
+        word = text[:64].strip().upper()
+        if word == b"BEGIN" or word.startswith(b"XA START"):
+            self._begun = True
+        elif word in (b"COMMIT", b"ROLLBACK"):
+            self._finish(event)
+        else:
+            if not word.startswith((b"SAVEPOINT", b"ROLLBACK TO", b"XA ")):
+                self._tables.altered()
+            if not self._begun:
+                self._finish(event)
+
+    def _take_rotation(self, event: Event) -> None:
+        self.file = event.body[8:].decode()
+        self.offset = int.from_bytes(event.body[:8], "little")
+        self._tables.forget()
+        if self._kind == "file" and not self._transaction and event.timestamp:
+            self._done = f"{self.file}:{self.offset}"
+
+    def _take_rows(self, event: Event) -> None:
+        self._event += 1
+        self._row = -1
+        table = self._tables.of_rows(event.body[:6])
+        operation = _ROWS[event.type]
+        if table is None or operation not in table.wanted or self._event < self._stored.event:
+            return
+        body, at = event.body, 8
+        if event.type in _OF_VERSION_2:
+            at += int.from_bytes(body[8:10], "little")
+        count, at = length_at(body, at)
+        width = (count + 7) // 8
+        mask = (1 << count) - 1
+        present = int.from_bytes(body[at : at + width], "little") & mask
+        at += width
+        after = present
+        if operation == "update":
+            after = int.from_bytes(body[at : at + width], "little") & mask
+            at += width
+        if event.type in _COMPRESSED:
+            body, at = _inflated(body[at:]), 0
+        is_partial = event.type == BINLOG.PARTIAL_UPDATE_ROWS_EVENT
+        self._rows = _RowsAtHand(table, operation, body, present, after, is_partial)
+        self._row_at = at
+
+    def _next_row(self, rows: _RowsAtHand) -> Change | None:
+        """The change of the next row of the event at hand; None if it is stored or at its end."""
+        if self._row_at >= len(rows.body):
+            self._rows = None
+            return None
+        table = rows.table
+        self._row += 1
+        place = Place(self._event, self._row)
+        is_stored = place <= self._stored
+        if rows.operation not in table.wanted:
+            self._rows = None  # the configuration has changed in the middle of the event
+            return None
+        if not is_stored:
+            self._index += 1
+        identifier, document, old, problem = "", "{}", None, None
+        try:
+            identifier, document, old = self._decoded(rows, self._tables.format(table))
+        except ValueUnreadable as error:
+            problem = str(error)
+        except RowsUnreadable as error:
+            problem = self._given_up(str(error))
+        except (ValueError, LookupError, struct.error, zlib.error) as error:
+            # Never the error's own words: they may quote the row.
+            problem = self._given_up(f"the row could not be decoded ({type(error).__name__})")
+        if is_stored:
+            return None
+        return Change(
+            f"{self._transaction}/{self._event}/{self._row}",
+            self._index,
+            rows.operation,
+            table.name,
+            identifier,
+            document,
+            self._committed_at_ms,
+            old,
+            problem,
+        )
+
+    def _given_up(self, problem: str) -> str:
+        """Leave the event at hand: where its next row begins is not known."""
+        self._rows = None
+        return f"{problem}; neither this row nor those that the server logged together with it"
+
+    def _decoded(self, rows: _RowsAtHand, shape: RowFormat) -> tuple[str, str, str | None]:
+        """Document id, document and old row of the next row; goes on to the one after it."""
+        texts, at = shape.row(rows.body, self._row_at, rows.present)
+        before = texts
+        if rows.operation == "update":
+            if rows.is_partial:
+                options, at = length_at(rows.body, at)
+                if options & 1:
+                    raise RowsUnreadable(
+                        "the server logs JSON columns in parts; run"
+                        " SET PERSIST binlog_row_value_options = ''"
+                    )
+            texts, at = shape.row(rows.body, at, rows.present_after)
+            if rows.present_after != rows.present:
+                pairs = zip(texts, before, strict=True)
+                texts = [old if new is None else new for new, old in pairs]
+        self._row_at = at
+        document = shape.document(texts)
+        old = None
+        if rows.operation != "insert":
+            old = document if before is texts else shape.document(before)
+        return shape.document_id(texts), document, old
+
+
+def _inflated(part: bytes) -> bytes:
+    """What MariaDB compressed (sql/log_event.cc, binlog_buf_compress): zlib behind a length."""
+    return zlib.decompress(part[1 + (part[0] & 7) :])

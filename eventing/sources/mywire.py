@@ -1,0 +1,203 @@
+"""The binary log as it comes over a connection: asking for it, and its events as bytes.
+
+A reader of its own over the connection's socket, because a stream must be left the moment it runs
+dry: PyMySQL's blocks until the next packet. Sources: MySQL's "COM_BINLOG_DUMP" pages, MariaDB's
+"Replica Protocol" pages.
+"""
+
+import select
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import pymysql
+import zstandard
+from pymysql.constants.COMMAND import COM_BINLOG_DUMP, COM_BINLOG_DUMP_GTID, COM_REGISTER_SLAVE
+from pymysqlreplication.constants.BINLOG import (
+    BINLOG_CHECKSUM_LEN,
+    FORMAT_DESCRIPTION_EVENT,
+    ROTATE_EVENT,
+)
+from pymysqlreplication.gtid import GtidSet as LibraryGtidSet
+
+from eventing.sources.base import SourceUnavailable
+from eventing.sources.mycolumns import length_at
+from eventing.sources.myposition import Position, file_and_offset
+from eventing.sources.myserver import Facts, Opened, shown_name
+
+_HEARTBEAT_SECONDS: Final = 5
+# Without even a heartbeat for so long, the connection is dead.
+_SILENCE_SECONDS: Final = 30.0
+_CHUNK_BYTES: Final = 256 * 1024
+_WHOLE_PACKET: Final = 0xFFFFFF
+_THROUGH_GTID: Final = 4
+_HEADER = struct.Struct("<IBIIIH")
+_CRC32: Final = 1
+# Fields of a compressed transaction; a field of 0 ends them.
+_COMPRESSION: Final = 2
+_ZSTD: Final = 0
+
+
+class Event(NamedTuple):
+    """An event of the binary log, without its header and checksum. `end` is its end in the file."""
+
+    type: int
+    timestamp: int
+    server_id: int
+    size: int
+    end: int
+    flags: int
+    body: bytes
+
+
+class Wire:
+    """A connection that sends the binary log from a position on. Raises pymysql.MySQLError."""
+
+    def __init__(self, opened: Opened, place: str) -> None:
+        # PyMySQL has no public way to send a command and to read its answer.
+        self._opened: Any = opened
+        self._place = place
+        self._buffer = bytearray()
+        self._at = 0
+        self._checksums = False
+        self._heard_at = time.monotonic()
+
+    def start(self, facts: Facts, position: Position, server_id: int, name: str) -> None:
+        """Ask for everything after the whole transactions of `position`."""
+        with self._opened.cursor() as at:
+            at.execute("SET @master_binlog_checksum = @@global.binlog_checksum")
+            at.execute("SET @source_binlog_checksum = @@global.binlog_checksum")
+            period = _HEARTBEAT_SECONDS * 1_000_000_000
+            at.execute(f"SET @master_heartbeat_period = {period}")
+            at.execute(f"SET @source_heartbeat_period = {period}")
+            if facts.is_mariadb:
+                at.execute("SET @mariadb_slave_capability = 4")
+                at.execute("SET @slave_connect_state = %s", [position.done])
+                at.execute("SET @slave_gtid_strict_mode = 1")
+                at.execute("SET @slave_gtid_ignore_duplicates = 0")
+        host = shown_name(name).encode()
+        self._command(
+            struct.pack("<BI", COM_REGISTER_SLAVE, server_id)
+            + struct.pack("<B", len(host))
+            + host
+            + b"\0\0"
+            + struct.pack("<HII", 0, 0, 0)
+        )
+        self._opened._read_packet()
+        if position.kind == "mysql":
+            wanted = LibraryGtidSet(position.done).encoded()
+            self._command(
+                struct.pack("<BHII", COM_BINLOG_DUMP_GTID, _THROUGH_GTID, server_id, 0)
+                + struct.pack("<QI", 4, len(wanted))
+                + wanted
+            )
+        else:
+            file, offset = ("", 4) if facts.is_mariadb else file_and_offset(position.done)
+            self._command(
+                struct.pack("<BIHI", COM_BINLOG_DUMP, offset, 0, server_id) + file.encode()
+            )
+        self._socket = self._opened._sock
+        self._socket.settimeout(_SILENCE_SECONDS)
+        self._heard_at = time.monotonic()
+
+    def read(self, patience_seconds: float) -> Event | None:
+        """The next event; None when none has come after so long."""
+        deadline = None
+        while True:
+            packet = self._packet()
+            if packet is not None:
+                return self._event(packet)
+            now = time.monotonic()
+            deadline = now + patience_seconds if deadline is None else deadline
+            if not self._receive(max(0.0, deadline - now)) and time.monotonic() >= deadline:
+                return None
+
+    def close(self) -> None:
+        self._opened._force_close()  # a COM_QUIT would wait behind the stream
+
+    def _command(self, command: bytes) -> None:
+        self._opened._write_bytes(len(command).to_bytes(4, "little") + command)
+        self._opened._next_seq_id = 1
+
+    def _receive(self, patience_seconds: float) -> bool:
+        """Take in what has arrived, waiting for it so long; whether anything has."""
+        pending = getattr(self._socket, "pending", None)
+        is_pending = bool(pending and pending())
+        if not is_pending and not select.select([self._socket], [], [], patience_seconds)[0]:
+            if time.monotonic() - self._heard_at > _SILENCE_SECONDS:
+                raise SourceUnavailable(f"{self._place}: the server has fallen silent")
+            return False
+        try:
+            chunk = self._socket.recv(_CHUNK_BYTES)
+        except OSError as error:
+            text = type(error).__name__
+            raise SourceUnavailable(f"{self._place}: the connection broke off: {text}") from None
+        if not chunk:
+            raise SourceUnavailable(f"{self._place}: the server closed the connection")
+        if self._at:
+            del self._buffer[: self._at]
+            self._at = 0
+        self._buffer += chunk
+        self._heard_at = time.monotonic()
+        return True
+
+    def _packet(self) -> bytes | None:
+        """The next whole packet in the buffer; one of 16 MB and more comes in several."""
+        buffer, at = self._buffer, self._at
+        ends = []
+        while True:
+            if len(buffer) - at < 4:
+                return None
+            size = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16
+            at += 4 + size
+            if len(buffer) < at:
+                return None
+            ends.append((at - size, at))
+            if size < _WHOLE_PACKET:
+                break
+        self._at = at
+        return b"".join(bytes(buffer[start:end]) for start, end in ends)
+
+    def _event(self, packet: bytes) -> Event:
+        first = packet[0]
+        if first == 0xFF:
+            pymysql.err.raise_mysql_exception(packet)
+        if first == 0xFE and len(packet) < 9:
+            raise SourceUnavailable(f"{self._place}: the server ended the stream (it shuts down)")
+        timestamp, kind, server_id, size, end, flags = _HEADER.unpack_from(packet, 1)
+        stop = len(packet)
+        if kind == FORMAT_DESCRIPTION_EVENT:
+            # The algorithm and a checksum are always its last five bytes.
+            self._checksums = packet[-5] == _CRC32
+            stop -= 5
+        elif kind == ROTATE_EVENT:
+            # The first comes before the server has said whether there are checksums.
+            body = packet[1:-BINLOG_CHECKSUM_LEN]
+            if zlib.crc32(body).to_bytes(4, "little") == packet[-BINLOG_CHECKSUM_LEN:]:
+                stop -= BINLOG_CHECKSUM_LEN
+        elif self._checksums:
+            stop -= BINLOG_CHECKSUM_LEN
+        return Event(kind, timestamp, server_id, size, end, flags, packet[20:stop])
+
+
+def unpacked_events(event: Event) -> Iterator[Event]:
+    """The events of a compressed transaction (MySQL's Transaction_payload_event), one by one.
+
+    Their `end` is that of the whole. Raises SourceUnavailable for what is compressed otherwise.
+    """
+    body, at, fields = event.body, 0, {}
+    while body[at]:
+        kind, at = length_at(body, at)
+        size, at = length_at(body, at)
+        fields[kind] = length_at(body, at)[0]
+        at += size
+    packed = body[at + 1 :]
+    if fields.get(_COMPRESSION) != _ZSTD:
+        raise SourceUnavailable("a transaction is compressed in a way that is not known")
+    with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as reader:
+        while header := reader.read(_HEADER.size):
+            timestamp, kind, server_id, size, _, flags = _HEADER.unpack(header)
+            inner = reader.read(size - _HEADER.size)
+            yield Event(kind, timestamp, server_id, size, event.end, flags, inner)

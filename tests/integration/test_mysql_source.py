@@ -1,0 +1,205 @@
+"""The MySQL source against real servers; values against what the servers themselves say of them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from eventing.changes import Change
+from eventing.matching import Matcher, Rule
+from eventing.sources.mysql import MySqlSource
+from tests.databases import connect, execute
+from tests.waiting import wait_until
+
+ALL = frozenset({"insert", "update", "delete"})
+EVERYTHING = Matcher([Rule(1, "all", (), ALL)])  # type: ignore[arg-type]
+
+
+class Capture:
+    """An open source, and the position it was last read to."""
+
+    def __init__(self, url: str, watch: Matcher = EVERYTHING, after: str | None = None) -> None:
+        self.source = MySqlSource(url, "mission_control_test")
+        self.source.open(watch, after)
+        self.position = after
+
+    def read(self, timeout_seconds: float = 0.2) -> list[Change]:
+        batch = self.source.read(1000, timeout_seconds)
+        self.position = batch.position
+        return batch.changes
+
+    def until(self, count: int) -> list[Change]:
+        """Exactly `count` changes: as many come, and no more."""
+        changes: list[Change] = []
+        wait_until(lambda: len(changes.extend(self.read()) or changes) >= count, 20, "changes")  # type: ignore[func-returns-value]
+        changes += self.read()
+        assert len(changes) == count
+        return changes
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def database(request: pytest.FixtureRequest) -> str:
+    """A database on each kind of server, by its URL."""
+    return str(request.getfixturevalue(f"{request.param}_database"))
+
+
+@pytest.fixture
+def capture(database: str) -> Iterator[Capture]:
+    opened = Capture(database)
+    yield opened
+    opened.source.close()
+
+
+def documents(changes: Sequence[Change]) -> list[Any]:
+    assert [change.problem for change in changes] == [None] * len(changes)
+    return [json.loads(change.document, parse_float=Decimal) for change in changes]
+
+
+def test_inserts_updates_and_deletes_are_read_in_order(capture: Capture, database: str) -> None:
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, email varchar(50))")
+    execute(database, "INSERT INTO users VALUES (7, 'a@example.com')")
+    execute(database, "UPDATE users SET email = 'b@example.com'")
+    execute(database, "DELETE FROM users")
+    changes = capture.until(3)
+    assert [change.operation for change in changes] == ["insert", "update", "delete"]
+    assert {change.table for change in changes} == {"users"}
+    assert {change.document_id for change in changes} == {"7"}
+    first, second = {"id": 7, "email": "a@example.com"}, {"id": 7, "email": "b@example.com"}
+    assert documents(changes) == [first, second, second]
+    assert [json.loads(change.old or "null") for change in changes] == [None, first, second]
+    assert [change.index for change in changes] == [0, 0, 0]
+
+
+def test_a_key_of_several_columns_is_an_object_and_none_at_all_is_empty(
+    capture: Capture, database: str
+) -> None:
+    execute(database, "CREATE TABLE pairs (v text, b int, a varchar(9), PRIMARY KEY (a, b))")
+    execute(database, "CREATE TABLE loose (v text)")
+    execute(database, "INSERT INTO pairs VALUES ('v', 1, 'x')")
+    execute(database, "INSERT INTO loose VALUES ('v')")
+    pair, loose = capture.until(2)
+    assert pair.document_id == '{"a":"x","b":1}'
+    assert loose.document_id == ""
+
+
+# Column, value in SQL, and what the contract says becomes of it.
+VALUES: list[tuple[str, str, str]] = [
+    ("tinyint", "-128", "-128"),
+    ("tinyint unsigned", "255", "255"),
+    ("smallint unsigned", "65535", "65535"),
+    ("mediumint", "-8388608", "-8388608"),
+    ("mediumint unsigned", "16777215", "16777215"),
+    ("int unsigned", "4294967295", "4294967295"),
+    ("bigint", "-9223372036854775808", "-9223372036854775808"),
+    ("bigint unsigned", "18446744073709551615", "18446744073709551615"),
+    ("boolean", "true", "1"),
+    ("bit(1)", "b'1'", "1"),
+    ("bit(64)", "18446744073709551615", "18446744073709551615"),
+    ("decimal(65,30)", "-1.000000000000000000000000000001", "-1.000000000000000000000000000001"),
+    ("decimal(10,0)", "42", "42"),
+    ("decimal(4,4)", "0.0100", "0.0100"),
+    ("float", "1.1", "1.1"),
+    ("double", "0.1", "0.1"),
+    ("double", "1e300", "1e+300"),
+    ("year", "2019", "2019"),
+    ("date", "'2019-10-19'", '"2019-10-19"'),
+    ("date", "'0000-00-00'", '"0000-00-00"'),
+    ("time", "'-838:59:59'", '"-838:59:59"'),
+    ("time(6)", "'-00:00:00.000001'", '"-00:00:00.000001"'),
+    ("time(3)", "'12:00:00.053'", '"12:00:00.053"'),
+    ("datetime", "'2019-10-19 12:40:50'", '"2019-10-19T12:40:50"'),
+    ("datetime(3)", "'2019-10-19 12:40:50.053'", '"2019-10-19T12:40:50.053"'),
+    ("datetime(6)", "'9999-12-31 23:59:59.999999'", '"9999-12-31T23:59:59.999999"'),
+    ("datetime", "'0000-00-00 00:00:00'", '"0000-00-00T00:00:00"'),
+    # The sessions of the tests are an hour ahead of UTC.
+    ("timestamp(3)", "'2019-10-19 12:40:50.053'", '"2019-10-19T11:40:50.053Z"'),
+    ("timestamp", "'2038-01-19 04:14:07'", '"2038-01-19T03:14:07Z"'),
+    ("char(3)", "'é '", '"é"'),
+    ("char(200)", "repeat('ü', 200)", '"' + 200 * "ü" + '"'),
+    ("varchar(300)", "'\U0001f600 \"\\\\ \\0 \\n'", json.dumps('\U0001f600 "\\ \0 \n')),
+    ("varchar(9) CHARACTER SET latin1", "'é€'", '"é€"'),
+    ("varchar(9) CHARACTER SET latin1", "_latin1 x'81E9'", '"\\u0081é"'),
+    ("varchar(9) CHARACTER SET utf8mb3", "'é'", '"é"'),
+    ("varchar(9) CHARACTER SET utf16", "'é\U0001f600'", '"é\U0001f600"'),
+    ("varchar(9) CHARACTER SET sjis", "'日本'", '"日本"'),
+    ("text", "''", '""'),
+    ("longtext", "'x'", '"x"'),
+    ("tinytext", "'x'", '"x"'),
+    ("binary(4)", "x'00FF'", '"AP8AAA=="'),
+    ("varbinary(9)", "x'00FF00'", '"AP8A"'),
+    ("blob", "x'00FF'", '"AP8="'),
+    ("enum('a','it''s','ü')", "'it''s'", '"it\'s"'),
+    ("enum('a','ü') CHARACTER SET latin1", "'ü'", '"ü"'),
+    ("set('a','b','c')", "'c,a'", '"a,c"'),
+    ("set('a','b')", "''", '""'),
+    ("json", "'{\"a\": [1, 2.50, null, true], \"b\": {}}'", '{"a":[1,2.50,null,true],"b":{}}'),
+    ("json", "'{\"é\": \"日\"}'", '{"é":"日"}'),
+    ("json", "'12345678901234567890'", "12345678901234567890"),
+    ("json", "'\"x\"'", '"x"'),
+    ("json", "'null'", "null"),
+    ("json", "JSON_ARRAY(-1, 40000, 3000000000, 1e100)", "[-1,40000,3000000000,1e+100]"),
+    ("geometry", "ST_GeomFromText('POINT(1 2)')", '"AAAAAAEBAAAAAAAAAAAA8D8AAAAAAAAAQA=="'),
+    ("int", "NULL", "null"),
+    ("varchar(9)", "NULL", "null"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", ["MINIMAL", "FULL"])
+def test_every_type_becomes_what_the_contract_says(
+    request: pytest.FixtureRequest, metadata: str, capture: Capture, database: str
+) -> None:
+    columns = ", ".join(f"c{n} {kind} NULL" for n, (kind, _, _) in enumerate(VALUES))
+    values = ", ".join(value for _, value, _ in VALUES)
+    before = execute(database, "SELECT @@GLOBAL.binlog_row_metadata")[0][0]
+    execute(database, f"SET GLOBAL binlog_row_metadata = '{metadata}'")
+    request.addfinalizer(lambda: execute(database, f"SET GLOBAL binlog_row_metadata = '{before}'"))
+    writer = connect(database, sql_mode="", init_command="SET time_zone = '+01:00'")
+    with writer.cursor() as at:
+        at.execute(f"CREATE TABLE things (id int PRIMARY KEY AUTO_INCREMENT, {columns})")
+        at.execute(f"INSERT INTO things VALUES (1, {values})")
+    writer.close()
+    (change,) = capture.until(1)
+    (document,) = documents([change])
+    for n, (kind, value, text) in enumerate(VALUES):
+        expected = json.loads(text, parse_float=Decimal)
+        assert document[f"c{n}"] == expected, f"{kind} {value}"
+
+
+def test_after_any_change_of_a_transaction_the_rest_follows_and_nothing_twice(
+    capture: Capture, database: str
+) -> None:
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, v int)")
+    execute(database, "CREATE TABLE others (id int PRIMARY KEY, v int)")
+    writer = connect(database, autocommit=False)
+    with writer.cursor() as at:
+        at.execute("INSERT INTO users VALUES (1, 0), (2, 0), (3, 0)")
+        at.execute("SAVEPOINT here")
+        at.execute("INSERT INTO users VALUES (4, 0)")
+        at.execute("ROLLBACK TO here")
+        at.execute("INSERT INTO others VALUES (5, 0)")
+        at.execute("UPDATE users SET v = 1")
+        writer.commit()
+        at.execute("INSERT INTO users VALUES (9, 0)")
+        writer.rollback()
+        at.execute("DELETE FROM users")
+        writer.commit()
+    writer.close()
+    changes: list[Change] = []
+    positions: list[str] = []
+    for _ in range(30):
+        batch = capture.source.read(1, 1.0)
+        changes += batch.changes
+        positions += [batch.position] * len(batch.changes)
+        if len(changes) == 10:
+            break
+    capture.source.close()
+    assert [change.document_id for change in changes] == list("1235123123")
+    assert [change.index for change in changes] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+    assert len({change.position for change in changes}) == 10
+    for number, position in enumerate(positions):
+        again = Capture(database, after=position)
+        rest = again.until(9 - number)
+        again.source.close()
+        assert rest == changes[number + 1 :]
