@@ -60,7 +60,7 @@ class MongoSource:
         self._database: Documents | None = None
         self._version: tuple[int, ...] = ()
         self._watch: Watch | None = None
-        self._pipeline: list[dict[str, Any]] = []
+        self._wanted: dict[str, Any] = {}
         self._cursor: int = 0
         self._token: str | None = None
         self._last_time = Timestamp(0, 0)
@@ -82,7 +82,7 @@ class MongoSource:
             self._version = facts.version
             self._session = database.client.start_session(causal_consistency=False)
             self._watch = watch
-            self._pipeline = _pipeline(watch)
+            self._wanted = _wanted(watch)
             self._token = after
             self._start()
         except PyMongoError as error:
@@ -96,10 +96,10 @@ class MongoSource:
     def watch(self, watch: Watch) -> None:
         """Read on from the same place, for other collections or operations."""
         self._watch = watch
-        pipeline = _pipeline(watch)
-        if self._database is None or pipeline == self._pipeline:
+        wanted = _wanted(watch)
+        if self._database is None or wanted == self._wanted:
             return
-        self._pipeline = pipeline
+        self._wanted = wanted
         try:
             self._stop()
             self._start()
@@ -224,7 +224,7 @@ class MongoSource:
         if self._token is not None:
             # As resumeAfter, but it also goes on behind an `invalidate`.
             stage["startAfter"] = {"_data": self._token}
-        pipeline: list[dict[str, Any]] = [{"$changeStream": stage}, *self._pipeline]
+        pipeline: list[dict[str, Any]] = [{"$changeStream": stage}, self._match()]
         if bare:
             pipeline.append({"$project": {"fullDocument": 0, "updateDescription": 0}})
         elif self._version >= _SPLITS_EVENTS_SINCE:
@@ -238,6 +238,17 @@ class MongoSource:
         self._fragments = {}
         if self._token is None:
             self._token = reply["cursor"]["postBatchResumeToken"]["_data"]
+
+    def _match(self) -> dict[str, Any]:
+        """What the server is to send: what is wanted, and the event that the token is of.
+
+        The server looks for that event behind the filter, and refuses to go on where a trigger
+        that wanted it is gone.
+        """
+        kept: list[dict[str, Any]] = [self._wanted, {"operationType": "invalidate"}]
+        if self._token is not None:
+            kept.append({"clusterTime": _time_of(self._token)})
+        return {"$match": {"$or": kept}}
 
     def _stop(self) -> None:
         if self._database is not None and self._cursor:
@@ -365,10 +376,15 @@ def _latest(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**event["documentKey"], **known}
 
 
-def _pipeline(watch: Watch) -> list[dict[str, Any]]:
-    """What the server is to leave out, so that what nobody wants costs next to nothing."""
-    wanted = [name for name, operation in _OPERATIONS.items() if operation in watch.operations]
-    changes: dict[str, Any] = {"operationType": {"$in": wanted}}
+def _wanted(watch: Watch) -> dict[str, Any]:
+    """What of the stream is wanted, so that the rest does not even leave the server."""
+    names = [name for name, operation in _OPERATIONS.items() if operation in watch.operations]
+    wanted: dict[str, Any] = {"operationType": {"$in": names}}
     if not watch.wants_future_tables:
-        changes["ns.coll"] = {"$in": sorted(watch.named_tables)}
-    return [{"$match": {"$or": [changes, {"operationType": "invalidate"}]}}]
+        wanted["ns.coll"] = {"$in": sorted(watch.named_tables)}
+    return wanted
+
+
+def _time_of(token: str) -> Timestamp:
+    """The time of a resume token's event: it follows the first byte, as seconds and a count."""
+    return Timestamp(int(token[2:10], 16), int(token[10:18], 16))
