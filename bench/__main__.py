@@ -21,7 +21,7 @@ from bench import bare
 from bench.endpoint import endpoint
 from bench.results import Figure, table, write_json
 from demo.servers import PostgresServer, RedisServer
-from tests.databases import new_mongodb
+from tests.databases import MySqlServer, execute, new_mariadb, new_mongodb, new_mysql
 from tests.servers import new_postgres, new_redis
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -118,6 +118,13 @@ class Bench:
         self.postgres.stop("immediate")
 
 
+_MYSQL_TABLE = """
+CREATE TABLE orders (id int PRIMARY KEY, number bigint, customer varchar(60), status varchar(20),
+ total decimal(10,2), note text, placed_at datetime(3))
+"""
+_MYSQL_VALUES = "'ada@example.com','paid',19.90,'leave it at the door','2026-01-02 03:04:05.678'"
+
+
 def seconds_until(condition: Callable[[], bool], limit_seconds: float) -> float:
     """How long it takes until `condition`, looked at ten times a second so as not to disturb."""
     started = time.perf_counter()
@@ -194,15 +201,60 @@ def measure_capture_mongodb(bench: Bench, events: int) -> list[Figure]:
             loop = bare.watch(database, token, events)
     finally:
         mongodb.kill()
+    return [_figure_of_capture(bench, "MongoDB", rate, loop, "≥ 70 %")]
+
+
+def measure_capture_mysql(bench: Bench, events: int) -> list[Figure]:
+    """Rows that wait in MySQL's binary log, stored in the log; then pymysqlreplication alone."""
+    return [_capture_of_binary_log(bench, new_mysql(), events)]
+
+
+def measure_capture_mariadb(bench: Bench, events: int) -> list[Figure]:
+    """The same with MariaDB."""
+    return [_capture_of_binary_log(bench, new_mariadb(), events)]
+
+
+def _capture_of_binary_log(bench: Bench, server: MySqlServer, events: int) -> Figure:
+    server.start()
+    try:
+        url = server.create_database("bench")
+        execute(url, _MYSQL_TABLE)
+        bench.configure("http://127.0.0.1:9/", "paused", source=("mysql", url))
+        bench.stack.stop("worker")
+        bench.stack.stop("capture")
+        end = bare.end_of_binary_log(url)
+        before = bench.stored()
+        for first in range(0, events, 1000):
+            numbers = range(first, min(first + 1000, events))
+            rows = ",".join(f"({number},{number},{_MYSQL_VALUES})" for number in numbers)
+            execute(url, f"INSERT INTO orders VALUES {rows}")
+        bench.stack.start("capture")
+        wait_until(lambda: bench.stored() > before, 60, "nothing is stored")
+        begun = bench.stored()
+        seconds = seconds_until(lambda: bench.stored() - before >= events, 300)
+        rate = (before + events - begun) / seconds
+        bench.stack.stop("capture")
+        loop = bare.binary_log(url, end, events)
+    finally:
+        server.kill()
+    return _figure_of_capture(bench, server.name, rate, loop, "≥ 80 %")
+
+
+def _figure_of_capture(bench: Bench, name: str, rate: float, loop: float, target: str) -> Figure:
     # Nobody is to deliver these while something else is measured.
     bench.stack.execute("TRUNCATE mission_control.delivery")
     bench.stack.start("capture")
     bench.stack.start("worker")
     bench.configure("http://127.0.0.1:9/", "paused")
-    note = f"bare loop {loop:,.0f}/s"
-    target = "≥ 70 % of the bare loop"
-    name = "capture, MongoDB, stored in the log"
-    return [Figure(name, rate, "events/s", target, rate / loop, "bare loop", note)]
+    return Figure(
+        f"capture, {name}, stored in the log",
+        rate,
+        "events/s",
+        f"{target} of the bare loop",
+        rate / loop,
+        "bare loop",
+        f"bare loop {loop:,.0f}/s",
+    )
 
 
 def _document(number: int) -> dict[str, object]:
@@ -287,6 +339,8 @@ def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
 
 BENCHMARKS = {
     "capture": measure_capture,
+    "capture-mysql": measure_capture_mysql,
+    "capture-mariadb": measure_capture_mariadb,
     "capture-mongodb": measure_capture_mongodb,
     "delivery": measure_delivery,
     "end-to-end": measure_end_to_end,

@@ -6,10 +6,15 @@ of Postgres stores each row by COPY; that of MongoDB only reads, as `watch()` ha
 
 import io
 import time
+from urllib.parse import urlsplit
 
 import psycopg2
 import psycopg2.extras
 from pymongo.database import Database
+from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication.row_event import WriteRowsEvent
+
+from tests.databases import execute
 
 
 def capture(source_url: str, log_url: str, rows: int) -> float:
@@ -53,6 +58,41 @@ def watch(database: Database, token: object, changes: int) -> float:  # type: ig
         for _ in range(changes):
             stream.next()
         return changes / (time.perf_counter() - started)
+
+
+def end_of_binary_log(url: str) -> tuple[str, int]:
+    """File and offset of a server's binary log now."""
+    file, offset = execute(url, "SHOW BINARY LOGS")[-1][:2]
+    return str(file), int(offset)
+
+
+def binary_log(url: str, end: tuple[str, int], rows: int) -> float:
+    """Rows per second out of pymysqlreplication, for `rows` that wait behind a place in the log."""
+    parts = urlsplit(url)
+    is_mariadb = "MariaDB" in str(execute(url, "SELECT version()")[0][0])
+    reader = BinLogStreamReader(
+        connection_settings={
+            "host": parts.hostname,
+            "port": parts.port,
+            "user": parts.username,
+            "passwd": parts.password,
+        },
+        server_id=4_000_000_000,
+        is_mariadb=is_mariadb,
+        resume_stream=True,
+        log_file=end[0],
+        log_pos=end[1],
+        only_events=[WriteRowsEvent],
+    )
+    started = time.perf_counter()
+    seen = 0
+    for event in reader:
+        seen += len(event.rows)
+        if seen >= rows:
+            break
+    seconds = time.perf_counter() - started
+    reader.close()
+    return rows / seconds
 
 
 def _line(payload: bytes) -> str:

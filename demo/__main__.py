@@ -119,8 +119,8 @@ def _run(options: argparse.Namespace, running: ExitStack) -> None:
     lock.flush()
     _say(
         f"\nMission Control is running.\n\n    {url}\n    sign in as admin, password"
-        f" {kept.login_password}\n\nWhat the processes say is in {_short(logs)}/."
-        " Ctrl-C stops everything."
+        f" {kept.login_password}\n\nA MySQL, MariaDB or MongoDB of your own can be watched as well:"
+        f" docs/guides/.\nWhat the processes say is in {_short(logs)}/. Ctrl-C stops everything."
     )
     while not (ended := processes.ended()):
         time.sleep(_LOOK_EVERY_SECONDS)

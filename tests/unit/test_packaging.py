@@ -38,6 +38,7 @@ COMPOSE_SCHEMA: dict[str, Any] = {
                     "build": {"type": "string"},
                     "image": {"type": "string"},
                     "init": {"type": "boolean"},
+                    "profiles": {"type": "array", "items": {"type": "string"}},
                     "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
                     "command": {"type": "array", "items": {"type": "string"}},
                     "ports": {"type": "array", "items": {"type": "string"}},
@@ -111,7 +112,8 @@ def test_compose_waits_only_for_services_that_can_be_waited_for(compose: Any) ->
 
 def test_compose_starts_what_the_procfile_starts(compose: Any) -> None:
     services = compose["services"]
-    assert set(services) == {*PROCESSES, "postgres", "redis", "migrate"}
+    always = {name for name, service in services.items() if "profiles" not in service}
+    assert always == {*PROCESSES, "postgres", "redis", "migrate"}
     for name in ("capture", "worker", "beat"):
         assert services[name]["command"] == shlex.split(procfile()[name])[1:]
 
@@ -132,6 +134,15 @@ def test_compose_keeps_the_log_in_a_named_volume(compose: Any) -> None:
 
 def test_compose_makes_the_server_stream_logically(compose: Any) -> None:
     assert "wal_level=logical" in compose["services"]["postgres"]["command"]
+
+
+def test_compose_has_a_mysql_and_a_mongodb_ready_to_be_captured(compose: Any) -> None:
+    mysql, mongodb = compose["services"]["mysql"], compose["services"]["mongodb"]
+    assert (mysql["profiles"], mongodb["profiles"]) == (["mysql"], ["mongodb"])
+    assert "--gtid-mode=ON" in mysql["command"]
+    assert "--binlog-row-metadata=FULL" in mysql["command"]
+    assert "--replSet" in mongodb["command"]
+    assert "rs.initiate" in mongodb["healthcheck"]["test"][-1]
 
 
 def test_compose_sets_only_what_the_settings_read(compose: Any) -> None:
