@@ -112,7 +112,7 @@ class MySqlServer(Server):
         super().__init__(folder)
         self.password = secrets.token_urlsafe(18)
         self._files = folder / "data"
-        self._settings = {**_MYSQL_SETTINGS, **self._own_settings(), **(settings or {})}
+        self.settings = {**_MYSQL_SETTINGS, **self._own_settings(), **(settings or {})}
 
     def _own_settings(self) -> dict[str, str]:
         return {"mysqlx": "OFF", "gtid_mode": "ON", "enforce_gtid_consistency": "ON"}
@@ -146,7 +146,7 @@ class MySqlServer(Server):
         is_new = not self._files.exists()
         if is_new:
             self._initialize()
-        options = [f"--{name}={value}" for name, value in self._settings.items()]
+        options = [f"--{name}={value}" for name, value in self.settings.items()]
         own = [
             f"--datadir={self._files}",
             f"--port={self.port}",

@@ -158,9 +158,10 @@ def _of_gtids(facts: Facts) -> Finding:
         "global transaction ids",
         "warning",
         "gtid_mode is off",
-        "the position is a place in this server's files: after a failover capture must start anew",
+        "the position is a place in this server's files: after a failover capture must start anew;"
+        " capture uses the ids from when it is next started anew",
         "SET PERSIST enforce_gtid_consistency = ON; SET PERSIST gtid_mode = OFF_PERMISSIVE;"
-        " SET PERSIST gtid_mode = ON_PERMISSIVE; SET PERSIST gtid_mode = ON; then start anew",
+        " SET PERSIST gtid_mode = ON_PERMISSIVE; SET PERSIST gtid_mode = ON;",
     )
 
 

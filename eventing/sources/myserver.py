@@ -25,10 +25,10 @@ _READ_SECONDS: Final = 30
 # The longest there is: the catalogue may not be asked for days.
 _IDLE_SECONDS: Final = 31_536_000
 _BROKEN: Final = frozenset({CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_CONN_HOST_ERROR})
-_SIGN_IN: Final = frozenset(
-    {ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, ER.HOST_NOT_PRIVILEGED}
+_SIGN_IN: Final = frozenset({ER.ACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, ER.HOST_NOT_PRIVILEGED})
+_NO_RIGHT: Final = frozenset(
+    {ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR}
 )
-_NO_RIGHT: Final = frozenset({ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR})
 _BINLOG_FAILURE: Final = 1236
 # The tables of an event log kept in the watched database begin with this; they are never captured.
 OWN_TABLES: Final = "mission_control_"

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eventing.changes import Change
 from eventing.matching import Matcher, Rule
@@ -203,3 +206,77 @@ def test_after_any_change_of_a_transaction_the_rest_follows_and_nothing_twice(
         rest = again.until(9 - number)
         again.source.close()
         assert rest == changes[number + 1 :]
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(0, 2**64 - 1),
+        st.integers(-(2**23), 2**23 - 1),
+        st.decimals(-(10**15), 10**15, places=5),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+        st.binary(max_size=40),
+        st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31)),  # noqa: DTZ001
+        st.sampled_from(["small", "it's", "größer"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers(-(2**63), 2**63 - 1)
+            | st.text(
+                st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9
+            ),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.text(st.characters(codec="ascii"), max_size=5), inner, max_size=3
+                )
+            ),
+            max_leaves=9,
+        ),
+    ),
+    min_size=1,
+    max_size=30,
+)
+# The server's own words for a row; JSON is held against what was written.
+ORACLE = """
+SELECT JSON_OBJECT('id', id, 'u', u, 'm', m, 'd', d, 'f', f, 't', t, 'b', TO_BASE64(b),
+  'at', DATE_FORMAT(at, '%Y-%m-%dT%H:%i:%s.%f'), 'e', e) FROM things ORDER BY id
+"""
+
+
+def test_rows_at_random_are_what_the_server_says_they_are(capture: Capture, database: str) -> None:
+    execute(
+        database,
+        "CREATE TABLE things (id int PRIMARY KEY, u bigint unsigned, m mediumint,"
+        " d decimal(20,5), f double, t varchar(40), b varbinary(40), at datetime(6),"
+        " e enum('small', 'it''s', 'größer'), j json)",
+    )
+    capture.read()
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(ROWS)
+    def compare(rows: Any) -> None:
+        connection = connect(database, autocommit=False)
+        with connection.cursor() as at:
+            at.executemany(
+                "INSERT INTO things VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    (n, *row[:5], row[5], *row[6:8], json.dumps(row[8]))
+                    for n, row in enumerate(rows)
+                ],
+            )
+            at.execute(ORACLE)
+            told = [json.loads(text, parse_float=Decimal) for (text,) in at.fetchall()]
+            connection.commit()
+            at.execute("DELETE FROM things")
+        connection.commit()
+        connection.close()
+        changes = capture.until(2 * len(rows))
+        found = documents(changes)
+        assert found[len(rows) :] == found[: len(rows)]
+        for row, document, oracle in zip(rows, found, told, strict=False):
+            assert document.pop("j") == row[8]
+            assert float(document.pop("f")) == float(oracle.pop("f")) == row[3]
+            assert document == oracle
+
+    compare()
