@@ -16,7 +16,7 @@ from eventing.connection_strings import ConnectionString
 from eventing.definitions import DatabaseDefinition, SettingsDefinition
 from eventing.logs import builtin_log, log_at
 from eventing.logs.base import EventLog, LogUnavailable
-from eventing.models import Database, EventingDb, Project
+from eventing.models import Database, EventingDb, Installation, Project
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import eventing_db_to_prepare
 
@@ -116,9 +116,10 @@ def _prepare(url: str, dry_run: bool) -> None:
     A dry run only checks. Raises InvalidInput, with nothing changed, if it cannot hold a log.
     """
     log = log_at(url)
+    owner = str(Installation.objects.values_list("node_id", flat=True).get())
     problems = [
         Problem("eventing.db", finding.what, _needed(finding))
-        for finding in log.check()
+        for finding in log.check(owner)
         if finding.status == "error"
     ]
     if problems:
@@ -126,7 +127,7 @@ def _prepare(url: str, dry_run: bool) -> None:
     if dry_run:
         return
     try:
-        log.make_tables()
+        log.make_tables(owner)
     except LogUnavailable as error:
         raise InvalidInput(
             [Problem("eventing.db", str(error), "a database that answers")]

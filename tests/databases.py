@@ -234,7 +234,7 @@ class MongoDbServer(Server):
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder)
         self._files = folder / "data"
-        self._options = options
+        self.options = options
         # None: the next start is that of a server that stands alone.
         self.replica_set: str | None = "rs0"
 
@@ -249,7 +249,7 @@ class MongoDbServer(Server):
         command = [*loader, str(_FETCHED / "openssl1.1" / _LIBRARIES), str(program)]
         command += ["--dbpath", str(self._files), "--port", str(self.port)]
         command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"]
-        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self._options]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self.options]
         if self.replica_set is not None:
             command += ["--replSet", self.replica_set]
         self._spawn(command)

@@ -118,13 +118,18 @@ class Page:
 class EventLog(Protocol):
     """One Eventing DB. Safe to share between threads."""
 
-    def check(self) -> list[Finding]:
-        """Whether this database can hold the log: connection, version, rights. Changes nothing,
-        never raises for a bad server."""
+    def check(self, owner: str) -> list[Finding]:
+        """Whether this database can hold the log of the installation `owner` (its node id):
+        connection, version, rights, and that no other installation keeps its log here. Changes
+        nothing, never raises for a bad server."""
         ...
 
-    def make_tables(self) -> None:
-        """Make or upgrade schema, tables and this week's partitions, as far as need be."""
+    def make_tables(self, owner: str | None = None) -> None:
+        """Make or upgrade schema, tables and this week's partitions, as far as need be.
+
+        With `owner`, the log is marked as that installation's. Raises LogUnavailable if it is
+        another's.
+        """
         ...
 
     def drop_partitions_before(self, day: int) -> list[str]:

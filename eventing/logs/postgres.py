@@ -196,14 +196,14 @@ class PostgresEventLog:
 
     # Tables and partitions
 
-    def check(self) -> list[Finding]:
-        """Whether this database can hold the log: connection, version and rights."""
+    def check(self, owner: str) -> list[Finding]:
+        """Whether this database can hold the log of an installation."""
         try:
             with self._transaction() as cursor:
                 self._run(cursor, _FACTS, SCHEMA, SCHEMA)
-                version, version_text, role, database, in_recovery, may_create, may_use = cast(
-                    tuple[Any, ...], cursor.fetchone()
-                )
+                facts = cast(tuple[Any, ...], cursor.fetchone())
+                version, version_text, role, database, in_recovery, may_create, may_use = facts[:7]
+                mark, is_control_database = facts[7:]
         except LogUnavailable as error:
             why = "without a connection nothing can be stored"
             return [Finding("connection", "error", str(error), why)]
@@ -234,13 +234,37 @@ class PostgresEventLog:
                 f"they live in a schema of their own, {SCHEMA}",
                 grant,
             ),
+            _finding(
+                "owner",
+                mark in (None, _mark_of(owner)),
+                "another installation keeps its log here" if mark else "nobody keeps a log here",
+                "two installations in one log would take each other's events for their own",
+                "choose another database; if that installation is gone for good:"
+                f" COMMENT ON SCHEMA {SCHEMA} IS NULL;",
+            ),
+            _finding(
+                "control database",
+                not is_control_database,
+                "this is the control database of an installation"
+                if is_control_database
+                else "this is not a control database",
+                "the log in it is the built-in one",
+                "choose `builtin`",
+            ),
         ]
 
-    def make_tables(self) -> None:
+    def make_tables(self, owner: str | None = None) -> None:
         """Make or upgrade schema, tables and this week's partitions, as far as need be."""
         with self._transaction() as cursor:
             self._run(cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.tables'))")
             self._run(cursor, _TABLES)
+            if owner is not None:
+                self._run(cursor, _MARK)
+                (mark,) = cast(tuple[Any, ...], cursor.fetchone())
+                if mark is None:
+                    self._run(cursor, f"COMMENT ON SCHEMA {SCHEMA} IS %s", _mark_of(owner))
+                elif mark != _mark_of(owner):
+                    raise LogUnavailable("another installation keeps its log in this database")
         today = int(time.time() * 1000) // _DAY_MS
         self.make_partitions(range(today - 1, today + 7))
 
@@ -835,7 +859,15 @@ _FACTS: Final = """
            has_database_privilege(current_database(), 'CREATE')
                OR EXISTS (SELECT FROM pg_namespace WHERE nspname = %s),
            NOT EXISTS (SELECT FROM pg_namespace
-                       WHERE nspname = %s AND NOT pg_has_role(nspowner, 'USAGE'))"""
+                       WHERE nspname = %s AND NOT pg_has_role(nspowner, 'USAGE')),
+           obj_description(to_regnamespace('mission_control'), 'pg_namespace'),
+           to_regclass('public.eventing_installation') IS NOT NULL"""
+_MARK: Final = "SELECT obj_description(to_regnamespace('mission_control'), 'pg_namespace')"
+
+
+def _mark_of(owner: str) -> str:
+    """The schema's comment that says whose log it is."""
+    return f"event log of the installation {owner}"
 
 
 def _finding(name: str, good: bool, what: str, why: str, mend: str) -> Finding:

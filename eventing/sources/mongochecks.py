@@ -30,6 +30,7 @@ class Facts:
     is_sharded: bool
     may_watch: bool
     user: str
+    user_database: str
     oplog_hours: float | None
 
 
@@ -47,6 +48,7 @@ def facts_of(database: Documents) -> Facts:
         is_sharded=is_sharded,
         may_watch=not has_oplog or _may_watch(database),
         user=str(users[0]["user"]) if users else "anonymous",
+        user_database=str(users[0]["db"]) if users else "admin",
         oplog_hours=_oplog_hours(database) if has_oplog and not is_sharded else None,
     )
 
@@ -100,8 +102,15 @@ def of_server(facts: Facts, database: str) -> Iterator[Finding]:
         facts.may_watch,
         f"the user {facts.user} {'may' if facts.may_watch else 'may not'} watch {database}",
         "changes are read through a change stream",
-        f'db.getSiblingDB("admin").grantRolesToUser("{facts.user}",'
-        f' [{{role: "read", db: "{database}"}}])',
+        grant(facts.user, facts.user_database, database),
+    )
+
+
+def grant(user: str, user_database: str, database: str) -> str:
+    """What gives a user, who is known in `user_database`, the right to read a database."""
+    return (
+        f'db.getSiblingDB("{user_database}").grantRolesToUser("{user}",'
+        f' [{{role: "read", db: "{database}"}}])'
     )
 
 

@@ -357,11 +357,9 @@ class MongoSource:
         if error.code == _AUTHENTICATION_FAILED:
             return SourceBlocked(f"{place}: the user name or the password is wrong")
         if error.code == _UNAUTHORIZED:
-            user = self._address.user
-            mend = (
-                f'db.getSiblingDB("admin").grantRolesToUser("{user}",'
-                f' [{{role: "read", db: "{self._address.database}"}}])'
-            )
+            address = self._address
+            user_database = dict(address.options).get("authSource", address.database)
+            mend = mongochecks.grant(address.user, user_database, address.database)
             return SourceBlocked(f"{place}: the user lacks a right", mend)
         details = error.details or {}
         return SourceUnavailable(f"{place}: {details.get('codeName', error.code)}")

@@ -173,3 +173,23 @@ def test_the_database_that_holds_the_log_cannot_be_removed(
         product.delete("databases/logs/")
     product.apply(trigger(receiver), eventing_db="builtin")
     product.delete("databases/logs/")
+
+
+def test_a_database_with_the_log_of_another_installation_or_a_control_plane_is_refused(
+    product: Product, stack: Stack, receiver: Receiver, logs_database: str
+) -> None:
+    product.apply(trigger(receiver), eventing_db="logs")
+    product.apply(trigger(receiver))
+    # Once chosen, it may be chosen again by the same installation.
+    product.apply(trigger(receiver), eventing_db="logs")
+    product.apply(trigger(receiver))
+    mark = "event log of the installation 00000000-0000-0000-0000-000000000000"
+    execute(logs_database, f"COMMENT ON SCHEMA mission_control IS '{mark}'")
+    with pytest.raises(AssertionError, match="another installation keeps its log here"):
+        product.apply(trigger(receiver), eventing_db="logs")
+    execute(logs_database, "COMMENT ON SCHEMA mission_control IS NULL")
+    execute(logs_database, "CREATE TABLE eventing_installation (id int PRIMARY KEY)")
+    with pytest.raises(AssertionError, match="choose `builtin`"):
+        product.apply(trigger(receiver), eventing_db="logs")
+    assert "builtin" in stack.manage("export", product.name).stdout
+    execute(logs_database, "DROP TABLE eventing_installation")

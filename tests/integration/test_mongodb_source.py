@@ -14,6 +14,7 @@ from bson.json_util import CANONICAL_JSON_OPTIONS, RELAXED_JSON_OPTIONS, dumps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from demo.servers import give_away
 from eventing.changes import Change
 from eventing.matching import Matcher, Rule
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
@@ -390,3 +391,35 @@ def test_a_server_that_does_not_answer_is_a_finding_and_no_exception() -> None:
     assert "s3cret" not in repr(finding)
     with pytest.raises(SourceUnavailable):
         source.open(EVERYTHING, None)
+
+
+def test_a_user_without_the_right_to_watch_is_found_and_mended() -> None:
+    server = new_mongodb()
+    server.start()
+    with server.client() as client:
+        client.admin.command("createUser", "root", pwd="root", roles=["root"])
+        client["shop"].command("createUser", "reader", pwd="hidden-word", roles=[])
+    server.stop()
+    key = server.folder / "key"
+    key.write_text("k" * 32)
+    key.chmod(0o600)
+    give_away(key)
+    server.options = ("--keyFile", str(key))
+    server.start()
+    url = server.url("shop").replace("//", "//reader:hidden-word@") + "&authSource=shop"
+    findings = {finding.name: finding for finding in MongoSource(url, "x").check()}
+    mend = findings["watch right"].mend
+    assert findings["watch right"].status == "error"
+    assert mend == (
+        'db.getSiblingDB("shop").grantRolesToUser("reader", [{role: "read", db: "shop"}])'
+    )
+    with pytest.raises(SourceBlocked) as blocked:
+        MongoSource(url, "x").open(EVERYTHING, None)
+    assert blocked.value.mend == mend
+    # The same as a command, since the shell is not at hand.
+    login = f"mongodb://root:root@127.0.0.1:{server.port}/admin?directConnection=true"
+    with pymongo.MongoClient[dict[str, Any]](login) as client:
+        roles = [{"role": "read", "db": "shop"}]
+        client["shop"].command("grantRolesToUser", "reader", roles=roles)
+    assert {finding.status for finding in MongoSource(url, "x").check()} == {"ok"}
+    server.kill()
