@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import orjson
-from pymysql.charset import charset_by_name
+from pymysql.charset import charset_by_id, charset_by_name
 from pymysqlreplication.constants import FIELD_TYPE as TYPE
 
 from eventing.sources.myjson import Reader, decimal_reader, json_of_binary
 
 _VECTOR: Final = 242
+_BINARY: Final = "binary"
 _BLOB_COMPRESSED: Final = 140
 _VARCHAR_COMPRESSED: Final = 141
 # How many bytes of the table map describe each type. Types not here have none.
@@ -43,6 +44,17 @@ _META_BYTES: Final = {
     TYPE.NEWDECIMAL: 2,
     _VARCHAR_COMPRESSED: 2,
 }
+_CHARACTERS: Final = frozenset(
+    {
+        TYPE.STRING,
+        TYPE.VAR_STRING,
+        TYPE.VARCHAR,
+        TYPE.BLOB,
+        _BLOB_COMPRESSED,
+        _VARCHAR_COMPRESSED,
+    }
+)
+_ENUMERATED: Final = frozenset({TYPE.ENUM, TYPE.SET})
 _NUMERIC: Final = frozenset(
     {
         TYPE.TINY,
@@ -104,13 +116,17 @@ class CatalogueColumn(NamedTuple):
 
 
 class _Described(NamedTuple):
-    """A column as a table map describes it; what MINIMAL leaves out is None."""
+    """A column as a table map describes it; what MINIMAL leaves out is None.
+
+    `charset` is `binary` for bytes.
+    """
 
     type: int
     meta: int
     name: str | None = None
     unsigned: bool | None = None
     raw_members: tuple[bytes, ...] | None = None
+    charset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +206,36 @@ def _with_metadata(
                 if column.type == wanted:
                     members, at = _members(raw[tag], at)
                     columns[n] = column._replace(raw_members=members)
+    for kinds, default_tag, tag in ((_CHARACTERS, 2, 3), (_ENUMERATED, 10, 11)):
+        places = [n for n, column in enumerate(columns) if column.type in kinds]
+        for n, collation in zip(
+            places, _collations(raw, len(places), default_tag, tag), strict=False
+        ):
+            columns[n] = columns[n]._replace(charset=_charset_of(collation))
     if 8 in raw:
         key = tuple(_numbers(raw[8]))
     elif 9 in raw:
         key = tuple(_numbers(raw[9])[::2])
     return columns, key
+
+
+def _collations(raw: dict[int, bytes], count: int, default_tag: int, tag: int) -> list[int]:
+    """The collation of each column that has one; empty if the map does not tell."""
+    if tag in raw:
+        return _numbers(raw[tag])
+    if default_tag not in raw:
+        return []
+    default, *exceptions = _numbers(raw[default_tag])
+    others = dict(zip(exceptions[::2], exceptions[1::2], strict=True))
+    return [others.get(place, default) for place in range(count)]
+
+
+def _charset_of(collation: int) -> str | None:
+    """The character set of a collation; None for one that PyMySQL does not know yet."""
+    try:
+        return str(charset_by_id(collation).name)  # type: ignore[attr-defined]
+    except KeyError:
+        return None
 
 
 def length_at(body: bytes, at: int) -> tuple[int, int]:
@@ -372,7 +413,7 @@ def _reader(column: _Described, known: CatalogueColumn | None) -> Reader:
         return _length_prefixed(meta, json_of_binary)
     if kind in (TYPE.GEOMETRY, _VECTOR):
         return _length_prefixed(meta, _base64)
-    if kind in _STRINGS:
+    if kind in _CHARACTERS:
         return _string(column, known)
     raise RowsUnreadable(f"a column has type {kind} of MySQL's, which this version cannot read")
 
@@ -384,16 +425,6 @@ _INTEGERS: Final = {
     TYPE.LONG: (4,),
     TYPE.LONGLONG: (8,),
 }
-_STRINGS: Final = frozenset(
-    {
-        TYPE.STRING,
-        TYPE.VAR_STRING,
-        TYPE.VARCHAR,
-        TYPE.BLOB,
-        _BLOB_COMPRESSED,
-        _VARCHAR_COMPRESSED,
-    }
-)
 
 
 def _integer(size: int, *, signed: bool) -> Reader:
@@ -436,7 +467,10 @@ def _set(members: tuple[str, ...], size: int) -> Reader:
 def _member_names(column: _Described, known: CatalogueColumn | None) -> tuple[str, ...]:
     # What the stream tells is in the column's character set, which only the catalogue names here.
     if column.raw_members is not None:
-        encoding = encoding_of(known.charset if known else "utf8mb4")
+        charset = column.charset or (known.charset if known else None)
+        if charset is None:
+            raise _unknown_charset(column)
+        encoding = encoding_of(charset)
         return tuple(member.decode(encoding) for member in column.raw_members)
     assert known is not None  # noqa: S101 — without names, `_fitted` has found every column
     return members_of(known.full_type)
@@ -511,17 +545,24 @@ def _string(column: _Described, known: CatalogueColumn | None) -> Reader:
 
 def _conversion(column: _Described, known: CatalogueColumn | None) -> Callable[[bytes], str]:
     """How the bytes of a string become JSON."""
-    if known is None:
-        raise RowsUnreadable(
-            f"column {column.name} is not in the table any more, so its character set is unknown"
-        )
-    if known.type in _MARIADB_TYPES:
+    if known is not None and known.type in _MARIADB_TYPES:
         return _MARIADB_TYPES[known.type]
-    if known.charset is None:
+    charset = column.charset
+    if charset is None and known is not None:
+        charset = known.charset or _BINARY
+    if charset is None:
+        raise _unknown_charset(column)
+    if charset == _BINARY:
         return _base64
-    if known.is_json:
-        return _json_or_text(encoding_of(known.charset))
-    return _text(encoding_of(known.charset))
+    if known is not None and known.is_json:
+        return _json_or_text(encoding_of(charset))
+    return _text(encoding_of(charset))
+
+
+def _unknown_charset(column: _Described) -> RowsUnreadable:
+    return RowsUnreadable(
+        f"column {column.name} is not in the table any more, so its character set is unknown"
+    )
 
 
 def _json_or_text(encoding: str) -> Callable[[bytes], str]:
