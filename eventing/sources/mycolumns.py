@@ -208,9 +208,8 @@ def _with_metadata(
                     columns[n] = column._replace(raw_members=members)
     for kinds, default_tag, tag in ((_CHARACTERS, 2, 3), (_ENUMERATED, 10, 11)):
         places = [n for n, column in enumerate(columns) if column.type in kinds]
-        for n, collation in zip(
-            places, _collations(raw, len(places), default_tag, tag), strict=False
-        ):
+        collations = _collations(raw, len(places), default_tag, tag)
+        for n, collation in zip(places, collations, strict=False):
             columns[n] = columns[n]._replace(charset=_charset_of(collation))
     if 8 in raw:
         key = tuple(_numbers(raw[8]))

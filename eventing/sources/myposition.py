@@ -81,7 +81,8 @@ class Position:
     """What is stored: whole transactions (`done`), and how far into the next (`transaction`).
 
     `kind` is `mariadb` or `mysql` (then `done` is a set of GTIDs) or `file` (then it is
-    `file:offset`). `index` counts the changes of the transaction that were read.
+    `file:offset`, or `file:offset@seconds` with when the file was begun, which tells it from a
+    later one of the same name). `index` counts the changes of the transaction that were read.
     """
 
     kind: str
@@ -118,5 +119,10 @@ def parse_position(text: str) -> Position:
 
 def file_and_offset(text: str) -> tuple[str, int]:
     """File and offset of a place in the binary log. Raises ValueError."""
-    file, _, offset = text.rpartition(":")
+    file, _, offset = text.partition("@")[0].rpartition(":")
     return file, int(offset)
+
+
+def begun_at(text: str) -> int:
+    """When the file of a place was begun, in seconds since the epoch; 0 if that is not known."""
+    return int(text.partition("@")[2] or 0)

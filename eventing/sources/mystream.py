@@ -16,7 +16,7 @@ from pymysqlreplication.constants import BINLOG
 from eventing.changes import Change, Operation
 from eventing.sources.base import SourceBlocked
 from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, length_at
-from eventing.sources.myposition import BEFORE, GtidSet, Place, Position
+from eventing.sources.myposition import BEFORE, GtidSet, Place, Position, begun_at, file_and_offset
 from eventing.sources.myserver import Server
 from eventing.sources.mytables import Table, Tables
 from eventing.sources.mywire import Event, Wire, unpacked_events
@@ -86,6 +86,7 @@ class Stream:
         self._after = after
         self._gtids = GtidSet(after.kind == "mariadb", after.done if after.kind != "file" else "")
         self._done = after.done
+        self._file_begun_at = begun_at(after.done) if after.kind == "file" else 0
         # The transaction at hand; and how much of it is stored already.
         self._transaction = ""
         self._begun = False
@@ -98,7 +99,7 @@ class Stream:
         self._row_at = 0
         # What is left of a transaction that came compressed.
         self._packed: Iterator[Event] = iter(())
-        self.file = after.done.rpartition(":")[0] if after.kind == "file" else ""
+        self.file = file_and_offset(after.done)[0] if after.kind == "file" else ""
         self.offset = 0
         self.drained = False
 
@@ -163,6 +164,8 @@ class Stream:
             self._take_query(event)
         elif kind == BINLOG.ROTATE_EVENT:
             self._take_rotation(event)
+        elif kind == BINLOG.FORMAT_DESCRIPTION_EVENT:
+            self._take_beginning(event)
         elif kind == _TRANSACTION_PAYLOAD:
             self._packed = unpacked_events(event)
         elif kind == _TAGGED_GTID:
@@ -202,7 +205,7 @@ class Stream:
 
     def _finish(self, event: Event) -> None:
         if self._kind == "file":
-            self._done = f"{self.file}:{event.end}"
+            self._done = f"{self.file}:{event.end}@{self._file_begun_at}"
         elif self._transaction:
             self._gtids.add(self._transaction)
         self._transaction = ""
@@ -224,11 +227,20 @@ class Stream:
                 self._finish(event)
 
     def _take_rotation(self, event: Event) -> None:
-        self.file = event.body[8:].decode()
+        file = event.body[8:].decode()
+        if file != self.file:
+            self._file_begun_at = 0
+        self.file = file
         self.offset = int.from_bytes(event.body[:8], "little")
         self._tables.forget()
         if self._kind == "file" and not self._transaction and event.timestamp:
             self._done = f"{self.file}:{self.offset}"
+
+    def _take_beginning(self, event: Event) -> None:
+        """The first event of a file: after a RESET its name comes back, but not its time."""
+        if self._file_begun_at not in (0, event.timestamp):
+            raise self._server.lost("the binary log was begun anew at the server")
+        self._file_begun_at = event.timestamp
 
     def _take_rows(self, event: Event) -> None:
         self._event += 1

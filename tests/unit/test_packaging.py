@@ -136,13 +136,41 @@ def test_compose_makes_the_server_stream_logically(compose: Any) -> None:
     assert "wal_level=logical" in compose["services"]["postgres"]["command"]
 
 
-def test_compose_has_a_mysql_and_a_mongodb_ready_to_be_captured(compose: Any) -> None:
-    mysql, mongodb = compose["services"]["mysql"], compose["services"]["mongodb"]
-    assert (mysql["profiles"], mongodb["profiles"]) == (["mysql"], ["mongodb"])
-    assert "--gtid-mode=ON" in mysql["command"]
-    assert "--binlog-row-metadata=FULL" in mysql["command"]
-    assert "--replSet" in mongodb["command"]
-    assert "rs.initiate" in mongodb["healthcheck"]["test"][-1]
+def test_compose_keeps_the_sources_to_try_in_profiles_and_named_volumes(compose: Any) -> None:
+    for name in ("mysql", "mongodb"):
+        assert compose["services"][name]["profiles"] == [name]
+        [mount] = compose["services"][name]["volumes"]
+        assert mount.split(":")[0] in compose["volumes"]
+
+
+def test_compose_has_a_mysql_ready_to_be_captured(compose: Any) -> None:
+    assert set(compose["services"]["mysql"]["command"][1:]) == {
+        "--gtid-mode=ON",
+        "--enforce-gtid-consistency=ON",
+        "--binlog-row-metadata=FULL",
+    }
+
+
+def test_the_user_that_compose_makes_in_mysql_has_the_rights_of_the_guide(compose: Any) -> None:
+    guide = (ROOT / "docs" / "guides" / "mysql.md").read_text()
+    named = re.findall(r"^ +GRANT (.+) TO 'mission_control'@'%';$", guide, re.MULTILINE)
+    assert len(named) == 2
+    kind, made = compose["services"]["mysql"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    assert re.findall(r"GRANT (.+) TO mission_control;", made) == named
+    subprocess.run(["sh", "-n", "-c", made.replace("$$", "$")], check=True)
+    # A single dollar sign is compose's own, and would be put in before the shell sees it.
+    assert "$" not in made.replace("$$", "")
+
+
+def test_compose_has_a_mongodb_that_makes_itself_a_replica_set_of_one(compose: Any) -> None:
+    mongodb = compose["services"]["mongodb"]
+    name = mongodb["command"][mongodb["command"].index("--replSet") + 1]
+    program, *_, script = mongodb["healthcheck"]["test"][1:]
+    assert program == "mongosh"
+    # Under the name by which the product's containers reach it: drivers follow what the set says.
+    assert f"rs.initiate({{_id: '{name}', members: [{{_id: 0, host: 'mongodb:27017'}}]}})" in script
+    assert "isWritablePrimary" in script
 
 
 def test_compose_sets_only_what_the_settings_read(compose: Any) -> None:
