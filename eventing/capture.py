@@ -279,7 +279,13 @@ class CaptureLoop:
         self._held = frozenset(item.pk for item in watching if item.state == "paused")
         self._matcher = Matcher(
             [
-                Rule(item.pk, item.name, tuple(item.tables), frozenset(item.operations))  # type: ignore[arg-type]
+                Rule(
+                    item.pk,
+                    item.name,
+                    tuple(item.tables),
+                    frozenset(item.operations),  # type: ignore[arg-type]
+                    item.ordered,
+                )
                 for item in watching
             ]
         )

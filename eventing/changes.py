@@ -75,7 +75,9 @@ class Batch(NamedTuple):
 class Event(NamedTuple):
     """One change for one trigger, ready to be stored: what `event_log` holds.
 
-    `id_text` is `id` as text, which is wanted several times and dear to make.
+    `id_text` is `id` as text, which is wanted several times and dear to make. `order_key` is set
+    for a trigger that delivers in order: events of one trigger with the same key (a 64-bit number)
+    are sent one after another.
     """
 
     id: UUID
@@ -88,6 +90,7 @@ class Event(NamedTuple):
     payload: str
     committed_at_ms: int
     problem: str | None
+    order_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,8 @@ class Claim(NamedTuple):
     """An event that this process alone may now send, until its lease runs out.
 
     `attempt` counts every invocation of the event, `failures` those since it was last asked for
-    (by its change or by a redelivery): `failures` before this attempt, so 0 at first.
+    (by its change or by a redelivery): `failures` before this attempt, so 0 at first. `order_key`
+    is the event's, while others of its document may wait for it.
     """
 
     event_id: UUID
@@ -148,6 +152,7 @@ class Claim(NamedTuple):
     document_id: str
     payload: str
     committed_at_ms: int
+    order_key: int | None = None
 
 
 class Outcome(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Change, Event, Origin
-from eventing.ids import event_id
+from eventing.ids import event_id, order_key
 from eventing.matching import Matcher
 
 MAX_PAYLOAD_CHARACTERS: Final = 64 * 1024 * 1024
@@ -55,6 +55,9 @@ class EventBuilder:
                         payload,
                         change.committed_at_ms,
                         problem,
+                        order_key(database_id, change.table, change.document_id)
+                        if rule.ordered and problem is None
+                        else None,
                     )
                 )
         return events

@@ -18,7 +18,12 @@ TriggerState = Literal["active", "paused", "disabled"]
 TRIGGER_STATES: Final[tuple[TriggerState, ...]] = ("active", "paused", "disabled")
 
 PayloadFormat = Literal["spacecloud", "cloudevents", "cloudevents-binary", "cloudevents-batch"]
-FORMATS: Final[tuple[PayloadFormat, ...]] = ("spacecloud",)
+FORMATS: Final[tuple[PayloadFormat, ...]] = (
+    "spacecloud",
+    "cloudevents",
+    "cloudevents-binary",
+    "cloudevents-batch",
+)
 
 
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -300,9 +305,6 @@ def parse_trigger(
         "rate_per_second": reader.number("rate_per_second", 0, 0, 1_000_000),
         "ordered": reader.flag("ordered", False),
     }
-    for unbuilt in ("rate_per_second", "ordered"):
-        if definition[unbuilt]:
-            reader.refuse(unbuilt, definition[unbuilt], f"{unbuilt} is not part of this version")
     headers, references = _parse_headers(reader)
     backoff, backoff_problems = _parse_backoff(reader)
     reader.finish()

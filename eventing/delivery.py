@@ -9,72 +9,50 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
 from uuid import UUID
 
 import orjson
 import structlog
 
-from eventing import __version__
+from eventing.allotments import Allotment, Ask
 from eventing.backoff import delay_ms
 from eventing.changes import Claim, Exchange, Outcome
-from eventing.definitions import Backoff
 from eventing.destinations.addresses import AddressGuard
-from eventing.destinations.base import Destination, Request
+from eventing.destinations.base import Destination
 from eventing.destinations.webhook import WebhookDestination
+from eventing.lanes import LONGEST_WAIT_SECONDS, Endpoint, Lane, Requests, Tolerance
 from eventing.logs.base import EventLog, LogUnavailable
-from eventing.signing import signature_headers
 
-MASK: Final = "••••"
-
-# Ids a lane remembers. Further ones wait for a quick lane, in the task that brought them, and are
-# left to the sweep by a slow one, lest its endpoint keep the tasks of others waiting.
-_MOST_WAITING: Final = 20_000
-_QUICK_MS: Final = 3_000
-_LONGEST_ROOM_WAIT_SECONDS: Final = 2.0
-# Claims a lane holds beyond those under way: what it sends in a second, between these.
-_FEWEST_AHEAD: Final = 1
-_MOST_AHEAD: Final = 400
-_EFFICIENT_CLAIM: Final = 200
-_FIRST_GUESS_MS: Final = 50.0
-# A claim that has waited longer goes back; its lease lasts for that and a whole exchange.
-_LONGEST_WAIT_SECONDS: Final = 10.0
-_LEASE_SPARE_SECONDS: Final = 15.0
 _MOST_RECORDED_AT_ONCE: Final = 1_000
 _MOST_UNRECORDED: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 _LAST_RECORD_SECONDS: Final = 1.0
+_LEAST_PACE_SECONDS: Final = 0.005
+_TEST_SPARE_SECONDS: Final = 15.0
 
-_CONTENT_TYPES: Final[Mapping[str, str]] = {"spacecloud": "application/json"}
-_NOT_TO_BE_SET: Final = frozenset(
-    {"content-length", "content-type", "host", "transfer-encoding", "connection", "expect"}
-)
 _ASKS_TO_WAIT: Final = frozenset({429, 503})
 
 logger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where and how the events of one trigger are sent. Header values and secrets are in clear."""
+class Limits(Protocol):
+    """What keeps a trigger's limits across all workers."""
 
-    trigger_id: int
-    project_id: int
-    project: str
-    trigger: str
-    url: str
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    signing_secrets: tuple[str, ...] = field(default=(), repr=False)
-    retries: int = 3
-    timeout_ms: int = 5000
-    backoff: Backoff = field(default_factory=Backoff)
-    concurrency: int = 64
-    state: str = "active"
-    format: str = "spacecloud"
+    def allot(self, asks: Sequence[Ask]) -> list[Allotment] | None:
+        """An allotment for each ask, in order; None if that cannot be found out now."""
+        ...
+
+
+class Breakers(Protocol):
+    """What holds the events of a trigger whose endpoint fails all the time, in all workers."""
+
+    def open(self, trigger_id: int, reason: str) -> None: ...
+
+    def close(self, trigger_id: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,105 +64,14 @@ class DispatcherStats:
     under_way: int
     unrecorded: int
     recorded: int
-    dropped_ids: int
-
-
-class _Requests:
-    """Makes the requests of one endpoint; what is the same for all of them is made once."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        own = [
-            (name, value)
-            for name, value in endpoint.headers
-            if name.lower() not in _NOT_TO_BE_SET and not name.lower().startswith("webhook-")
-        ]
-        common = [("Content-Type", _CONTENT_TYPES[endpoint.format])]
-        if all(name.lower() != "user-agent" for name, _ in own):
-            common.append(("User-Agent", f"MissionControl/{__version__}"))
-        self._headers = (*common, *own)
-        self._shown_headers = (*common, *((name, MASK) for name, _ in own))
-
-    def request(self, event_id: str, payload: str) -> Request:
-        """The request for an event. Raises ValueError if a signing secret is none."""
-        endpoint = self._endpoint
-        body = payload.encode()
-        signed = signature_headers(event_id, int(time.time()), body, endpoint.signing_secrets)
-        return Request(
-            endpoint.url,
-            self._headers + signed,
-            body,
-            endpoint.timeout_ms,
-            self._shown_headers + signed,
-        )
-
-
-class _Lane:
-    """The events of one trigger in this process; the dispatcher's lock guards all of it."""
-
-    def __init__(self, trigger_id: int) -> None:
-        self.trigger_id = trigger_id
-        self.waiting: dict[UUID, None] = {}
-        self.claimed: deque[tuple[Claim, float]] = deque()
-        self.under_way = 0
-        self.wants_claims = False
-        self.average_ms = _FIRST_GUESS_MS
-        self._endpoint: Endpoint | None = None
-        self._requests: _Requests | None = None
-
-    def serve(self, endpoint: Endpoint) -> None:
-        """From now on send as `endpoint` says."""
-        if endpoint != self._endpoint:
-            self._requests = _Requests(endpoint)
-            self._endpoint = endpoint
-
-    @property
-    def endpoint(self) -> Endpoint:
-        assert self._endpoint is not None  # noqa: S101 — a lane with claims has been given one
-        return self._endpoint
-
-    @property
-    def requests(self) -> _Requests:
-        assert self._requests is not None  # noqa: S101
-        return self._requests
-
-    def room(self) -> int:
-        """How many events to claim now; 0 while the lane holds enough to go on with."""
-        if self._endpoint is None:
-            return _EFFICIENT_CLAIM
-        concurrency = self._endpoint.concurrency
-        in_a_second = int(concurrency * 1000 / max(self.average_ms, 1.0))
-        window = concurrency + min(max(in_a_second, _FEWEST_AHEAD), _MOST_AHEAD)
-        room = window - self.under_way - len(self.claimed)
-        is_worth_it = room >= min(_EFFICIENT_CLAIM, window // 2) or not self.claimed
-        return min(room, _MOST_AHEAD) if is_worth_it else 0
-
-    def has_room(self) -> bool:
-        return len(self.waiting) < _MOST_WAITING
-
-    def is_quick(self) -> bool:
-        """Whether all that waits will have been sent in a few seconds."""
-        concurrency = self._endpoint.concurrency if self._endpoint is not None else 1
-        return len(self.waiting) * self.average_ms / concurrency < _QUICK_MS
-
-    def take_waiting(self, count: int) -> list[UUID]:
-        taken = list(islice(self.waiting, count))
-        for event_id in taken:
-            del self.waiting[event_id]
-        return taken
-
-    def next_claim(self) -> tuple[Claim, float] | None:
-        """The next claim to be sent, with the time of its claim, if one may be sent now."""
-        if self._endpoint is None or self.under_way >= self._endpoint.concurrency:
-            return None
-        return self.claimed.popleft() if self.claimed else None
 
 
 class Dispatcher:
     """Sends the events of any number of triggers. Safe to call from any thread.
 
-    `endpoint_of` says where a trigger's events go, None if there is no such trigger; `worker`
-    names this process in the log.
+    `endpoint_of` says where a trigger's events go, None if there is no such trigger; `limits`
+    what of their limits this process may use; `breakers` hears of endpoints that fail beyond
+    `tolerance`, and of those that work again; `worker` names the process in the log.
     """
 
     def __init__(
@@ -192,49 +79,60 @@ class Dispatcher:
         log: EventLog,
         destination: Destination,
         endpoint_of: Callable[[int], Endpoint | None],
+        limits: Limits,
+        breakers: Breakers,
         worker: str,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008 — it is immutable
     ) -> None:
         self._log = log
         self._destination = destination
         self._endpoint_of = endpoint_of
+        self._limits = limits
+        self._breakers = breakers
+        self._tolerance = tolerance
         self._worker = worker
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._lanes: dict[int, _Lane] = {}
-        self._to_claim: deque[_Lane] = deque()
+        self._lanes: dict[int, Lane] = {}
+        self._to_claim: deque[Lane] = deque()
+        self._paced: set[Lane] = set()
         self._outcomes: deque[Outcome] = deque()
         self._to_release: deque[Claim] = deque()
         self._claim_wanted = threading.Event()
+        self._pace_wanted = threading.Event()
         self._settled = threading.Event()
         self._stopping = threading.Event()
         self._all_is_sent = threading.Event()
         self._give_up = threading.Event()
         self._recording = 0
         self._recorded = 0
-        self._dropped_ids = 0
         self._claimer = threading.Thread(target=self._claim_loop, name="claims", daemon=True)
         self._recorder = threading.Thread(target=self._record_loop, name="records", daemon=True)
+        self._pacer = threading.Thread(target=self._pace_loop, name="paces", daemon=True)
         self._claimer.start()
+        self._pacer.start()
         self._recorder.start()
 
-    def deliver(self, trigger_id: int, event_ids: Sequence[UUID]) -> None:
-        """Take these ids on; returns at once, or within two seconds where a quick lane is full.
+    def deliver(
+        self,
+        trigger_id: int,
+        event_ids: Sequence[UUID],
+        more_are_due: bool = False,
+        is_probe: bool = False,
+    ) -> None:
+        """Take these ids on, and whatever else of the trigger is due if there is more; at once.
 
-        Ids that find no room are left to the sweep.
+        Ids that find no room are not lost: they are claimed from the log when there is. A probe
+        goes even if the trigger's breaker is open.
         """
         if self._stopping.is_set():
             return
         with self._lock:
             lane = self._lanes.get(trigger_id)
             if lane is None:
-                lane = self._lanes[trigger_id] = _Lane(trigger_id)
-            self._room.wait_for(
-                lambda: self._stopping.is_set() or lane.has_room() or not lane.is_quick(),
-                _LONGEST_ROOM_WAIT_SECONDS,
-            )
-            room = max(0, _MOST_WAITING - len(lane.waiting))
-            lane.waiting.update(dict.fromkeys(event_ids[:room]))
-            self._dropped_ids += max(0, len(event_ids) - room)
+                lane = self._lanes[trigger_id] = Lane(trigger_id)
+            lane.add(event_ids)
+            lane.is_behind |= more_are_due
+            lane.is_probing |= is_probe
             self._ask_for_claims(lane)
 
     def stop(self, timeout_seconds: float) -> None:
@@ -245,6 +143,7 @@ class Dispatcher:
         deadline = time.monotonic() + timeout_seconds
         self._stopping.set()
         self._claim_wanted.set()
+        self._pace_wanted.set()
         self._settled.set()
         self._destination.stop(timeout_seconds)
         self._claimer.join(max(_LAST_RECORD_SECONDS, deadline - time.monotonic()))
@@ -253,6 +152,7 @@ class Dispatcher:
                 self._to_release.extend(claim for claim, _ in lane.claimed)
                 lane.claimed.clear()
                 lane.waiting.clear()
+                lane.is_behind = False
         self._all_is_sent.set()
         self._settled.set()
         self._recorder.join(max(_LAST_RECORD_SECONDS, deadline - time.monotonic()))
@@ -268,17 +168,17 @@ class Dispatcher:
                 under_way=sum(lane.under_way for lane in lanes),
                 unrecorded=len(self._outcomes) + self._recording,
                 recorded=self._recorded,
-                dropped_ids=self._dropped_ids,
             )
 
     # Claim: on the claiming thread
 
-    def _ask_for_claims(self, lane: _Lane) -> None:
-        """Put the lane in line if it has ids and room for them; the caller holds the lock."""
-        if lane.waiting and not lane.wants_claims and lane.room() > 0:
+    def _ask_for_claims(self, lane: Lane) -> None:
+        """Put the lane in line if more waits and it has room; the caller holds the lock."""
+        if (lane.waiting or lane.is_behind) and not lane.wants_claims and lane.room() > 0:
             lane.wants_claims = True
             self._to_claim.append(lane)
             self._claim_wanted.set()
+            self._pace(lane)
 
     def _claim_loop(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -303,35 +203,48 @@ class Dispatcher:
                 with self._lock:
                     self._ask_for_claims(lane)
 
-    def _claim_for(self, lane: _Lane) -> None:
+    def _claim_for(self, lane: Lane) -> None:
         """Claim as much as the lane has room for, and send what may be sent."""
         ids: list[UUID] = []
         claims: list[Claim] = []
+        was_behind = False
         try:
             endpoint = self._endpoint_of(lane.trigger_id)
-            if endpoint is None or endpoint.state != "active":
+            is_held = endpoint is not None and endpoint.breaker_is_open and not lane.is_probing
+            if endpoint is None or endpoint.state != "active" or is_held:
                 self._hold(lane, endpoint)
                 return
             with self._lock:
                 lane.serve(endpoint)
-                ids = lane.take_waiting(lane.room())
-                self._room.notify_all()
-            lease = endpoint.timeout_ms / 1000 + _LONGEST_WAIT_SECONDS + _LEASE_SPARE_SECONDS
-            claims = self._log.claim(ids, lease)
-            ids = []
+                lane.is_probing = False
+                room = lane.room()
+                was_behind, lane.is_behind = lane.is_behind, False
+                if was_behind:
+                    # All that is waiting here stands in the log, among what came before it.
+                    lane.waiting.clear()
+                else:
+                    ids = lane.take_waiting(room)
+            if was_behind:
+                claims = self._log.claim_due(lane.trigger_id, room, endpoint.lease_seconds)
+                was_behind = len(claims) == room
+            else:
+                claims = self._log.claim(ids, endpoint.lease_seconds)
+                ids = []
         finally:
             with self._lock:
                 lane.wants_claims = False
                 now = time.monotonic()
                 lane.claimed.extend((claim, now) for claim in claims)
+                lane.is_behind |= was_behind
                 # Whatever was not asked about is asked about again, before the others.
                 lane.waiting = {**dict.fromkeys(ids), **lane.waiting} if ids else lane.waiting
         self._send_from(lane)
 
-    def _hold(self, lane: _Lane, endpoint: Endpoint | None) -> None:
-        """Let go of a lane whose trigger is paused, disabled or gone."""
+    def _hold(self, lane: Lane, endpoint: Endpoint | None) -> None:
+        """Let go of a lane whose trigger is paused, disabled or gone, or whose breaker is open."""
         with self._lock:
             lane.waiting.clear()
+            lane.is_behind = False
             self._to_release.extend(claim for claim, _ in lane.claimed)
             lane.claimed.clear()
             if endpoint is None and not lane.under_way:
@@ -340,46 +253,94 @@ class Dispatcher:
         if endpoint is None:
             self._log.cancel(lane.trigger_id)
 
-    # Send: on the claiming thread at first, then on the destination's, as slots become free
+    # Pace: on the pacing thread
 
-    def _send_from(self, lane: _Lane) -> None:
-        """Send from the lane as far as its endpoint's concurrency allows."""
+    def _pace(self, lane: Lane) -> None:
+        """Have the lane looked after by the pacing thread; the caller holds the lock."""
+        if lane not in self._paced:
+            lane.ask_at_once()
+            self._paced.add(lane)
+            self._pace_wanted.set()
+
+    def _pace_loop(self) -> None:
+        wait: float | None = None
         while not self._stopping.is_set():
-            with self._lock:
-                taken = lane.next_claim()
-                if taken is None:
-                    self._ask_for_claims(lane)
-                    return
-                claim, claimed_at = taken
-                endpoint, requests = lane.endpoint, lane.requests
-                is_stale = time.monotonic() - claimed_at > _LONGEST_WAIT_SECONDS
-                if not is_stale:
-                    lane.under_way += 1
-            if is_stale:
-                self._to_release.append(claim)
-                self._settled.set()
-                continue
+            self._pace_wanted.wait(wait)
+            self._pace_wanted.clear()
             try:
-                request = requests.request(str(claim.event_id), claim.payload)
-            except (ValueError, TypeError, AttributeError) as error:
-                self._settle(lane, endpoint, claim, _impossible(endpoint, error))
-                continue
-            self._submit(lane, endpoint, claim, request)
+                wait = self._pace_some()
+            except Exception:
+                logger.exception("the limits of triggers could not be looked after; trying again")
+                wait = _LONGEST_PAUSE_SECONDS
 
-    def _submit(self, lane: _Lane, endpoint: Endpoint, claim: Claim, request: Request) -> None:
+    def _pace_some(self) -> float | None:
+        """Ask for allotments where it is time to; returns when to look again, in seconds."""
+        now = time.monotonic()
+        with self._lock:
+            self._paced -= {lane for lane in self._paced if lane.is_done_with}
+            asking = [(lane, ask) for lane in self._paced if (ask := lane.ask(now))]
+        allotments = self._limits.allot([ask for _, ask in asking]) if asking else []
+        now = time.monotonic()
+        with self._lock:
+            for number, (lane, ask) in enumerate(asking):
+                lane.allot(ask, allotments[number] if allotments else None, now)
+            ready = [lane for lane in self._paced if lane.claimed]
+        for lane in ready:
+            self._send_from(lane)
+        now = time.monotonic()
+        with self._lock:
+            looks = [lane.looks_again_at(now) for lane in self._paced]
+        return max(_LEAST_PACE_SECONDS, min(looks) - now) if looks else None
+
+    # Send: on the claiming and pacing threads, then on the destination's, as slots become free
+
+    def _send_from(self, lane: Lane) -> None:
+        """Send from the lane as far as its limits allow."""
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            with self._lock:
+                taken = lane.next_claims(now)
+                if not taken:
+                    self._ask_for_claims(lane)
+                    if lane.wants_turns and threading.current_thread() is not self._pacer:
+                        self._pace_wanted.set()
+                    return
+                endpoint, requests = lane.endpoint, lane.requests
+                claims = [claim for claim, at in taken if now - at <= LONGEST_WAIT_SECONDS]
+                if claims:
+                    lane.under_way += 1
+            if len(claims) < len(taken):
+                self._to_release.extend(claim for claim, _ in taken if claim not in claims)
+                self._settled.set()
+            if claims:
+                self._send(lane, endpoint, requests, claims)
+
+    def _send(
+        self, lane: Lane, endpoint: Endpoint, requests: Requests, claims: list[Claim]
+    ) -> None:
+        try:
+            request = requests.request(
+                [claim.payload for claim in claims], [str(claim.event_id) for claim in claims]
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            self._settle(lane, endpoint, claims, _impossible(endpoint, error))
+            return
+
         def on_done(exchange: Exchange) -> None:
-            self._settle(lane, endpoint, claim, exchange)
+            self._settle(lane, endpoint, claims, exchange)
             self._send_from(lane)
 
         self._destination.submit(request, on_done)
 
-    def _settle(self, lane: _Lane, endpoint: Endpoint, claim: Claim, exchange: Exchange) -> None:
-        """Hand what came of a claim to the recorder."""
+    def _settle(
+        self, lane: Lane, endpoint: Endpoint, claims: Sequence[Claim], exchange: Exchange
+    ) -> None:
+        """Hand what came of these claims to the recorder."""
         if exchange.error_kind == "stopped":
-            # Nobody's failure: the event goes back as if this attempt had not been made.
-            self._to_release.append(claim)
+            # Nobody's failure: the events go back as if this attempt had not been made.
+            self._to_release.extend(claims)
         else:
-            self._outcomes.append(outcome_of(claim, endpoint, exchange))
+            self._outcomes.extend(outcome_of(claim, endpoint, exchange) for claim in claims)
         with self._lock:
             lane.under_way -= 1
             lane.average_ms += (exchange.duration_ms - lane.average_ms) * 0.1
@@ -432,7 +393,7 @@ class Dispatcher:
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes together; if the log refuses one of them, the others one by one."""
         try:
-            self._recorded += self._log.record(outcomes, self._worker)
+            recorded = self._log.record(outcomes, self._worker)
         except LogUnavailable:
             raise
         except Exception:
@@ -442,6 +403,33 @@ class Dispatcher:
             middle = len(outcomes) // 2
             for part in (outcomes[:middle], outcomes[middle:]):
                 self._record_apart(part)
+            return
+        self._recorded += recorded.moved
+        self._note(outcomes)
+        for chunk in recorded.freed:
+            self.deliver(chunk.trigger_id, chunk.event_ids)
+
+    def _note(self, outcomes: Sequence[Outcome]) -> None:
+        """See whether an endpoint fails all the time, or works again."""
+        works: set[int] = set()
+        fails: dict[int, str] = {}
+        now = time.monotonic()
+        with self._lock:
+            for outcome in outcomes:
+                lane = self._lanes.get(outcome.claim.trigger_id)
+                if lane is None:
+                    continue
+                lane.note(outcome.exchange.succeeded, now)
+                if not outcome.exchange.succeeded:
+                    reason = lane.fails_too_long(self._tolerance, now)
+                    if reason is not None and not lane.endpoint.breaker_is_open:
+                        fails[lane.trigger_id] = reason + _last_words(outcome.exchange)
+                elif lane.endpoint.breaker_is_open:
+                    works.add(lane.trigger_id)
+        for trigger_id in works:
+            self._breakers.close(trigger_id)
+        for trigger_id in fails.keys() - works:
+            self._breakers.open(trigger_id, fails[trigger_id])
 
     def _record_apart(self, outcomes: Sequence[Outcome]) -> None:
         try:
@@ -484,13 +472,13 @@ def test_request(endpoint: Endpoint, payload: str, guard: AddressGuard) -> Excha
         answered.set()
 
     try:
-        request = _Requests(endpoint).request(str(orjson.loads(payload)["id"]), payload)
+        request = Requests(endpoint).request([payload], [str(orjson.loads(payload)["id"])])
     except ValueError as error:
         return _impossible(endpoint, error)
     destination = WebhookDestination(guard, max_connections=1)
     try:
         destination.submit(request, on_done)
-        answered.wait(endpoint.timeout_ms / 1000 + _LEASE_SPARE_SECONDS)
+        answered.wait(endpoint.timeout_ms / 1000 + _TEST_SPARE_SECONDS)
     finally:
         destination.stop(0)
     return answers[0]
@@ -498,6 +486,13 @@ def test_request(endpoint: Endpoint, payload: str, guard: AddressGuard) -> Excha
 
 # pytest would take it for a test wherever it is imported.
 test_request.__test__ = False  # type: ignore[attr-defined]
+
+
+def _last_words(exchange: Exchange) -> str:
+    """How the latest attempt failed, to be added to a sentence."""
+    if exchange.status_code is not None and exchange.error_kind is None:
+        return f"; the last one with the status {exchange.status_code}"
+    return f"; the last one: {exchange.error_message or exchange.error_kind}"
 
 
 def _impossible(endpoint: Endpoint, error: Exception) -> Exchange:

@@ -12,7 +12,7 @@ import orjson
 from django.db import close_old_connections
 
 from eventing.definitions import Backoff
-from eventing.delivery import Endpoint
+from eventing.lanes import Endpoint
 from eventing.models import Trigger
 from eventing.projects import configuration_version
 
@@ -49,7 +49,7 @@ class Endpoints:
 
 
 def _read(trigger_id: int) -> Endpoint | None:
-    trigger = Trigger.objects.select_related("project").filter(pk=trigger_id).first()
+    trigger = Trigger.objects.select_related("project", "breaker").filter(pk=trigger_id).first()
     return None if trigger is None else endpoint_of(trigger)
 
 
@@ -67,6 +67,8 @@ def endpoint_of(trigger: Trigger) -> Endpoint:
         timeout_ms=trigger.timeout_ms,
         backoff=Backoff(trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms),
         concurrency=trigger.concurrency,
+        rate_per_second=trigger.rate_per_second,
         state=trigger.state,
-        format=trigger.format,
+        format=trigger.format,  # type: ignore[arg-type]
+        breaker_is_open=hasattr(trigger, "breaker"),
     )

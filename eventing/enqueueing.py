@@ -27,8 +27,13 @@ class Enqueuer:
         self._paused_until = 0.0
         self.lost_messages = 0
 
-    def enqueue(self, chunks: Sequence[DueChunk], log_number: int) -> None:
-        """Send one message a chunk of the log with this number. Never raises, never waits long."""
+    def enqueue(
+        self, chunks: Sequence[DueChunk], log_number: int, are_probes: bool = False
+    ) -> None:
+        """Send one message a chunk of the log with this number. Never raises, never waits long.
+
+        Probes are delivered although the breakers of their triggers are open.
+        """
         if not chunks or time.monotonic() < self._paused_until:
             self.lost_messages += len(chunks)
             return
@@ -40,6 +45,8 @@ class Enqueuer:
                         chunk.trigger_id,
                         [event_id.hex for event_id in chunk.event_ids],
                         log_number,
+                        chunk.more,
+                        are_probes,
                     ],
                     queue=DELIVER_QUEUE,
                     retry=False,

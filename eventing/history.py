@@ -2,7 +2,7 @@
 project, redelivering, cancelling, counting.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -96,27 +96,28 @@ def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:
 
     Unfinished ones are left alone, and those of deleted triggers: nobody knows where to send them.
     """
-    trigger_ids = list(project.triggers.values_list("pk", flat=True))
-    return sum(_redeliver(store, project, event_ids, trigger_ids) for store in stores_of(project))
+    ordered = dict(project.triggers.values_list("pk", "ordered"))
+    return sum(_redeliver(store, project, event_ids, ordered) for store in stores_of(project))
 
 
 def _redeliver(
-    store: Store, project: Project, event_ids: Sequence[UUID], trigger_ids: Sequence[int]
+    store: Store, project: Project, event_ids: Sequence[UUID], ordered: Mapping[int, bool]
 ) -> int:
-    chunks = store.log.redeliver(project.pk, event_ids, trigger_ids)
+    in_order = [trigger_id for trigger_id, is_ordered in ordered.items() if is_ordered]
+    chunks = store.log.redeliver(project.pk, event_ids, list(ordered), in_order)
     enqueuer.enqueue(chunks, store.number)
     return sum(len(chunk.event_ids) for chunk in chunks)
 
 
 def redeliver_matching(project: Project, filters: EventFilter) -> int:
     """Put every finished event that matches, in any log, back to `pending`; returns how many."""
-    trigger_ids = list(project.triggers.values_list("pk", flat=True))
+    ordered = dict(project.triggers.values_list("pk", "ordered"))
     count = 0
     for store in stores_of(project):
         cursor: str | None = None
         while True:
             page = store.log.browse(project.pk, filters, cursor, _PAGE)
-            count += _redeliver(store, project, [row.id for row in page.rows], trigger_ids)
+            count += _redeliver(store, project, [row.id for row in page.rows], ordered)
             cursor = page.next_cursor
             if cursor is None:
                 break

@@ -9,13 +9,16 @@ from eventing.changes import OPERATIONS, Operation
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one trigger wants of one database. Empty `tables` mean all; `*` matches anything."""
+    """What one trigger wants of one database. Empty `tables` mean all; `*` matches anything.
+
+    `ordered`: its events of one document are delivered one after another.
+    """
 
     trigger_id: int
     trigger: str
     tables: tuple[str, ...]
     operations: frozenset[Operation]
-    held: bool = False
+    ordered: bool = False
 
 
 class Matcher:

@@ -11,14 +11,14 @@ from typing import Final
 import structlog
 from django.db.models import Max
 
+from eventing.breakers import take_probe, triggers_to_probe
 from eventing.enqueueing import enqueuer, waiting_messages
 from eventing.eventing_dbs import BUILTIN, external_numbers, forget_if_expired, log_numbered
-from eventing.logs.base import EventLog, LogUnavailable
-from eventing.models import Project, Trigger
+from eventing.logs.base import DueChunk, EventLog, LogUnavailable
+from eventing.models import Allotment, Breaker, Project, Trigger
 
 # While this many messages wait, the workers have enough to do.
 _ENOUGH_MESSAGES: Final = 100
-_EVENTS_A_SWEEP: Final = 20_000
 # Looking for leases that have run out reads all of the backlog.
 _EXPIRE_EVERY_SECONDS: Final = 3
 _UNAVAILABLE_PAUSE_SECONDS: Final = 10.0
@@ -44,10 +44,22 @@ def sweep(log_number: int) -> int:
     messages = waiting_messages()
     if messages is None or messages >= _ENOUGH_MESSAGES:
         return 0
-    sendable = [trigger_id for trigger_id in waiting if states.get(trigger_id) == "active"]
-    chunks = log.due(_EVENTS_A_SWEEP, sendable)
+    active = {trigger_id for trigger_id in waiting if states.get(trigger_id) == "active"}
+    held = set(Breaker.objects.values_list("pk", flat=True))
+    chunks = log.due(sorted(active - held))
     enqueuer.enqueue(chunks, log_number)
-    return sum(len(chunk.event_ids) for chunk in chunks)
+    probes = _probes(log, active)
+    enqueuer.enqueue(probes, log_number, are_probes=True)
+    return sum(len(chunk.event_ids) for chunk in [*chunks, *probes])
+
+
+def _probes(log: EventLog, active: set[int]) -> list[DueChunk]:
+    """One event each for the endpoints that are left alone and are to be tried again now."""
+    return [
+        DueChunk(chunk.trigger_id, chunk.event_ids[:1])
+        for chunk in log.due(sorted(active.intersection(triggers_to_probe())))
+        if take_probe(chunk.trigger_id)
+    ]
 
 
 class _Patience:
@@ -91,6 +103,7 @@ def sweep_patiently(log_number: int) -> None:
 
 def upkeep() -> None:
     """Make the partitions of the days to come, and drop what is not to be kept any longer."""
+    forget_allotments()
     for number in [BUILTIN, *external_numbers()]:
         try:
             _keep_up(log_numbered(number))
@@ -98,6 +111,11 @@ def upkeep() -> None:
                 logger.info("forgot an earlier Eventing DB", number=number)
         except LogUnavailable as error:
             logger.warning("an Eventing DB cannot be looked after", number=number, error=str(error))
+
+
+def forget_allotments() -> None:
+    """Remove what workers noted of the limits of triggers that are gone."""
+    Allotment.objects.exclude(trigger_id__in=Trigger.objects.values("pk")).delete()
 
 
 def _keep_up(log: EventLog) -> None:

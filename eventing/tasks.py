@@ -13,11 +13,13 @@ from django.conf import settings
 from django.db import close_old_connections
 
 from eventing import health
+from eventing.breakers import Breakers
 from eventing.delivery import Dispatcher
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.webhook import WebhookDestination
 from eventing.endpoints import Endpoints
 from eventing.eventing_dbs import BUILTIN, external_numbers, log_numbered
+from eventing.limits import SharedLimits
 from eventing.sweep import sweep as sweep_once
 from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
@@ -46,7 +48,12 @@ class _Worker:
                     guard = AddressGuard(settings.WEBHOOK_ALLOWED_NETWORKS)
                     self._destination = WebhookDestination(guard)
                 self._dispatchers[log_number] = Dispatcher(
-                    log, self._destination, Endpoints().of_trigger, self.name
+                    log,
+                    self._destination,
+                    Endpoints().of_trigger,
+                    SharedLimits(f"{self.name}/{log_number}"),
+                    Breakers(),
+                    self.name,
                 )
             return self._dispatchers[log_number]
 
@@ -86,11 +93,18 @@ def _stop(**_: object) -> None:
 
 
 @shared_task(name="eventing.tasks.deliver")
-def deliver(trigger_id: int, event_ids: list[str], log_number: int = BUILTIN) -> None:
+def deliver(
+    trigger_id: int,
+    event_ids: list[str],
+    log_number: int = BUILTIN,
+    more_are_due: bool = False,
+    is_probe: bool = False,
+) -> None:
     """Send these events of one trigger, as far as they still wait in the log of that number."""
     close_old_connections()
     dispatcher = _worker.dispatcher(log_number)
-    dispatcher.deliver(trigger_id, [UUID(hex=event_id) for event_id in event_ids])
+    ids = [UUID(hex=event_id) for event_id in event_ids]
+    dispatcher.deliver(trigger_id, ids, more_are_due, is_probe)
 
 
 @shared_task(name="eventing.tasks.sweep")

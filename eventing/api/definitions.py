@@ -25,7 +25,7 @@ from eventing.definitions import (
     parse_trigger,
     references_in,
 )
-from eventing.delivery import MASK
+from eventing.lanes import MASK
 from eventing.problems import InvalidInput, Problem
 
 

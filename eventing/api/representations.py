@@ -16,8 +16,8 @@ from eventing.access import Actor
 from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Finding
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
-from eventing.delivery import MASK
 from eventing.doctor import passes
+from eventing.lanes import MASK
 from eventing.logs.base import EventDetail, EventRow, Invocation
 from eventing.models import Database, Project, Trigger
 from eventing.projects import (

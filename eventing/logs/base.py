@@ -35,10 +35,21 @@ class InvalidCursor(Exception):
 
 
 class DueChunk(NamedTuple):
-    """Events of one trigger to be enqueued in one message; at most 200."""
+    """Events of one trigger to be enqueued in one message; at most 200.
+
+    `more`: further ones of the trigger are due, which the worker is to fetch by `claim_due`.
+    """
 
     trigger_id: int
     event_ids: list[UUID]
+    more: bool = False
+
+
+class Recorded(NamedTuple):
+    """How many events moved on, and the events of ordered triggers whose turn has come by that."""
+
+    moved: int
+    freed: list[DueChunk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +174,17 @@ class EventLog(Protocol):
     # Delivery
 
     def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
-        """Take those of `event_ids` that are pending; the rest is someone else's or done."""
+        """Take those of `event_ids` that are pending and whose turn it is; the rest is someone
+        else's or done, or follows an unfinished event of its document in an ordered trigger."""
         ...
 
-    def record(self, outcomes: Sequence[Outcome], worker: str) -> int:
-        """Store invocations, and what each attempt came to; returns how many events moved on.
+    def claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
+        """Take up to `limit` events of a trigger that are due, or were stored a moment ago; those
+        that have been due longest first."""
+        ...
+
+    def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
+        """Store invocations, and what each attempt came to.
 
         An outcome of an attempt that is no longer the event's latest is stored as an invocation
         and changes nothing else.
@@ -178,9 +195,9 @@ class EventLog(Protocol):
         """Give back claims that were never sent; their attempts are not counted."""
         ...
 
-    def due(self, limit: int, trigger_ids: Sequence[int]) -> list[DueChunk]:
-        """Pending events of `trigger_ids` whose time has come, marked so as not to be listed again
-        for the next 10 seconds; oldest due first."""
+    def due(self, trigger_ids: Sequence[int]) -> list[DueChunk]:
+        """A chunk for each of `trigger_ids` that has pending events whose time has come; they are
+        marked so as not to be listed again for the next 10 seconds. Longest due first."""
         ...
 
     def expire_leases(self) -> int:
@@ -207,11 +224,16 @@ class EventLog(Protocol):
         ...
 
     def redeliver(
-        self, project_id: int, event_ids: Sequence[UUID], trigger_ids: Sequence[int]
+        self,
+        project_id: int,
+        event_ids: Sequence[UUID],
+        trigger_ids: Sequence[int],
+        ordered: Sequence[int] = (),
     ) -> list[DueChunk]:
         """Put finished events of `trigger_ids` back to `pending` with a fresh retry budget.
 
-        Leaves the others alone; returns what now waits to be enqueued.
+        Those of the `ordered` among these triggers go behind what is unfinished of their
+        document. Leaves the others alone; returns what now waits to be enqueued.
         """
         ...
 

@@ -32,7 +32,7 @@ from eventing.changes import (
     Origin,
     Outcome,
 )
-from eventing.ids import committed_at_ms_of, first_id_at
+from eventing.ids import committed_at_ms_of, first_id_at, order_key
 from eventing.logs.base import (
     DueChunk,
     EventDetail,
@@ -43,6 +43,7 @@ from eventing.logs.base import (
     LogUnavailable,
     Page,
     PositionMoved,
+    Recorded,
 )
 
 SCHEMA: Final = "mission_control"
@@ -52,6 +53,8 @@ CHUNK_SIZE: Final = 200
 SWEEP_GRACE_SECONDS: Final = 10
 _DAY_MS: Final = 86_400_000
 _PARTITIONED: Final = ("event_log", "invocation_log")
+# More than one transaction ever stores.
+_PLACES_IN_A_BLOCK: Final = 1 << 24
 
 # COPY's text format (Postgres manual, "COPY", File Formats).
 _COPY_SPECIAL: Final = re.compile(r"[\\\n\r\t\x00]")
@@ -84,7 +87,9 @@ CREATE INDEX IF NOT EXISTS event_log_trigger ON mission_control.event_log (trigg
 -- A key may be longer than an index entry can be.
 CREATE INDEX IF NOT EXISTS event_log_doc_id ON mission_control.event_log (left(doc_id, 200), id);
 
--- Claims touch no indexed column, so that their updates stay within the page (HOT).
+-- Claims touch no indexed column, so that their updates stay within the page (HOT). `sweep_at` is
+-- infinite for what must not be claimed: finished events, and those of an ordered trigger that
+-- follow an unfinished one with the same `order_key` and a lower `order_seq`.
 CREATE TABLE IF NOT EXISTS mission_control.delivery (
     event_id uuid PRIMARY KEY,
     trigger_id bigint NOT NULL,
@@ -98,7 +103,14 @@ CREATE TABLE IF NOT EXISTS mission_control.delivery (
     lease_until timestamptz
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02,
         autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX IF NOT EXISTS delivery_sweep ON mission_control.delivery (trigger_id, sweep_at);
+DROP INDEX IF EXISTS mission_control.delivery_sweep;
+CREATE INDEX IF NOT EXISTS delivery_due
+    ON mission_control.delivery (trigger_id, sweep_at, event_id);
+ALTER TABLE mission_control.delivery ADD COLUMN IF NOT EXISTS order_key bigint;
+ALTER TABLE mission_control.delivery ADD COLUMN IF NOT EXISTS order_seq bigint;
+CREATE INDEX IF NOT EXISTS delivery_order
+    ON mission_control.delivery (trigger_id, order_key, order_seq) WHERE order_key IS NOT NULL;
+CREATE SEQUENCE IF NOT EXISTS mission_control.delivery_order_block;
 
 CREATE TABLE IF NOT EXISTS mission_control.invocation_log (
     event_id uuid NOT NULL,
@@ -169,6 +181,8 @@ class PostgresEventLog:
         if connection is None or connection.closed:
             connection = psycopg2.connect(self._dsn, connect_timeout=5)
             connection.set_client_encoding("UTF8")
+            # Whatever the server's default: statements must see what others have committed.
+            connection.set_session(isolation_level="READ COMMITTED")
             self._local.connection = connection
         return connection
 
@@ -327,9 +341,11 @@ class PostgresEventLog:
         with self._transaction() as cursor:
             self._run(
                 cursor,
-                f"DELETE FROM {SCHEMA}.delivery WHERE event_id < %s::uuid",
+                f"DELETE FROM {SCHEMA}.delivery WHERE event_id < %s::uuid"
+                " RETURNING trigger_id, order_key",
                 str(first_id_at(day * _DAY_MS)),
             )
+            self._free_behind(cursor)
             self._run(
                 cursor,
                 f"DELETE FROM {SCHEMA}.event_stats WHERE minute < to_timestamp(%s)",
@@ -341,16 +357,20 @@ class PostgresEventLog:
         events = str(first_id_at(events_before * _DAY_MS))
         payloads = str(first_id_at(payloads_before * _DAY_MS))
         with self._transaction() as cursor:
-            for table, key in (("invocation_log", "event_id"), ("delivery", "event_id")):
+            for table, returning in (
+                ("invocation_log", ""),
+                ("delivery", " RETURNING t.trigger_id, t.order_key"),
+            ):
                 self._run(
                     cursor,
                     f"DELETE FROM {SCHEMA}.{table} t USING {SCHEMA}.event_log e"
-                    f" WHERE t.{key} = e.id AND e.project_id = %s AND e.id < %s::uuid"
-                    f" AND t.{key} < %s::uuid",
+                    " WHERE t.event_id = e.id AND e.project_id = %s AND e.id < %s::uuid"
+                    f" AND t.event_id < %s::uuid{returning}",
                     project_id,
                     events,
                     events,
                 )
+            self._free_behind(cursor)
             self._run(
                 cursor,
                 f"DELETE FROM {SCHEMA}.event_log WHERE project_id = %s AND id < %s::uuid",
@@ -376,6 +396,13 @@ class PostgresEventLog:
                 payloads,
             )
             return deleted, cursor.rowcount
+
+    def _free_behind(self, cursor: psycopg2.extensions.cursor) -> None:
+        """Let go of what waited for the (trigger, key) that `cursor` has just deleted."""
+        pairs = {(trigger_id, key) for trigger_id, key in cursor.fetchall() if key is not None}
+        if pairs:
+            self._lock_order(cursor, {trigger_id for trigger_id, _ in pairs})
+            self._free_next(cursor, pairs)
 
     # Capture
 
@@ -468,18 +495,94 @@ class PostgresEventLog:
         self, cursor: psycopg2.extensions.cursor, origin: Origin, events: Sequence[Event]
     ) -> None:
         sweep_at = _timestamp(int((time.time() + SWEEP_GRACE_SECONDS) * 1000))
-        tail = f"\t{origin.project_id}\t"
-        lines = [
-            f"{event.id_text}\t{event.trigger_id}{tail}{'failed' if event.problem else 'pending'}"
-            f"\t{sweep_at}\n"
-            for event in events
-        ]
+        places = self._places_in_order(
+            cursor,
+            [
+                (event.trigger_id, event.order_key, event.id_text)
+                for event in events
+                if event.order_key is not None
+            ],
+        )
+        plain = (f"{sweep_at}\t\\N\t\\N", "pending")
+        undeliverable = ("infinity\t\\N\t\\N", "failed")
+        lines = []
+        for event in events:
+            tail, state = undeliverable if event.problem else plain
+            if event.order_key is not None:
+                place, is_first = places[event.id_text]
+                turn = sweep_at if is_first else "infinity"
+                tail = f"{turn}\t{event.order_key}\t{place}"
+            lines.append(
+                f"{event.id_text}\t{event.trigger_id}\t{origin.project_id}\t{state}\t{tail}\n"
+            )
         self._copy(
             cursor,
-            f"COPY {SCHEMA}.delivery (event_id, trigger_id, project_id, state, sweep_at)"
+            f"COPY {SCHEMA}.delivery"
+            " (event_id, trigger_id, project_id, state, sweep_at, order_key, order_seq)"
             " FROM STDIN",
             lines,
         )
+
+    def _places_in_order(
+        self, cursor: psycopg2.extensions.cursor, events: Sequence[tuple[int, int, str]]
+    ) -> dict[str, tuple[int, bool]]:
+        """For (trigger, key, event) in order: each event's place, and whether it is its turn."""
+        if not events:
+            return {}
+        self._lock_order(cursor, {trigger_id for trigger_id, _, _ in events})
+        pairs = sorted({(trigger_id, key) for trigger_id, key, _ in events})
+        # By delivery_order.
+        self._run(
+            cursor,
+            f"""
+            SELECT trigger_id, order_key FROM unnest(%s::bigint[], %s::bigint[])
+                AS wanted (trigger_id, order_key)
+            WHERE EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.trigger_id = wanted.trigger_id
+                          AND d.order_key = wanted.order_key)""",
+            *map(list, zip(*pairs, strict=True)),
+        )
+        taken = set(cursor.fetchall())
+        self._run(cursor, f"SELECT nextval('{SCHEMA}.delivery_order_block')")
+        first_place = cast(tuple[int], cursor.fetchone())[0] * _PLACES_IN_A_BLOCK
+        places = {}
+        for number, (trigger_id, key, event_id) in enumerate(events):
+            places[event_id] = (first_place + number, (trigger_id, key) not in taken)
+            taken.add((trigger_id, key))
+        return places
+
+    def _lock_order(self, cursor: psycopg2.extensions.cursor, trigger_ids: set[int]) -> None:
+        """Keep others from adding to these triggers' orders or taking from them, until the end of
+        the transaction: who looks for a predecessor must not miss that it is just finishing."""
+        self._run(
+            cursor,
+            "SELECT pg_advisory_xact_lock(hashtext('mission_control.order'), (id %% 1000000007)"
+            "::int) FROM unnest(%s::bigint[]) AS id",
+            sorted(trigger_ids),
+        )
+
+    def _free_next(
+        self, cursor: psycopg2.extensions.cursor, pairs: set[tuple[int, int]]
+    ) -> list[DueChunk]:
+        """Let the first of each (trigger, key) be claimed, if it has been waiting for its turn."""
+        if not pairs:
+            return []
+        # By delivery_order, then by primary key.
+        self._run(
+            cursor,
+            f"""
+            UPDATE {SCHEMA}.delivery d SET sweep_at = now() + %s * interval '1 second'
+            FROM unnest(%s::bigint[], %s::bigint[]) AS done (trigger_id, order_key)
+            CROSS JOIN LATERAL (
+                SELECT event_id FROM {SCHEMA}.delivery
+                WHERE trigger_id = done.trigger_id AND order_key = done.order_key
+                ORDER BY order_seq LIMIT 1
+            ) next
+            WHERE d.event_id = next.event_id AND d.sweep_at = 'infinity'
+            RETURNING d.trigger_id, d.event_id::text""",
+            SWEEP_GRACE_SECONDS,
+            *map(list, zip(*sorted(pairs), strict=True)),
+        )
+        return _chunks(cursor.fetchall())
 
     def _copy(self, cursor: psycopg2.extensions.cursor, sql: str, lines: Sequence[str]) -> None:
         self.statements += 1
@@ -533,15 +636,42 @@ class PostgresEventLog:
     # Delivery
 
     def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
-        """Take those of `event_ids` that are pending; the rest is someone else's or done."""
+        """Take those of `event_ids` that are pending and whose turn it is."""
         if not event_ids:
             return []
+        with self._transaction() as cursor:
+            return self._claim(cursor, [str(event_id) for event_id in event_ids], lease_seconds)
+
+    def claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
+        """Take up to `limit` events of a trigger that are due, those due longest first."""
+        with self._transaction() as cursor:
+            # By delivery_due; what was stored a moment ago stands within the grace.
+            self._run(
+                cursor,
+                f"""
+                SELECT event_id::text FROM {SCHEMA}.delivery
+                WHERE trigger_id = %s AND sweep_at <= now() + %s * interval '1 second'
+                  AND state = 'pending' AND next_attempt_at <= now()
+                ORDER BY sweep_at, event_id LIMIT %s
+                FOR UPDATE SKIP LOCKED""",
+                trigger_id,
+                SWEEP_GRACE_SECONDS,
+                limit,
+            )
+            texts = [event_id for (event_id,) in cursor.fetchall()]
+            return self._claim(cursor, texts, lease_seconds) if texts else []
+
+    def _claim(
+        self, cursor: psycopg2.extensions.cursor, texts: Sequence[str], lease_seconds: float
+    ) -> list[Claim]:
         # Both tables by primary key. The range on e.id lets the planner leave out partitions.
-        sql = f"""
+        self._run(
+            cursor,
+            f"""
             WITH free AS (
                 SELECT event_id FROM {SCHEMA}.delivery
                 WHERE event_id = ANY (%s::uuid[])
-                  AND state = 'pending' AND next_attempt_at <= now()
+                  AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
                 ORDER BY event_id
                 FOR UPDATE SKIP LOCKED
             ), claimed AS (
@@ -549,25 +679,35 @@ class PostgresEventLog:
                 SET state = 'delivering', attempts = attempts + 1,
                     lease_until = now() + %s * interval '1 second'
                 FROM free WHERE d.event_id = free.event_id
-                RETURNING d.event_id, d.trigger_id, d.attempts, d.failures
+                RETURNING d.event_id, d.trigger_id, d.attempts, d.failures, d.order_key
             )
             SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e."table", e.operation,
-                   e.doc_id, e.payload, (extract(epoch FROM e.committed_at) * 1000)::bigint
+                   e.doc_id, e.payload, (extract(epoch FROM e.committed_at) * 1000)::bigint,
+                   c.order_key
             FROM claimed c JOIN {SCHEMA}.event_log e ON e.id = c.event_id
             WHERE e.id BETWEEN %s::uuid AND %s::uuid
-            ORDER BY c.event_id"""
-        texts = [str(event_id) for event_id in event_ids]
-        with self._transaction() as cursor:
-            self._run(cursor, sql, texts, lease_seconds, min(texts), max(texts))
-            return [Claim(UUID(row[0]), *row[1:]) for row in cursor.fetchall()]
+            ORDER BY c.event_id""",
+            texts,
+            lease_seconds,
+            min(texts),
+            max(texts),
+        )
+        return [Claim(UUID(row[0]), *row[1:]) for row in cursor.fetchall()]
 
-    def record(self, outcomes: Sequence[Outcome], worker: str) -> int:
-        """Store invocations, and what each attempt came to; returns how many events moved on."""
+    def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
+        """Store invocations, and what each attempt came to."""
         if not outcomes:
-            return 0
+            return Recorded(0, [])
         delivered = [outcome for outcome in outcomes if outcome.exchange.succeeded]
         others = [outcome for outcome in outcomes if not outcome.exchange.succeeded]
+        finished = {
+            (outcome.claim.trigger_id, outcome.claim.order_key)
+            for outcome in outcomes
+            if outcome.claim.order_key is not None and outcome.retry_at_ms is None
+        }
         with self._transaction() as cursor:
+            if finished:
+                self._lock_order(cursor, {trigger_id for trigger_id, _ in finished})
             self._copy_invocations(cursor, outcomes, worker)
             moved = self._delete_delivered(cursor, delivered) if delivered else set()
             if others:
@@ -576,7 +716,7 @@ class PostgresEventLog:
                 cursor,
                 [outcome for outcome in outcomes if str(outcome.claim.event_id) in moved],
             )
-        return len(moved)
+            return Recorded(len(moved), self._free_next(cursor, finished))
 
     def _copy_invocations(
         self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome], worker: str
@@ -627,7 +767,8 @@ class PostgresEventLog:
             SET state = CASE WHEN o.retry_at IS NULL THEN 'failed' ELSE 'pending' END,
                 failures = failures + 1,
                 next_attempt_at = coalesce(o.retry_at, next_attempt_at),
-                sweep_at = coalesce(o.retry_at, sweep_at),
+                sweep_at = coalesce(o.retry_at, 'infinity'),
+                order_key = CASE WHEN o.retry_at IS NOT NULL THEN order_key END,
                 lease_until = NULL
             FROM unnest(%s::uuid[], %s::int[], %s::timestamptz[])
                 AS o (event_id, attempt, retry_at)
@@ -675,12 +816,11 @@ class PostgresEventLog:
                 [claim.attempt for claim in claims],
             )
 
-    def due(self, limit: int, trigger_ids: Sequence[int]) -> list[DueChunk]:
-        """Pending events whose time has come, marked so as not to be listed again for a while."""
+    def due(self, trigger_ids: Sequence[int]) -> list[DueChunk]:
+        """A chunk for each trigger that has pending events whose time has come."""
         if not trigger_ids:
             return []
-        # By delivery_sweep, for each trigger its share, so that none starves another.
-        share = max(CHUNK_SIZE, limit // len(trigger_ids))
+        # By delivery_due.
         sql = f"""
             WITH due AS (
                 SELECT picked.event_id
@@ -689,18 +829,18 @@ class PostgresEventLog:
                     SELECT event_id FROM {SCHEMA}.delivery
                     WHERE trigger_id = wanted.trigger_id AND sweep_at <= now()
                       AND state = 'pending' AND next_attempt_at <= now()
-                    ORDER BY sweep_at LIMIT %s
+                    ORDER BY sweep_at, event_id LIMIT %s
                     FOR UPDATE SKIP LOCKED
                 ) picked
-                LIMIT %s
             )
             UPDATE {SCHEMA}.delivery d
             SET sweep_at = now() + %s * interval '1 second'
             FROM due WHERE d.event_id = due.event_id
             RETURNING d.trigger_id, d.event_id::text"""
         with self._transaction() as cursor:
-            self._run(cursor, sql, list(trigger_ids), share, limit, SWEEP_GRACE_SECONDS)
-            return _chunks(cursor.fetchall())
+            self._run(cursor, sql, list(trigger_ids), CHUNK_SIZE, SWEEP_GRACE_SECONDS)
+            chunks = _chunks(cursor.fetchall())
+        return [chunk._replace(more=len(chunk.event_ids) == CHUNK_SIZE) for chunk in chunks]
 
     def expire_leases(self) -> int:
         """Return events whose worker vanished to `pending`; their lost attempt is logged."""
@@ -732,7 +872,8 @@ class PostgresEventLog:
             self._run(
                 cursor,
                 f"""
-                UPDATE {SCHEMA}.delivery SET state = 'cancelled', lease_until = NULL
+                UPDATE {SCHEMA}.delivery
+                SET state = 'cancelled', lease_until = NULL, sweep_at = 'infinity', order_key = NULL
                 WHERE trigger_id = %s AND state IN ('pending', 'delivering')""",
                 trigger_id,
             )
@@ -740,7 +881,7 @@ class PostgresEventLog:
 
     def triggers_with_deliveries(self) -> list[int]:
         """Ids of all triggers that have unfinished (pending or delivering) events."""
-        # A loose scan of delivery_sweep: one probe a trigger, whatever the backlog.
+        # A loose scan of delivery_due: one probe a trigger, whatever the backlog.
         sql = f"""
             WITH RECURSIVE t (trigger_id) AS (
                 (SELECT trigger_id FROM {SCHEMA}.delivery ORDER BY trigger_id LIMIT 1)
@@ -791,7 +932,11 @@ class PostgresEventLog:
         return EventDetail(_event_row(row), payload, invocations)
 
     def redeliver(
-        self, project_id: int, event_ids: Sequence[UUID], trigger_ids: Sequence[int]
+        self,
+        project_id: int,
+        event_ids: Sequence[UUID],
+        trigger_ids: Sequence[int],
+        ordered: Sequence[int] = (),
     ) -> list[DueChunk]:
         """Put finished events of `trigger_ids` back to `pending` with a fresh retry budget."""
         if not event_ids or not trigger_ids:
@@ -814,8 +959,45 @@ class PostgresEventLog:
             RETURNING trigger_id, event_id::text"""
         texts = [str(event_id) for event_id in event_ids]
         with self._transaction() as cursor:
+            if ordered:
+                self._lock_order(cursor, set(ordered))
             self._run(cursor, sql, SWEEP_GRACE_SECONDS, texts, project_id, list(trigger_ids))
-            return _chunks(cursor.fetchall())
+            waiting = cursor.fetchall()
+            self._put_in_order(
+                cursor, sorted(text for trigger_id, text in waiting if trigger_id in ordered)
+            )
+        return _chunks(waiting)
+
+    def _put_in_order(self, cursor: psycopg2.extensions.cursor, texts: Sequence[str]) -> None:
+        """Give pending events of ordered triggers a place behind the others of their documents."""
+        if not texts:
+            return
+        self._run(
+            cursor,
+            f"""
+            SELECT trigger_id, database_id, "table", doc_id, id::text FROM {SCHEMA}.event_log
+            WHERE id = ANY (%s::uuid[]) ORDER BY id""",
+            list(texts),
+        )
+        events = [
+            (trigger_id, order_key(database_id, table, document_id), text)
+            for trigger_id, database_id, table, document_id, text in cursor.fetchall()
+        ]
+        places = self._places_in_order(cursor, events)
+        self._run(
+            cursor,
+            f"""
+            UPDATE {SCHEMA}.delivery d
+            SET order_key = o.order_key, order_seq = o.place,
+                sweep_at = CASE WHEN o.is_first THEN d.sweep_at ELSE 'infinity' END
+            FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bool[])
+                AS o (event_id, order_key, place, is_first)
+            WHERE d.event_id = o.event_id""",
+            [text for _, _, text in events],
+            [key for _, key, _ in events],
+            [places[text][0] for _, _, text in events],
+            [places[text][1] for _, _, text in events],
+        )
 
     def counts(self, project_id: int) -> dict[EventStatus, int]:
         """How many events of the project have which status; every status is a key."""

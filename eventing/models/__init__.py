@@ -1,7 +1,9 @@
 """What Django stores. The event log is not among it: see `eventing.logs`."""
 
 from eventing.models.control import (
+    Allotment,
     ApiToken,
+    Breaker,
     CaptureLease,
     Database,
     EventingDb,
@@ -14,7 +16,9 @@ from eventing.models.control import (
 )
 
 __all__ = [
+    "Allotment",
     "ApiToken",
+    "Breaker",
     "CaptureLease",
     "Database",
     "EventingDb",

@@ -232,3 +232,29 @@ class Heartbeat(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["process", "name"], name="one_heartbeat_a_process"),
         ]
+
+
+class Allotment(models.Model):
+    """What of a trigger's limits each worker holds: the ledger of `eventing.allotments`, as JSON.
+
+    Of no worth after a crash, so the table is not in the server's log. Without a foreign key, lest
+    a deleted trigger fail what is asked together with others.
+    """
+
+    trigger_id = models.BigIntegerField(primary_key=True)
+    ledger = models.TextField(default="{}")
+
+
+class Breaker(models.Model):
+    """An open breaker: the trigger's events are held, since its endpoint fails all the time.
+
+    The row goes when the breaker closes. Times are the database server's.
+    """
+
+    trigger = models.OneToOneField(
+        Trigger, on_delete=models.CASCADE, primary_key=True, related_name="breaker"
+    )
+    opened_at = models.DateTimeField(db_default=Now())
+    reason = models.TextField()
+    probes = models.PositiveIntegerField(default=0)
+    next_probe_at = models.DateTimeField()

@@ -11,15 +11,29 @@ import psycopg2
 import pytest
 
 from eventing.backoff import delay_ms
+from eventing.breakers import Breakers, take_probe, triggers_to_probe
+from eventing.cloudevents import EventBuilder
 from eventing.definitions import Backoff
-from eventing.delivery import MASK, Dispatcher, Endpoint, test_request
+from eventing.delivery import Dispatcher, test_request
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.webhook import WebhookDestination
+from eventing.lanes import MASK, Endpoint, Tolerance
+from eventing.limits import SharedLimits
 from eventing.logs import control_database_dsn
 from eventing.logs.base import EventDetail
 from eventing.logs.postgres import PostgresEventLog
+from eventing.matching import Matcher, Rule
+from eventing.models import Breaker
 from eventing.signing import new_secret, signature
-from tests.factories import make_change, make_events, make_origin, make_outcome
+from tests.factories import (
+    NODE_ID,
+    make_change,
+    make_events,
+    make_origin,
+    make_outcome,
+    make_project,
+    make_trigger,
+)
 from tests.receiver import Behaviour, Receiver
 from tests.waiting import wait_until
 
@@ -58,10 +72,17 @@ class Bench:
         return self.endpoints[trigger_id]
 
     def dispatcher(
-        self, guard: AddressGuard = OPEN, log: PostgresEventLog | None = None
+        self, guard: AddressGuard = OPEN, log: PostgresEventLog | None = None, **given: object
     ) -> Dispatcher:
+        worker = f"test-worker-{len(self.dispatchers)}"
         made = Dispatcher(
-            log or self.log, WebhookDestination(guard), self.endpoints.get, "test-worker"
+            log or self.log,
+            WebhookDestination(guard),
+            self.endpoints.get,
+            SharedLimits(worker),
+            Breakers(),
+            worker,
+            **given,  # type: ignore[arg-type]
         )
         self.dispatchers.append(made)
         return made
@@ -84,7 +105,7 @@ class Bench:
         dispatcher.deliver(self.detail(event_id).row.trigger_id, [event_id])
 
         def is_finished() -> bool:
-            for chunk in self.log.due(100, list(self.endpoints)):
+            for chunk in self.log.due(list(self.endpoints)):
                 dispatcher.deliver(chunk.trigger_id, chunk.event_ids)
             return self.status(event_id) in {"delivered", "failed", "cancelled"}
 
@@ -146,7 +167,7 @@ def test_an_event_is_sent_as_stored_and_logged_as_delivered(
     assert ("X-Took", "it") in invocation.response_headers
     assert ("Authorization", MASK) in invocation.request_headers
     assert "hidden" not in repr(invocation)
-    assert (invocation.worker, invocation.url) == ("test-worker", receiver.url("/hook"))
+    assert (invocation.worker, invocation.url) == ("test-worker-0", receiver.url("/hook"))
 
 
 def test_the_user_agent_is_the_users_to_choose(bench: Bench, receiver: Receiver) -> None:
@@ -344,7 +365,7 @@ def test_a_late_outcome_of_an_older_attempt_changes_nothing(
     bench.endpoint(receiver.url(), retries=0)
     detail = bench.settle(event_id, bench.dispatcher())
     assert (detail.row.status, detail.row.attempts) == ("failed", 2)
-    assert log.record([make_outcome(old, 200)], "late") == 0
+    assert log.record([make_outcome(old, 200)], "late").moved == 0
     assert bench.status(event_id) == "failed"
 
 
@@ -385,17 +406,150 @@ def test_events_of_a_deleted_trigger_are_cancelled(bench: Bench) -> None:
     wait_until(lambda: {bench.status(event_id) for event_id in ids} == {"cancelled"})
 
 
-def test_ids_beyond_a_lanes_bound_are_left_to_the_sweep(bench: Bench, receiver: Receiver) -> None:
-    receiver.behave("/", Behaviour(hang=True))
-    bench.endpoint(receiver.url(), timeout_ms=60_000, concurrency=1)
+def test_what_finds_no_room_in_a_lane_is_fetched_from_the_log(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(delay_seconds=0.1))
+    bench.endpoint(receiver.url(), concurrency=200)
     dispatcher = bench.dispatcher()
-    dispatcher.deliver(1, bench.store(1))
-    receiver.wait_for(1)
-    dispatcher.deliver(1, bench.store(40))
-    dispatcher.deliver(1, [uuid.uuid4() for _ in range(25_000)])
-    stats = dispatcher.stats()
-    assert stats.waiting <= 20_000
-    assert stats.dropped_ids >= 5_000
+    ids = bench.store(2_600)
+    dispatcher.deliver(1, ids)
+    assert dispatcher.stats().waiting <= 2_000
+    receiver.wait_for(2_600, timeout=30)
+    wait_until(lambda: bench.log.pending_of([1]) == {1: 0})
+    assert {request.id for request in receiver.received()} == set(map(str, ids))
+
+
+def test_a_worker_that_is_told_of_more_empties_the_backlog_by_itself(
+    bench: Bench, receiver: Receiver
+) -> None:
+    bench.endpoint(receiver.url())
+    ids = bench.store(1_000)
+    bench.dispatcher().deliver(1, ids[:1], more_are_due=True)
+    receiver.wait_for(1_000)
+
+
+def test_the_concurrency_holds_across_workers(bench: Bench, receiver: Receiver) -> None:
+    receiver.behave("/", Behaviour(delay_seconds=0.05))
+    bench.endpoint(receiver.url(), concurrency=4)
+    ids = bench.store(200)
+    dispatchers = [bench.dispatcher() for _ in range(3)]
+    for number, dispatcher in enumerate(dispatchers):
+        dispatcher.deliver(1, ids[number::3])
+    receiver.wait_for(200, timeout=20)
+    assert receiver.most_under_way("/") <= 4
+    assert sum(dispatcher.stats().recorded > 0 for dispatcher in dispatchers) == 3
+
+
+def test_a_rate_holds_across_workers(bench: Bench, receiver: Receiver) -> None:
+    bench.endpoint(receiver.url(), rate_per_second=50)
+    ids = bench.store(150)
+    dispatchers = [bench.dispatcher() for _ in range(4)]
+    for number, dispatcher in enumerate(dispatchers):
+        dispatcher.deliver(1, ids[number::4])
+    requests = receiver.wait_for(150, timeout=20)
+    took = requests[-1].at - requests[0].at
+    # At most what is due and a burst of a fifth of a second; more slowly is no fault of the limit.
+    assert took >= (150 - 10) / 50 - 0.25
+    assert took < 6
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_events_of_a_document_arrive_in_order_whatever_fails(
+    bench: Bench, receiver: Receiver, workers: int
+) -> None:
+    # Every third request fails once or twice.
+    receiver.behave("/", Behaviour(statuses=(200, 500, 200, 200, 503, 500) * 100))
+    bench.endpoint(receiver.url(), retries=100)
+    rule = Rule(1, "orders", (), frozenset(("insert",)), ordered=True)
+    builder = EventBuilder(ORIGIN, NODE_ID, Matcher([rule]))
+    events = builder.events([make_change(document_id=str(n % 7)) for n in range(140)])
+    bench.log.append(ORIGIN, events, None, "1")
+    dispatchers = [bench.dispatcher() for _ in range(workers)]
+    for number, event in enumerate(events):
+        dispatchers[number % workers].deliver(1, [event.id])
+
+    def is_done() -> bool:
+        for chunk in bench.log.due([1]):
+            dispatchers[0].deliver(chunk.trigger_id, chunk.event_ids)
+        return bench.log.pending_of([1]) == {1: 0}
+
+    wait_until(is_done, 30)
+    for document in range(7):
+        wanted = [event.id_text for event in events if event.document_id == str(document)]
+        sent = [
+            request.json()["id"]
+            for request in receiver.received()
+            if request.json()["data"]["docId"] == str(document)
+        ]
+        # Repeats of one event stand together.
+        assert [event_id for event_id, _ in itertools.groupby(sent)] == wanted
+
+
+def test_what_waits_goes_in_batches_and_each_event_has_its_own_log(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(delay_seconds=0.2))
+    bench.endpoint(receiver.url(), format="cloudevents-batch", concurrency=2)
+    ids = bench.store(350)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, ids[:1])
+    dispatcher.deliver(1, ids[1:])
+    wait_until(lambda: bench.log.pending_of([1]) == {1: 0})
+    bodies = [orjson.loads(request.body) for request in receiver.received()]
+    assert sorted(event["id"] for body in bodies for event in body) == sorted(map(str, ids))
+    assert max(map(len, bodies)) == 100
+    assert len(bodies) <= 10
+    (invocation,) = bench.detail(ids[-1]).invocations
+    assert invocation.status_code == 200
+    assert dict(invocation.request_headers)["webhook-id"] in {
+        request.id for request in receiver.received()
+    }
+
+
+def test_an_event_that_failed_in_a_batch_is_tried_again_alone(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/", Behaviour(statuses=(500, 200), delay_seconds=0.1))
+    bench.endpoint(receiver.url(), format="cloudevents-batch", concurrency=1)
+    ids = bench.store(3)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, ids)
+    for event_id in ids:
+        bench.settle(event_id, dispatcher)
+    assert [len(orjson.loads(each.body)) for each in receiver.received()] == [3, 1, 1, 1]
+    assert bench.detail(ids[0]).row.attempts == 2
+
+
+def test_an_endpoint_that_fails_all_the_time_is_left_alone_until_a_probe_succeeds(
+    bench: Bench, receiver: Receiver
+) -> None:
+    trigger = make_trigger(make_project(), receiver.url())
+    receiver.behave("/", Behaviour(statuses=(500,)))
+    bench.endpoint(receiver.url(), trigger.pk, retries=0)
+    ids = bench.store(40, trigger_id=trigger.pk)
+    dispatcher = bench.dispatcher(tolerance=Tolerance(failures=5, seconds=0))
+    dispatcher.deliver(trigger.pk, ids[:5])
+    wait_until(lambda: Breaker.objects.filter(pk=trigger.pk).exists())
+    breaker = Breaker.objects.get()
+    assert breaker.reason.startswith("5 attempts in a row failed")
+    assert breaker.reason.endswith("the last one with the status 500")
+    receiver.behave("/", Behaviour())
+    bench.endpoint(receiver.url(), trigger.pk, retries=0, breaker_is_open=True)
+    dispatcher.deliver(trigger.pk, ids[5:])
+    wait_until(lambda: dispatcher.stats().waiting == 0)
+    assert len(receiver.received()) == 5
+    assert bench.status(ids[5]) == "pending"
+    assert triggers_to_probe() == []
+    Breaker.objects.update(next_probe_at=breaker.opened_at)
+    assert triggers_to_probe() == [trigger.pk]
+    assert take_probe(trigger.pk)
+    assert not take_probe(trigger.pk)
+    dispatcher.deliver(trigger.pk, ids[5:6], is_probe=True)
+    wait_until(lambda: not Breaker.objects.exists())
+    bench.endpoint(receiver.url(), trigger.pk, retries=0)
+    dispatcher.deliver(trigger.pk, [], more_are_due=True)
+    receiver.wait_for(40)
 
 
 def test_outcomes_wait_for_a_log_that_is_away_and_are_then_recorded(

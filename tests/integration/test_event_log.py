@@ -1,5 +1,6 @@
 """The event log's operations, on real Postgres: what is stored, claimed, recorded and shown."""
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -8,10 +9,12 @@ import psycopg2
 import pytest
 
 from eventing.changes import Event
+from eventing.cloudevents import EventBuilder
 from eventing.logs import control_database_dsn
-from eventing.logs.base import EventFilter, InvalidCursor, PositionMoved
+from eventing.logs.base import DueChunk, EventFilter, InvalidCursor, PositionMoved, Recorded
 from eventing.logs.postgres import PostgresEventLog
-from tests.factories import make_change, make_events, make_origin, make_outcome
+from eventing.matching import Matcher, Rule
+from tests.factories import NODE_ID, make_change, make_events, make_origin, make_outcome
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -101,7 +104,7 @@ def test_a_retry_is_not_claimed_before_its_time(log: PostgresEventLog) -> None:
     later = int(time.time() * 1000) + 60_000
     log.record([make_outcome(claim, 500, retry_at_ms=later)], "worker")
     assert log.claim([event.id], 60) == []
-    assert log.due(100, [1]) == []
+    assert log.due([1]) == []
 
 
 def test_a_late_outcome_of_an_older_attempt_changes_nothing(log: PostgresEventLog) -> None:
@@ -110,9 +113,9 @@ def test_a_late_outcome_of_an_older_attempt_changes_nothing(log: PostgresEventLo
     wait_until(lambda: log.expire_leases() == 1, 5, "the lease has expired")
     (claim,) = log.claim([event.id], 60)
     assert (claim.attempt, claim.failures) == (2, 0)
-    assert log.record([make_outcome(late, 200)], "late") == 0
+    assert log.record([make_outcome(late, 200)], "late").moved == 0
     assert status_of(log, event.id) == "delivering"
-    assert log.record([make_outcome(claim, 200)], "worker") == 1
+    assert log.record([make_outcome(claim, 200)], "worker").moved == 1
     assert status_of(log, event.id) == "delivered"
     detail = log.event(1, event.id)
     assert detail is not None
@@ -129,13 +132,106 @@ def test_a_released_claim_counts_no_attempt(log: PostgresEventLog) -> None:
 def test_what_was_lost_on_the_way_is_due_after_the_grace_and_listed_once(
     log: PostgresEventLog,
 ) -> None:
-    ids = [event.id for event in stored(log, 450)]
-    assert log.due(1000, [1]) == []
+    ids = [event.id for event in stored(log, 250)]
+    assert log.due([1]) == []
     run("UPDATE mission_control.delivery SET sweep_at = now()")
-    chunks = log.due(1000, [1])
-    assert [len(chunk.event_ids) for chunk in chunks] == [200, 200, 50]
-    assert [event_id for chunk in chunks for event_id in chunk.event_ids] == ids
-    assert log.due(1000, [1]) == []
+    assert log.due([1]) == [DueChunk(1, ids[:200], more=True)]
+    assert log.due([1]) == [DueChunk(1, ids[200:], more=False)]
+    assert log.due([1]) == []
+
+
+def test_a_worker_with_room_claims_what_is_due_without_being_told_ids(
+    log: PostgresEventLog,
+) -> None:
+    ids = [event.id for event in stored(log, 30)]
+    log.append(ORIGIN, make_events([make_change()], trigger_id=2), log.position(1), "B")
+    taken = log.claim([ids[3]], 60)
+    claims = log.claim_due(1, 20, 60)
+    rest = log.claim_due(1, 20, 60)
+    assert [claim.event_id for claim in [*claims, *rest]] == [*ids[:3], *ids[4:]]
+    assert len(claims) == 20
+    log.record([make_outcome(taken[0], 500, retry_at_ms=int(time.time() * 1000) + 60_000)], "w")
+    assert log.claim_due(1, 20, 60) == []
+
+
+def chain(log: PostgresEventLog, *documents: str) -> list[UUID]:
+    """Store an event of ordered trigger 1 for each of these documents; returns their ids."""
+    rule = Rule(1, "orders", (), frozenset(("insert",)), ordered=True)
+    builder = EventBuilder(ORIGIN, NODE_ID, Matcher([rule]))
+    events = builder.events([make_change(document_id=document) for document in documents])
+    log.append(ORIGIN, events, log.position(ORIGIN.database_id), uuid4().hex)
+    return [event.id for event in events]
+
+
+def test_an_event_of_an_ordered_trigger_is_claimed_after_those_of_its_document(
+    log: PostgresEventLog,
+) -> None:
+    first, other, second, third = chain(log, "a", "b", "a", "a")
+    (later,) = chain(log, "a")
+    claims = log.claim([first, other, second, third, later], 60)
+    assert {claim.event_id for claim in claims} == {first, other}
+    claims.sort(key=lambda claim: claim.event_id != first)
+    assert log.claim_due(1, 100, 60) == []
+    # A failure that will be tried again keeps the others waiting, the last one does not.
+    soon = int(time.time() * 1000)
+    assert log.record([make_outcome(claims[0], 500, retry_at_ms=soon)], "w").freed == []
+    assert log.claim([second], 60) == []
+    (claim,) = log.claim([first], 60)
+    assert log.record([make_outcome(claim, 500)], "w") == Recorded(1, [DueChunk(1, [second])])
+    (claim,) = log.claim([second, third, later], 60)
+    assert claim.event_id == second
+    assert log.record([make_outcome(claim, 200)], "w").freed == [DueChunk(1, [third])]
+    (claim,) = log.claim_due(1, 100, 60)
+    assert claim.event_id == third
+    assert log.record([make_outcome(claim, 200)], "w").freed == [DueChunk(1, [later])]
+
+
+def test_a_redelivery_in_an_ordered_trigger_goes_behind_what_waits(log: PostgresEventLog) -> None:
+    first, second, third = chain(log, "a", "a", "a")
+    for event_id in (first, second):
+        log.record([make_outcome(claim, 200) for claim in log.claim([event_id], 60)], "w")
+    (chunk,) = log.redeliver(1, [first, second], [1], [1])
+    assert set(chunk.event_ids) == {first, second}
+    order = []
+    for _ in range(3):
+        (claim,) = log.claim([first, second, third], 60)
+        order.append(claim.event_id)
+        log.record([make_outcome(claim, 200)], "w")
+    assert order[0] == third
+    assert set(order[1:]) == {first, second}
+
+
+def test_whoever_stores_while_the_predecessor_finishes_is_not_left_waiting(
+    log: PostgresEventLog,
+) -> None:
+    """The two transactions meet at every point, for hundreds of events of one document."""
+    sent: list[UUID] = []
+    stop = threading.Event()
+
+    def deliver() -> None:
+        while not stop.is_set() or len(sent) < 300:
+            for claim in log.claim_due(1, 100, 60):
+                sent.append(claim.event_id)
+                log.record([make_outcome(claim, 200)], "w")
+        log.close()
+
+    worker = threading.Thread(target=deliver)
+    worker.start()
+    ids = [event_id for _ in range(300) for event_id in chain(log, "a")]
+    stop.set()
+    worker.join(30)
+    assert sent == ids
+
+
+def test_what_waits_for_an_event_that_retention_deletes_goes_on(log: PostgresEventLog) -> None:
+    long_ago = int((time.time() - 10 * 86_400) * 1000)
+    rule = Rule(1, "orders", (), frozenset(("insert",)), ordered=True)
+    builder = EventBuilder(ORIGIN, NODE_ID, Matcher([rule]))
+    old, new = builder.events([make_change(committed_at_ms=long_ago), make_change()])
+    log.append(ORIGIN, [old, new], None, "1")
+    assert log.claim([new.id], 60) == []
+    log.drop_partitions_before(int(time.time()) // 86_400 - 2)
+    assert [claim.event_id for claim in log.claim([new.id], 60)] == [new.id]
 
 
 def test_a_deleted_triggers_events_are_cancelled(log: PostgresEventLog) -> None:
