@@ -181,6 +181,7 @@ class Dispatcher:
             self._pace(lane)
 
     def _claim_loop(self) -> None:
+        self._warm_up()
         pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             self._claim_wanted.wait()
@@ -202,6 +203,16 @@ class Dispatcher:
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
                 with self._lock:
                     self._ask_for_claims(lane)
+
+    def _warm_up(self) -> None:
+        """Open what the first event would otherwise wait for."""
+        try:
+            self._endpoint_of(0)
+            self._log.position(0)
+        except LogUnavailable as error:
+            logger.warning("the Eventing DB does not answer yet", error=str(error))
+        except Exception:
+            logger.exception("the control database does not answer yet")
 
     def _claim_for(self, lane: Lane) -> None:
         """Claim as much as the lane has room for, and send what may be sent."""
@@ -264,6 +275,7 @@ class Dispatcher:
 
     def _pace_loop(self) -> None:
         wait: float | None = None
+        self._limits.allot([])
         while not self._stopping.is_set():
             self._pace_wanted.wait(wait)
             self._pace_wanted.clear()
@@ -277,13 +289,13 @@ class Dispatcher:
         """Ask for allotments where it is time to; returns when to look again, in seconds."""
         now = time.monotonic()
         with self._lock:
-            self._paced -= {lane for lane in self._paced if lane.is_done_with}
             asking = [(lane, ask) for lane in self._paced if (ask := lane.ask(now))]
         allotments = self._limits.allot([ask for _, ask in asking]) if asking else []
         now = time.monotonic()
         with self._lock:
             for number, (lane, ask) in enumerate(asking):
                 lane.allot(ask, allotments[number] if allotments else None, now)
+            self._paced -= {lane for lane in self._paced if lane.is_done_with}
             ready = [lane for lane in self._paced if lane.claimed]
         for lane in ready:
             self._send_from(lane)

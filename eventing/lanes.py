@@ -37,6 +37,8 @@ _LEASE_SPARE_SECONDS: Final = 15.0
 _BATCH_FILLS_SECONDS: Final = 0.1
 # How often a busy lane asks for its allotment anew, and when one that it did not use is void.
 _ASK_EVERY_SECONDS: Final = 0.2
+# A lane keeps its slots for so long after its last request, lest the next one wait for them.
+_KEEPS_SLOTS_SECONDS: Final = 1.0
 _TURNS_LAST_SECONDS: Final = 0.5
 _TURNS_EVERY_SECONDS: Final = 0.02
 
@@ -127,7 +129,7 @@ class Lane:
         self.wants_claims = False
         self.average_ms = _FIRST_GUESS_MS
         self._slots = 0
-        self._holds_slots = False
+        self._wants_slots_until = 0.0
         self._turns = 0
         self._turns_until = 0.0
         self._turns_at = 0.0
@@ -220,6 +222,7 @@ class Lane:
         count = self._next_count(now)
         if count:
             self._turns -= 1
+            self._wants_slots_until = now + _KEEPS_SLOTS_SECONDS
         return [self.claimed.popleft() for _ in range(count)]
 
     def _next_count(self, now: float) -> int:
@@ -249,7 +252,7 @@ class Lane:
     @property
     def is_done_with(self) -> bool:
         """Whether nothing is to be done and nothing is held that others could use."""
-        return self.is_idle and not self._slots and not self._holds_slots
+        return self.is_idle and not self._slots
 
     @property
     def wants_turns(self) -> bool:
@@ -278,15 +281,16 @@ class Lane:
             self._endpoint.concurrency,
             self._endpoint.rate_per_second,
             self.under_way,
-            not self.is_idle,
+            not self.is_idle or now < self._wants_slots_until,
             turns,
         )
 
     def allot(self, ask: Ask, allotment: Allotment | None, now: float) -> None:
         """Go on with what was allotted; without an answer, with the slots there are."""
-        # What came in the meantime was not asked for.
-        self._ask_at = 0.0 if not ask.wants_slots and not self.is_idle else now + _ASK_EVERY_SECONDS
-        self._holds_slots = ask.wants_slots or ask.under_way > 0
+        self._ask_at = now + _ASK_EVERY_SECONDS
+        if not ask.wants_slots and not self.is_idle:
+            # What came in the meantime was not asked for.
+            self._ask_at = 0.0
         if allotment is None:
             self._slots = self._slots or (ask.concurrency if ask.wants_slots else 0)
             # Nobody counts: one turn each time keeps this process at or below the rate.

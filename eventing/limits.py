@@ -57,7 +57,7 @@ class SharedLimits:
                 [ids],
             )
             rows = cursor.fetchall()
-            now = max(moment for _, _, moment in rows)
+            now = max((moment for _, _, moment in rows), default=0.0)
             ledgers = {number: Ledger.from_json(orjson.loads(text)) for number, text, _ in rows}
             allotments = {
                 number: ledger.allot(self._who, asks[number], now)

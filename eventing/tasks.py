@@ -84,6 +84,8 @@ _worker = _Worker()
 @worker_ready.connect
 def _start(**_: object) -> None:
     health.beat("worker", _worker.name)
+    # Connections are opened now, lest the first event wait for them.
+    _worker.dispatcher(BUILTIN)
     threading.Thread(target=_worker.beat, name="heartbeat", daemon=True).start()
 
 
