@@ -27,6 +27,7 @@ from eventing.definitions import (
     TriggerState,
 )
 from eventing.models import (
+    Breaker,
     CaptureLease,
     Database,
     EventingDb,
@@ -308,6 +309,7 @@ def save_trigger(
         trigger.configuration_version = version
         trigger.save()
         trigger.databases.set(databases)
+        _close_breaker(trigger)
         return trigger
 
 
@@ -332,6 +334,12 @@ def set_trigger_state(trigger: Trigger, state: TriggerState) -> None:
         trigger.state = state
         trigger.configuration_version = version
         trigger.save(update_fields=["state", "configuration_version", "changed_at"])
+        _close_breaker(trigger)
+
+
+def _close_breaker(trigger: Trigger) -> None:
+    """Deliver again at once: a person has looked at the trigger and changed what it needed."""
+    Breaker.objects.filter(trigger=trigger).delete()
 
 
 def delete_trigger(trigger: Trigger) -> int:

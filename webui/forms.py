@@ -25,7 +25,8 @@ from eventing.models import Database, Trigger
 from eventing.problems import InvalidInput, Problem
 
 _ADVANCED: Final = frozenset(
-    {"retries", "timeout_ms", "state", "concurrency", "headers"}
+    {"retries", "timeout_ms", "state", "headers"}
+    | {"format", "concurrency", "rate_per_second", "ordered"}
     | {"backoff_initial_ms", "backoff_factor", "backoff_max_ms"}
 )
 
@@ -37,6 +38,8 @@ _WORDS: Final = {
     "operations": "Trigger operation",
     "timeout_ms": "Timeout in milliseconds",
     "concurrency": "Requests at once",
+    "rate_per_second": "Requests a second",
+    "format": "Payload format",
     "backoff_initial_ms": "First wait in milliseconds",
     "backoff_factor": "Factor",
     "backoff_max_ms": "Longest wait in milliseconds",
@@ -110,7 +113,7 @@ def _words(text: str) -> list[str]:
 
 # Triggers
 
-_NUMBERS: Final = ("retries", "timeout_ms", "concurrency")
+_NUMBERS: Final = ("retries", "timeout_ms", "concurrency", "rate_per_second")
 _BACKOFF: Final = ("initial_ms", "factor", "max_ms")
 
 
@@ -151,6 +154,9 @@ def _trigger_values(definition: TriggerDefinition) -> dict[str, Any]:
         "retries": definition.retries,
         "timeout_ms": definition.timeout_ms,
         "concurrency": definition.concurrency,
+        "rate_per_second": definition.rate_per_second,
+        "ordered": definition.ordered,
+        "format": definition.format,
         "state": definition.state,
         "backoff_initial_ms": backoff.initial_ms,
         "backoff_factor": f"{backoff.factor:g}",
@@ -174,6 +180,7 @@ def given_trigger_form(
             "tables",
             "url",
             "state",
+            "format",
             *_NUMBERS,
             *(f"backoff_{n}" for n in _BACKOFF),
         )
@@ -182,6 +189,7 @@ def given_trigger_form(
     values |= {
         "databases": post.getlist("databases"),
         "operations": post.getlist("operations"),
+        "ordered": "ordered" in post,
         "kept_headers": [
             replace(header, choice=post.get(f"header:{header.name}", "keep")) for header in kept
         ],
@@ -210,8 +218,8 @@ def trigger_definition(
         },
     }
     source |= {name: _number(post.get(name, "")) for name in _NUMBERS if post.get(name, "").strip()}
-    if post.get("state"):
-        source["state"] = post["state"]
+    source |= {name: post[name] for name in ("state", "format") if post.get(name)}
+    source["ordered"] = "ordered" in post
     written = {f"headers.{name}": value for name, value in source["headers"].items()}
     actor.refuse_references(written)
     definition = parse_trigger(source, os.environ)

@@ -34,6 +34,17 @@ def retries_of(retries: int, timeout_ms: int, backoff: Backoff) -> str:
     return f"{limit} One that fails is tried again {times}, after about {', '.join(waits)}{more}."
 
 
+def limits_of(definition: TriggerDefinition) -> str:
+    """How events are held back from the endpoint, in a sentence each; empty if nothing is set."""
+    sentences = []
+    if definition.rate_per_second:
+        times = "request begins" if definition.rate_per_second == 1 else "requests begin"
+        sentences.append(f"At most {definition.rate_per_second:,} {times} each second.")
+    if definition.ordered:
+        sentences.append("Events of one row or document are sent one after another.")
+    return " ".join(sentences)
+
+
 def _listed(words: Sequence[str], last: str) -> str:
     if len(words) < 2:
         return "".join(words)

@@ -5,7 +5,7 @@ lies only what HTTP adds: partial changes, fields that are read only, and masks 
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from eventing.access import Actor
 from eventing.api.bodies import merged
@@ -27,6 +27,9 @@ from eventing.definitions import (
 )
 from eventing.lanes import MASK
 from eventing.problems import InvalidInput, Problem
+
+# Shown with a trigger, and left alone when they are sent back.
+_READ_ONLY: Final = frozenset({"live", "breaker"})
 
 
 def new_project(body: Mapping[str, Any]) -> tuple[str, SettingsDefinition]:
@@ -90,7 +93,7 @@ def trigger_definition(
     body: Mapping[str, Any], actor: Actor, stored: TriggerDefinition | None = None
 ) -> TriggerDefinition:
     """The trigger that `body` describes; a masked header stands for that of `stored`."""
-    written = {name: value for name, value in body.items() if name != "live"}
+    written = {name: value for name, value in body.items() if name not in _READ_ONLY}
     kept: list[str] = []
     headers = written.get("headers")
     if isinstance(headers, Mapping):

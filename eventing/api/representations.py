@@ -117,8 +117,18 @@ def trigger_written(definition: TriggerDefinition) -> dict[str, Any]:
 
 
 def trigger_shown(trigger: Trigger, live: bool) -> dict[str, Any]:
-    """A trigger, and whether capture applies its present definition."""
-    return {**trigger_written(trigger_definition_of(trigger)), "live": live}
+    """A trigger, whether capture applies its present definition, and its breaker."""
+    breaker = getattr(trigger, "breaker", None)
+    return {
+        **trigger_written(trigger_definition_of(trigger)),
+        "live": live,
+        "breaker": {
+            "state": "open" if breaker else "closed",
+            "reason": breaker.reason if breaker else None,
+            "opened_at": breaker.opened_at if breaker else None,
+            "next_probe_at": breaker.next_probe_at if breaker else None,
+        },
+    }
 
 
 def event_shown(row: EventRow) -> dict[str, Any]:

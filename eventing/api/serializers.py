@@ -108,6 +108,16 @@ class Backoff(serializers.Serializer[object]):
     max_ms = _Number(default=3_600_000)
 
 
+class Breaker(serializers.Serializer[object]):
+    state = serializers.ChoiceField(
+        choices=("closed", "open"),
+        help_text="open: deliveries are held, since the endpoint failed all the time.",
+    )
+    reason = _Text(allow_null=True)
+    opened_at = _Moment(allow_null=True)
+    next_probe_at = _Moment(allow_null=True)
+
+
 class Trigger(serializers.Serializer[object]):
     name = _Text()
     databases = serializers.ListField(
@@ -134,6 +144,7 @@ class Trigger(serializers.Serializer[object]):
     live = _Flag(
         read_only=True, help_text="Whether the capture loop applies the present definition."
     )
+    breaker = Breaker(read_only=True)
 
 
 class Exchange(serializers.Serializer[object]):

@@ -8,6 +8,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from eventing.breakers import Breakers
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import CaptureLease, Project, RetiredSource, Trigger
 from eventing.projects import configuration_version, trigger_definition_of
@@ -25,6 +26,9 @@ def shop(log: PostgresEventLog) -> Shop:
 
 
 # Projects and settings
+
+
+CLOSED = {"state": "closed", "reason": None, "opened_at": None, "next_probe_at": None}
 
 
 def test_a_project_is_made_found_and_deleted(shop: Shop) -> None:
@@ -257,6 +261,7 @@ def test_a_trigger_is_made_with_its_defaults(shop: Shop) -> None:
         "rate_per_second": 0,
         "ordered": False,
         "live": False,
+        "breaker": CLOSED,
     }
     assert shop.viewer.get("projects/shop/triggers/t/").json == answer.json
 
@@ -354,6 +359,16 @@ def test_a_bad_trigger_is_refused_and_changes_nothing(
         assert answer.status == 422
         assert message in answer.problems[field]
     assert shop.editor.get("projects/shop/triggers/").json == before
+
+
+def test_an_open_breaker_is_shown_and_closed_by_a_change(shop: Shop) -> None:
+    Breakers().open(shop.trigger.pk, "100 attempts in a row failed")
+    path = "projects/shop/triggers/welcome-email/"
+    breaker = shop.viewer.get(path).json["breaker"]
+    assert breaker["state"] == "open"
+    assert breaker["reason"] == "100 attempts in a row failed"
+    assert breaker["opened_at"] < breaker["next_probe_at"]
+    assert shop.editor.patch(path, {"url": "http://127.0.0.1/mended"}).json["breaker"] == CLOSED
 
 
 def test_a_trigger_is_live_once_capture_applies_it(shop: Shop) -> None:

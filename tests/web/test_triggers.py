@@ -1,10 +1,12 @@
 """Triggers: the form with the seed's labels, its refusals, and what can be done with one."""
 
+import re
 from typing import Any
 
 import pytest
 from django.test import Client
 
+from eventing.breakers import Breakers
 from eventing.models import Trigger
 from eventing.projects import trigger_definition_of
 from tests.factories import make_trigger
@@ -41,6 +43,33 @@ def test_the_form_makes_the_trigger_it_describes(shop: Shop, editor: Client) -> 
     assert definition.headers == {"X-Tenant": "eu"}
 
 
+def test_how_events_are_sent_can_be_set_seen_and_changed(shop: Shop, editor: Client) -> None:
+    limits = {"format": "cloudevents-batch", "rate_per_second": "50", "ordered": "on"}
+    editor.post(shop.path("triggers/add/"), {**GIVEN, **limits})
+    definition = trigger_definition_of(Trigger.objects.get(name="audit"))
+    assert (definition.format, definition.rate_per_second) == ("cloudevents-batch", 50)
+    assert definition.ordered
+    page = editor.get(shop.path("triggers/audit/")).content.decode()
+    assert "At most 50 requests begin each second." in page
+    assert "cloudevents-batch, in order" in page
+    form = editor.get(shop.path("triggers/audit/edit/")).content.decode()
+    assert 'value="cloudevents-batch" selected' in form
+    assert re.search(r'<input[^>]*name="ordered"[^>]* checked', form)
+    again = {name: given for name, given in GIVEN.items() if "header" not in name}
+    editor.post(shop.path("triggers/audit/edit/"), again)
+    assert not trigger_definition_of(Trigger.objects.get(name="audit")).ordered
+
+
+def test_an_open_breaker_is_explained_and_can_be_closed(shop: Shop, editor: Client) -> None:
+    Breakers().open(shop.trigger.pk, "100 attempts in a row failed")
+    page = editor.get(shop.path("triggers/welcome-email/")).content.decode()
+    assert "100 attempts in a row failed." in page
+    assert "Deliver now" in page
+    assert "deliveries held" in editor.get(shop.path("triggers/")).content.decode()
+    editor.post(shop.path("triggers/welcome-email/state/"), {"state": "active"})
+    assert "Deliver now" not in editor.get(shop.path("triggers/welcome-email/")).content.decode()
+
+
 def test_what_is_left_blank_gets_its_default(shop: Shop, editor: Client) -> None:
     given = {"name": "small", "operations": ["update"], "url": HOOK, "retries": ""}
     assert editor.post(shop.path("triggers/add/"), given).status_code == 303
@@ -57,6 +86,8 @@ def test_what_is_left_blank_gets_its_default(shop: Shop, editor: Client) -> None
         ({"url": "ftp://example.com"}, "an address that begins with http:// or https://"),
         ({"url": "https://user:word@example.com"}, "credentials in a header"),
         ({"operations": []}, "one or more of insert, update, delete"),
+        ({"rate_per_second": "-1"}, "a whole number from 0 to 1000000"),
+        ({"format": "xml"}, "one of spacecloud, cloudevents, cloudevents-binary"),
         ({"retries": "101"}, "a whole number from 0 to 100"),
         ({"retries": "many"}, "Got &#x27;many&#x27;"),
         ({"timeout_ms": "0"}, "a whole number from 1 to 600000"),

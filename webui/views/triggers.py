@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 from eventing import history
 from eventing.access import EDITOR, Actor
 from eventing.changes import OPERATIONS
-from eventing.definitions import TRIGGER_STATES, TriggerDefinition
+from eventing.definitions import FORMATS, TRIGGER_STATES, TriggerDefinition
 from eventing.eventing_dbs import current_log
 from eventing.history import remove_trigger
 from eventing.logs.base import EventFilter, LogUnavailable
@@ -39,7 +39,7 @@ from webui.forms import (
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
-from webui.sentences import retries_of, sentence_of
+from webui.sentences import limits_of, retries_of, sentence_of
 
 _LATEST = 10
 
@@ -47,7 +47,9 @@ _LATEST = 10
 @project_page()
 def index(request: Request, project: Project) -> HttpResponse:
     """The triggers that match the search, kept up to date."""
-    every = list(project.triggers.select_related("project").prefetch_related("databases"))
+    every = list(
+        project.triggers.select_related("project", "breaker").prefetch_related("databases")
+    )
     wanted = {name: request.GET.get(name, "") for name in ("q", "database", "operation", "state")}
     found = [trigger for trigger in every if _matches(trigger, **wanted)]
     live = live_triggers(found)
@@ -141,6 +143,7 @@ def _form_page(
         "aliases": list(project.databases.values_list("alias", flat=True)),
         "operations": OPERATIONS,
         "states": TRIGGER_STATES,
+        "formats": FORMATS,
         **_description(form),
     }
     return form_answer(request, "triggers/form.html", context, refused=refused)
@@ -161,7 +164,10 @@ def preview(request: Request, project: Project) -> HttpResponse:
     return render(request, "triggers/_preview.html", {**context, "checked": errors})
 
 
-_CHECKED = ("name", "url", "operations", "tables", "retries", "timeout_ms", "concurrency")
+_CHECKED = (
+    *("name", "url", "operations", "tables"),
+    *("retries", "timeout_ms", "concurrency", "rate_per_second"),
+)
 
 
 def _description(form: Form) -> dict[str, Any]:
@@ -177,14 +183,17 @@ def _description(form: Form) -> dict[str, Any]:
         tables=tuple(word.strip() for word in values["tables"].split(",") if word.strip()),
         retries=values["retries"],
         timeout_ms=values["timeout_ms"],
+        rate_per_second=values["rate_per_second"],
+        ordered=values["ordered"],
     )
     return _words_of(definition)
 
 
 def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
+    retries = retries_of(definition.retries, definition.timeout_ms, definition.backoff)
     return {
         "sentence": sentence_of(definition),
-        "retry_sentence": retries_of(definition.retries, definition.timeout_ms, definition.backoff),
+        "retry_sentence": f"{retries} {limits_of(definition)}".rstrip(),
     }
 
 
@@ -196,7 +205,7 @@ def show(request: Request, project: Project, name: str) -> HttpResponse:
 
 
 def _trigger(project: Project, name: str) -> Trigger:
-    triggers = project.triggers.select_related("project").prefetch_related("databases")
+    triggers = project.triggers.select_related("project", "breaker").prefetch_related("databases")
     return get_object_or_404(triggers, name=name)
 
 

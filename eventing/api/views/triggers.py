@@ -37,7 +37,7 @@ class Triggers(ProjectView):
     @operation("list_triggers", {200: serializers.Trigger(many=True)}, tag="triggers")
     def get(self, request: Request, project: str) -> Response:
         """The project's triggers."""
-        triggers = list(self.project.triggers.select_related("project"))
+        triggers = list(self.project.triggers.select_related("project", "breaker"))
         live = live_triggers(triggers)
         return Response([trigger_shown(trigger, trigger.pk in live) for trigger in triggers])
 
