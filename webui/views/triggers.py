@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 from eventing import history
 from eventing.access import EDITOR, Actor
 from eventing.changes import OPERATIONS
-from eventing.definitions import FORMATS, TRIGGER_STATES, TriggerDefinition
+from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefinition
 from eventing.eventing_dbs import current_log
 from eventing.history import remove_trigger
 from eventing.logs.base import EventFilter, LogUnavailable
@@ -183,6 +183,11 @@ def _description(form: Form) -> dict[str, Any]:
         tables=tuple(word.strip() for word in values["tables"].split(",") if word.strip()),
         retries=values["retries"],
         timeout_ms=values["timeout_ms"],
+        backoff=Backoff(
+            values["backoff_initial_ms"],
+            float(values["backoff_factor"]),
+            values["backoff_max_ms"],
+        ),
         rate_per_second=values["rate_per_second"],
         ordered=values["ordered"],
     )
