@@ -14,22 +14,28 @@ from rest_framework.request import Request
 from eventing.access import Actor, actor_of_token
 
 
+def actor_of_header(header: str) -> Actor | None:
+    """Who an Authorization header stands for, None if it is empty. Raises AuthenticationFailed."""
+    scheme, _, token = header.partition(" ")
+    if not scheme:
+        return None
+    if scheme.lower() != "bearer" or not token.strip():
+        raise AuthenticationFailed(
+            "the Authorization header is not understood; allowed: Bearer <token>"
+        )
+    actor = actor_of_token(token.strip())
+    if actor is None:
+        raise AuthenticationFailed("this token is unknown, or its user is no longer active")
+    return actor
+
+
 class TokenAuthentication(BaseAuthentication):
     """`Authorization: Bearer <token>`; `request.auth` is then the Actor."""
 
     def authenticate(self, request: Request) -> tuple[User, Actor] | None:
         """The user and the actor, None without the header. Raises AuthenticationFailed."""
-        scheme, _, token = get_authorization_header(request).decode("latin-1").partition(" ")
-        if not scheme:
-            return None
-        if scheme.lower() != "bearer" or not token.strip():
-            raise AuthenticationFailed(
-                "the Authorization header is not understood; allowed: Bearer <token>"
-            )
-        actor = actor_of_token(token.strip())
-        if actor is None:
-            raise AuthenticationFailed("this token is unknown, or its user is no longer active")
-        return actor.user, actor
+        actor = actor_of_header(get_authorization_header(request).decode("latin-1"))
+        return (actor.user, actor) if actor else None
 
     def authenticate_header(self, request: Request) -> str:
         """What a 401 says in WWW-Authenticate (RFC 9110 section 11.6.1)."""

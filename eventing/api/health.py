@@ -1,14 +1,19 @@
-"""`/healthz` and `/readyz`, for whatever restarts processes and routes requests to them.
+"""`/healthz` and `/readyz`, for whatever restarts processes and routes requests to them, and
+`/metrics` for Prometheus.
 
 The first answers as long as the process does and touches nothing else: a database that is away is
 no reason to restart the web.
 """
 
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST
+from rest_framework.exceptions import AuthenticationFailed
 
+from eventing.api.authentication import actor_of_header
 from eventing.health import readiness
+from eventing.metrics import metrics_text
 
 
 @never_cache
@@ -26,3 +31,17 @@ def readyz(request: HttpRequest) -> JsonResponse:
     if reasons:
         return JsonResponse({"status": "not ready", "reasons": reasons}, status=503)
     return JsonResponse({"status": "ok"})
+
+
+@never_cache
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The state of the installation, and with a token that of the projects its user may see."""
+    try:
+        actor = actor_of_header(request.headers.get("Authorization", ""))
+    except AuthenticationFailed as error:
+        refusal = HttpResponse(f"{error.detail}\n", content_type="text/plain", status=401)
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
+    projects = list(actor.projects().order_by("name")) if actor else []
+    return HttpResponse(metrics_text(projects), content_type=CONTENT_TYPE_LATEST)

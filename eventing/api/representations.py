@@ -125,8 +125,8 @@ def trigger_shown(trigger: Trigger, live: bool) -> dict[str, Any]:
         "breaker": {
             "state": "open" if breaker else "closed",
             "reason": breaker.reason if breaker else None,
-            "opened_at": breaker.opened_at if breaker else None,
-            "next_probe_at": breaker.next_probe_at if breaker else None,
+            "opened_at": _moment(breaker.opened_at) if breaker else None,
+            "next_probe_at": _moment(breaker.next_probe_at) if breaker else None,
         },
     }
 

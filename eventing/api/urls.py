@@ -3,7 +3,7 @@
 from django.urls import include, path, re_path, register_converter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from eventing.api.health import healthz, readyz
+from eventing.api.health import healthz, metrics, readyz
 from eventing.api.problem_details import nothing_here
 from eventing.api.views import databases, events, projects, triggers
 
@@ -41,6 +41,7 @@ _of_a_project = [
 urlpatterns = [
     path("healthz", healthz),
     path("readyz", readyz),
+    path("metrics", metrics),
     path(
         "api/docs/",
         # Its usual template has inline style, which the content security policy refuses.

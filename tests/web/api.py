@@ -50,6 +50,7 @@ class Api:
     """Calls below `/api/v1/`, as the owner of a token."""
 
     def __init__(self, token: str | None = None) -> None:
+        self.token = token
         self._client = Client(headers={"Authorization": f"Bearer {token}"} if token else {})
 
     def get(self, path: str, **query: str) -> Answer:

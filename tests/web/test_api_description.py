@@ -10,8 +10,10 @@ import pytest
 import yaml
 from django.core.management import call_command
 from django.test import Client
+from prometheus_client.parser import text_string_to_metric_families
 
 from demo.servers import free_port
+from eventing.breakers import Breakers
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_outcome
 from tests.receiver import Receiver
@@ -136,3 +138,37 @@ def test_readyz_says_that_the_broker_is_away(
     answer = Client().get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["reasons"] == ["the broker (REDIS_URL) does not answer"]
+
+
+def test_metrics_name_nobody_without_a_token(shop: Shop) -> None:
+    answer = Client().get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    values = metric_values(answer.content.decode())
+    assert values["mission_control_captures", (("state", "starting"),)] == 1
+    assert values["mission_control_processes", (("process", "worker"),)] == 0
+    assert "shop" not in answer.content.decode()
+
+
+def test_metrics_of_a_project_are_for_who_may_see_it(shop: Shop, log: PostgresEventLog) -> None:
+    shop.events(log, 2)
+    Breakers().open(shop.trigger.pk, "100 attempts in a row failed")
+    header = {"Authorization": f"Bearer {shop.viewer.token}"}
+    values = metric_values(Client().get("/metrics", headers=header).content.decode())
+    trigger = (("project", "shop"), ("trigger", "welcome-email"))
+    assert values["mission_control_open_breakers", ()] == 1
+    assert values["mission_control_trigger_breaker_open", trigger] == 1
+    assert values["mission_control_trigger_backlog", trigger] == 2
+    assert values["mission_control_events", (("project", "shop"), ("status", "pending"))] == 2
+    state = (("database", "main"), ("project", "shop"), ("state", "starting"))
+    assert values["mission_control_capture_state", state] == 1
+    assert Client().get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+def metric_values(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What Prometheus' own reader finds, by name and labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
