@@ -36,6 +36,10 @@ _INSERT = (
 )
 
 
+# Nothing is delivered while captures are measured.
+_NOWHERE = {"url": "http://127.0.0.1:9/", "state": "paused"}
+
+
 class Bench:
     """The servers, the product's processes, a source database and an endpoint."""
 
@@ -69,45 +73,50 @@ class Bench:
         self._rows += rows
 
     def configure(
-        self,
-        url: str,
-        state: str = "active",
-        concurrency: int = 64,
-        source: tuple[str, str] | None = None,
+        self, *triggers: dict[str, object], source: tuple[str, str] | None = None
     ) -> None:
-        """One trigger on every insert, in the Postgres or in another source (type, URL)."""
+        """These triggers, on every insert unless told otherwise, in the Postgres or in another
+        source (type, URL)."""
         type, source_url = source or ("postgres", self.source_url)
-        trigger = {
+        usual = {
             "name": "bench",
             "databases": ["main"],
             "tables": ["orders"],
             "operations": ["insert"],
-            "url": url,
-            "state": state,
-            "concurrency": concurrency,
         }
         project = {
             "name": "bench",
             "eventing": {"enabled": True},
             "databases": [{"alias": "main", "type": type, "url": source_url}],
-            "triggers": [trigger],
+            "triggers": [usual | trigger for trigger in triggers],
         }
-        self.stack.manage("apply", "-", input=yaml.safe_dump({"projects": [project]}))
-        wait_until(self._is_live, 30, "capture does not apply the trigger")
+        text = yaml.safe_dump({"projects": [project]})
+        self.stack.manage("apply", "-", "--prune", input=text)
+        wait_until(self._is_live, 30, "capture does not apply the triggers")
 
     def _is_live(self) -> bool:
         return bool(
             self.stack.execute(
-                "SELECT 1 FROM eventing_capturelease l, eventing_trigger t WHERE"
-                " l.state = 'streaming' AND l.applied_version >= t.configuration_version"
+                "SELECT 1 FROM eventing_capturelease WHERE state = 'streaming' AND"
+                " applied_version >= (SELECT max(configuration_version) FROM eventing_trigger)"
             )
         )
 
     def stored(self) -> int:
         return self._number("SELECT coalesce(sum(stored), 0) FROM mission_control.event_stats")
 
-    def delivered(self) -> int:
-        return self._number("SELECT coalesce(sum(delivered), 0) FROM mission_control.event_stats")
+    def delivered(self, trigger: str = "") -> int:
+        """How many events were delivered; of one trigger, if it is named."""
+        only = f" WHERE trigger_id = (SELECT id FROM eventing_trigger WHERE name = '{trigger}')"
+        return self._number(
+            "SELECT coalesce(sum(delivered), 0) FROM mission_control.event_stats"
+            f"{only if trigger else ''}"
+        )
+
+    def unfinished(self) -> int:
+        return self._number(
+            "SELECT count(*) FROM mission_control.delivery WHERE state IN ('pending', 'delivering')"
+        )
 
     def _number(self, sql: str) -> int:
         return int(self.stack.execute(sql)[0][0])
@@ -138,7 +147,7 @@ def seconds_until(condition: Callable[[], bool], limit_seconds: float) -> float:
 def measure_capture(bench: Bench, events: int) -> list[Figure]:
     """One INSERT, stored in the log; no worker runs. Then the bare loop on the same rows."""
     bench.run_sql("CREATE PUBLICATION bench_bare FOR TABLE orders WITH (publish = 'insert')")
-    bench.configure("http://127.0.0.1:9/", state="paused")
+    bench.configure(_NOWHERE)
     (child,) = psutil.Process(bench.stack.pid("capture")).children(recursive=True)
     bench.stack.stop("worker")
     bench.run_sql("SELECT pg_create_logical_replication_slot('bench_bare', 'pgoutput')")
@@ -181,9 +190,7 @@ def measure_capture_mongodb(bench: Bench, events: int) -> list[Figure]:
         with mongodb.client() as client:
             database = client["bench"]
             orders = database.create_collection("orders")
-            bench.configure(
-                "http://127.0.0.1:9/", "paused", source=("mongodb", mongodb.url("bench"))
-            )
+            bench.configure(_NOWHERE, source=("mongodb", mongodb.url("bench")))
             bench.stack.stop("worker")
             bench.stack.stop("capture")
             with database.watch() as stream:
@@ -219,7 +226,7 @@ def _capture_of_binary_log(bench: Bench, server: MySqlServer, events: int) -> Fi
     try:
         url = server.create_database("bench")
         execute(url, _MYSQL_TABLE)
-        bench.configure("http://127.0.0.1:9/", "paused", source=("mysql", url))
+        bench.configure(_NOWHERE, source=("mysql", url))
         bench.stack.stop("worker")
         bench.stack.stop("capture")
         end = bare.end_of_binary_log(url)
@@ -245,7 +252,7 @@ def _figure_of_capture(bench: Bench, name: str, rate: float, loop: float, target
     bench.stack.execute("TRUNCATE mission_control.delivery")
     bench.stack.start("capture")
     bench.stack.start("worker")
-    bench.configure("http://127.0.0.1:9/", "paused")
+    bench.configure(_NOWHERE)
     return Figure(
         f"capture, {name}, stored in the log",
         rate,
@@ -270,12 +277,12 @@ def _document(number: int) -> dict[str, object]:
 def measure_delivery(bench: Bench, events: int) -> list[Figure]:
     """Events that wait in the log, from the trigger's resumption to the last one recorded."""
     with endpoint(bench.folder, timed=False) as (url, _):
-        bench.configure(url, state="paused")
+        bench.configure({"url": url, "state": "paused"})
         waiting = bench.stored()
         bench.insert(events)
         wait_until(lambda: bench.stored() - waiting >= events, 120, "not stored")
         before = bench.delivered()
-        bench.configure(url)
+        bench.configure({"url": url})
         wait_until(lambda: bench.delivered() > before, 30, "nothing is delivered")
         first = bench.delivered()
         total = (
@@ -291,7 +298,7 @@ def measure_delivery(bench: Bench, events: int) -> list[Figure]:
 def measure_end_to_end(bench: Bench, events: int) -> list[Figure]:
     """One INSERT, from its commit to the last event delivered and logged."""
     with endpoint(bench.folder, timed=False) as (url, _):
-        bench.configure(url)
+        bench.configure({"url": url})
         before = bench.delivered()
         bench.insert(events)
         seconds = seconds_until(lambda: bench.delivered() - before >= events, 300)
@@ -302,12 +309,90 @@ def measure_end_to_end(bench: Bench, events: int) -> list[Figure]:
     ]
 
 
+def measure_ordered(bench: Bench, events: int) -> list[Figure]:
+    """As end to end, with `ordered`: as many documents as events, then 100 with many each."""
+    figures = []
+    with endpoint(bench.folder, timed=False) as (url, _):
+        bench.configure({"url": url, "ordered": True, "operations": ["insert", "update"]})
+        before = bench.delivered()
+        bench.insert(events)
+        seconds = seconds_until(lambda: bench.delivered() - before >= events, 300)
+        figures.append(Figure("ordered, a document an event", events / seconds, "events/s"))
+        before, last = bench.delivered(), bench._rows
+        each = max(1, events // 1000)
+        for _ in range(each):
+            bench.run_sql("UPDATE orders SET paid = NOT paid WHERE id > %s", last - 100)
+        seconds = seconds_until(lambda: bench.delivered() - before >= each * 100, 300)
+        figures.append(Figure("ordered, 100 documents", each * 100 / seconds, "events/s"))
+    return figures
+
+
+def measure_dead_endpoint(bench: Bench, events: int) -> list[Figure]:
+    """A backlog for a healthy endpoint, alone and beside as much for one that hangs."""
+    rates = {}
+    with endpoint(bench.folder, timed=True) as (url, _):
+        healthy = {"name": "healthy", "url": url}
+        dead = {"name": "dead", "url": url.replace("/hook", "/hang")}
+        for name, triggers in (("alone", [healthy]), ("beside", [healthy, dead])):
+            bench.configure(*({**each, "state": "paused"} for each in triggers))
+            stored, before = bench.stored(), bench.delivered("healthy")
+            bench.insert(events)
+            wanted = events * len(triggers)
+            wait_until(lambda s=stored, w=wanted: bench.stored() - s >= w, 120, "not stored")
+            bench.configure(*triggers)
+            seconds = seconds_until(lambda b=before: bench.delivered("healthy") - b >= events, 300)
+            rates[name] = events / seconds
+    ratio = rates["beside"] / rates["alone"]
+    return [
+        Figure("healthy endpoint, alone", rates["alone"], "events/s"),
+        Figure(
+            "healthy endpoint, beside a dead one",
+            rates["beside"],
+            "events/s",
+            "≥ 90 %",
+            ratio,
+            "alone",
+        ),
+    ]
+
+
+def measure_slow_endpoints(bench: Bench, _events: int) -> list[Figure]:
+    """100 endpoints that take 2 seconds each, 8 requests at once to each of them."""
+    endpoints, at_once, rows = 100, 8, 80
+    with endpoint(bench.folder, timed=True) as (url, _):
+        triggers = [
+            {
+                "name": f"slow-{number}",
+                "url": url.replace("/hook", f"/wait/2000/{number}"),
+                "concurrency": at_once,
+            }
+            for number in range(endpoints)
+        ]
+        bench.configure(*triggers)
+        before = bench.delivered()
+        bench.insert(rows)
+        wanted = endpoints * rows
+        seconds = seconds_until(lambda: bench.delivered() - before >= wanted, 300)
+    possible = endpoints * at_once / 2
+    rate = wanted / seconds
+    return [
+        Figure(
+            "100 endpoints of 2 s, 8 at once each",
+            rate,
+            "events/s",
+            "≥ 90 %",
+            rate / possible,
+            "what is possible",
+        )
+    ]
+
+
 def measure_latency(bench: Bench, _events: int) -> list[Figure]:
     """Single-row commits at a steady rate, from each commit's return to its arrival."""
     figures = []
     for rate, target in ((200, "p50 ≤ 6, p99 ≤ 20"), (1000, "p99 ≤ 40")):
         with endpoint(bench.folder, timed=True) as (url, arrivals):
-            bench.configure(url)
+            bench.configure({"url": url})
             before = bench.delivered()
             committed = _commit_steadily(bench, rate, rate * 10)
             count = len(committed)
@@ -344,6 +429,9 @@ BENCHMARKS = {
     "capture-mongodb": measure_capture_mongodb,
     "delivery": measure_delivery,
     "end-to-end": measure_end_to_end,
+    "ordered": measure_ordered,
+    "dead-endpoint": measure_dead_endpoint,
+    "slow-endpoints": measure_slow_endpoints,
     "latency": measure_latency,
 }
 

@@ -1,7 +1,8 @@
-"""A webhook endpoint that answers 200 at once and notes when which document arrived.
+"""A webhook endpoint that answers 200 and notes when which document arrived.
 
 `python -m bench.receiver PORT FILE`: on SIGTERM it writes `document id, seconds since the epoch`
-lines to FILE. It speaks just as much HTTP/1.1 as the product's requests need.
+lines to FILE. It answers at once, but `/wait/MS/…` after so many milliseconds and `/hang` never. It
+speaks just as much HTTP/1.1 as the product's requests need.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from pathlib import Path
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_WAIT = re.compile(rb"POST /(?:wait/(\d+)|hang)")
 _DOCUMENT = re.compile(rb'"docId":"([^"]*)"')
 
 
@@ -35,8 +37,13 @@ class Endpoint(asyncio.Protocol):
                 return
             document = _DOCUMENT.search(self._buffer, end, whole)
             self._arrivals.append((document[1] if document else b"", time.time()))
+            wait = _WAIT.match(self._buffer)
             self._buffer = self._buffer[whole:]
-            self._transport.write(_ANSWER)
+            if wait is None:
+                self._transport.write(_ANSWER)
+            elif wait[1]:
+                loop = asyncio.get_running_loop()
+                loop.call_later(int(wait[1]) / 1000, self._transport.write, _ANSWER)
 
 
 async def serve(port: int, output: Path) -> None:

@@ -6,10 +6,12 @@ of the event log.
 
 import threading
 import time
+from datetime import timedelta
 from typing import Final
 
 import structlog
 from django.db.models import Max
+from django.db.models.functions import Now
 
 from eventing.breakers import take_probe, triggers_to_probe
 from eventing.enqueueing import enqueuer, waiting_messages
@@ -22,6 +24,8 @@ _ENOUGH_MESSAGES: Final = 100
 # Looking for leases that have run out reads all of the backlog.
 _EXPIRE_EVERY_SECONDS: Final = 3
 _UNAVAILABLE_PAUSE_SECONDS: Final = 10.0
+# Long enough for every worker to have read the change.
+_LATELY_SECONDS: Final = 4
 
 logger = structlog.get_logger(__name__)
 
@@ -46,11 +50,19 @@ def sweep(log_number: int) -> int:
         return 0
     active = {trigger_id for trigger_id in waiting if states.get(trigger_id) == "active"}
     held = set(Breaker.objects.values_list("pk", flat=True))
-    chunks = log.due(sorted(active - held))
+    chunks = [*log.due(sorted(active - held)), *_resumed(active - held)]
     enqueuer.enqueue(chunks, log_number)
     probes = _probes(log, active)
     enqueuer.enqueue(probes, log_number, are_probes=True)
     return sum(len(chunk.event_ids) for chunk in [*chunks, *probes])
+
+
+def _resumed(trigger_ids: set[int]) -> list[DueChunk]:
+    """Word to the workers that triggers changed by a person may have events that were held; those
+    stored a moment ago are not due yet."""
+    lately = Trigger.objects.filter(changed_at__gte=Now() - timedelta(seconds=_LATELY_SECONDS))
+    resumed = trigger_ids.intersection(lately.values_list("pk", flat=True))
+    return [DueChunk(trigger_id, [], more=True) for trigger_id in sorted(resumed)]
 
 
 def _probes(log: EventLog, active: set[int]) -> list[DueChunk]:

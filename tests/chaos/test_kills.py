@@ -1,12 +1,14 @@
 """Processes are killed and the broker loses everything, while rows pour in: no event is lost."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from demo.servers import RedisServer
 from tests.product import Product
-from tests.receiver import Receiver
+from tests.receiver import Behaviour, Receiver
 from tests.stack import Stack
 
 ROUNDS = 4
@@ -102,4 +104,40 @@ def test_an_event_whose_worker_dies_mid_request_is_sent_again_with_the_same_id(
     assert {request.id for request in receiver.received("/all")} == {first.id}
     detail = product.event(first.id)
     assert [item["error_kind"] for item in detail["invocations"]] == ["lost", None]
+    product.apply(enabled=False, live=False)
+
+
+def test_events_of_a_document_stay_in_order_when_the_worker_is_killed(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "kill-in-order", source_database)
+    product.run_sql("CREATE TABLE stock (id bigint PRIMARY KEY, version bigint)")
+    product.run_sql("INSERT INTO stock SELECT i, 0 FROM generate_series(1, 20) i")
+    # Every fourth attempt fails.
+    receiver.behave("/all", Behaviour(statuses=(200, 200, 200, 500) * 1000))
+    product.apply(
+        {
+            "name": "all",
+            "url": receiver.url("/all"),
+            "operations": ["update"],
+            "ordered": True,
+            "retries": 20,
+            "backoff": {"initial_ms": 50, "factor": 1},
+        }
+    )
+    for _ in range(ROUNDS):
+        for _ in range(5):
+            product.run_sql("UPDATE stock SET version = version + 1")
+        stack.kill("worker")
+        stack.start("worker")
+    product.wait_for(120, delivered=20 * 5 * ROUNDS)
+    versions: dict[object, list[object]] = defaultdict(list)
+    for request in receiver.received("/all"):
+        document = request.json()["data"]["doc"]  # type: ignore[index]
+        versions[document["id"]].append(document["version"])
+    wanted = list(range(1, 5 * ROUNDS + 1))
+    for sent in versions.values():
+        # An attempt may be repeated, right after itself.
+        assert [version for version, _ in itertools.groupby(sent)] == wanted
+    assert len(versions) == 20
     product.apply(enabled=False, live=False)
