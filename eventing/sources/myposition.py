@@ -13,9 +13,13 @@ _FILE: Final = "file"
 
 
 class GtidSet:
-    """The transactions that have been read, as the server writes such sets; grows in place."""
+    """The transactions that have been read, as the server writes such sets; grows in place.
+
+    A moment behind `@`, as a position has it, is left out.
+    """
 
     def __init__(self, is_mariadb: bool, text: str) -> None:
+        text = text.partition("@")[0]
         self._is_mariadb = is_mariadb
         self._domains: dict[str, str] = {}
         self._intervals: dict[str, list[list[int]]] = {}
@@ -36,6 +40,18 @@ class GtidSet:
             return
         source, _, number = gtid.rpartition(":")
         self._put(source, int(number), int(number))
+
+    def sequence_of(self, domain: str) -> int:
+        """The number of MariaDB's latest transaction of a domain; 0 if there is none."""
+        return int(self._domains.get(domain, "0-0-0").rpartition("-")[2])
+
+    def domains_of(self, server_id: str) -> list[str]:
+        """The domains of MariaDB in which a server wrote the latest transaction."""
+        return [domain for domain, gtid in self._domains.items() if gtid.split("-")[1] == server_id]
+
+    def numbers_of(self, source: str) -> list[list[int]]:
+        """First and last of each run of MySQL's transactions of one server."""
+        return self._intervals.get(source.lower(), [])
 
     def holds(self, gtid: str) -> bool:
         """Whether MySQL's transaction is in the set."""
@@ -81,8 +97,9 @@ class Position:
     """What is stored: whole transactions (`done`), and how far into the next (`transaction`).
 
     `kind` is `mariadb` or `mysql` (then `done` is a set of GTIDs) or `file` (then it is
-    `file:offset`, or `file:offset@seconds` with when the file was begun, which tells it from a
-    later one of the same name). `index` counts the changes of the transaction that were read.
+    `file:offset`). Behind an `@`, `done` has a moment in seconds since the epoch that tells the log
+    from a later one, begun anew with the same names: when the latest transaction was committed, or
+    the file was begun. `index` counts the changes of the transaction that were read.
     """
 
     kind: str
@@ -123,6 +140,6 @@ def file_and_offset(text: str) -> tuple[str, int]:
     return file, int(offset)
 
 
-def begun_at(text: str) -> int:
-    """When the file of a place was begun, in seconds since the epoch; 0 if that is not known."""
+def moment_of(text: str) -> int:
+    """The moment behind the `@`, in seconds since the epoch; 0 if there is none."""
     return int(text.partition("@")[2] or 0)

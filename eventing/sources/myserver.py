@@ -16,7 +16,7 @@ from pymysql.cursors import Cursor
 from eventing.connection_strings import ConnectionString
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
 from eventing.sources.mycolumns import CatalogueColumn
-from eventing.sources.myposition import Position
+from eventing.sources.myposition import GtidSet, Position
 
 Opened: TypeAlias = "Connection[Cursor]"
 
@@ -141,9 +141,34 @@ class Server:
             return Position("file", f"{end.file}:{end.offset}")
         name = "gtid_binlog_pos" if facts.is_mariadb else "gtid_executed"
         with opened.cursor() as at:
-            at.execute(f"SELECT @@GLOBAL.{name}")
-            text = str(at.fetchall()[0][0] or "").replace("\n", "")
-        return Position("mariadb" if facts.is_mariadb else "mysql", text)
+            at.execute(f"SELECT @@GLOBAL.{name}, UNIX_TIMESTAMP()")
+            text, moment = at.fetchall()[0]
+        done = f"{str(text or '').replace(chr(10), '')}@{int(moment)}"
+        return Position("mariadb" if facts.is_mariadb else "mysql", done)
+
+    def first_file(self, opened: Opened) -> str:
+        """The oldest file of the binary log that is left. Raises pymysql.MySQLError."""
+        with opened.cursor() as at:
+            at.execute("SHOW BINARY LOGS")
+            return str(at.fetchall()[0][0])
+
+    def lacks(self, opened: Opened, facts: Facts, position: Position, first_file: str) -> bool:
+        """Whether transactions of this very server that `position` has read are not among those
+        from before its first file. Raises pymysql.MySQLError."""
+        read = GtidSet(facts.is_mariadb, position.done)
+        with opened.cursor() as at:
+            if facts.is_mariadb:
+                at.execute("SELECT BINLOG_GTID_POS(%s, 4)", [first_file])
+            else:
+                at.execute("SELECT @@GLOBAL.gtid_purged")
+            before = GtidSet(facts.is_mariadb, str(at.fetchall()[0][0] or "").replace("\n", ""))
+        if facts.is_mariadb:
+            return any(
+                before.sequence_of(domain) < read.sequence_of(domain)
+                for domain in read.domains_of(facts.variables.get("server_id", ""))
+            )
+        source = facts.variables.get("server_uuid", "")
+        return any(not before.holds(f"{source}:{last}") for _, last in read.numbers_of(source))
 
     def bytes_behind(self, opened: Opened, file: str, offset: int) -> int | None:
         """How much binary log lies behind a place. Raises pymysql.MySQLError."""

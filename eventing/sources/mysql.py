@@ -14,7 +14,7 @@ import pymysql
 from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.sources import mychecks
 from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
-from eventing.sources.myposition import Position, parse_position
+from eventing.sources.myposition import Position, moment_of, parse_position
 from eventing.sources.myserver import Facts, Opened, Server
 from eventing.sources.mystream import Stream
 from eventing.sources.mytables import Tables
@@ -68,9 +68,31 @@ class MySqlSource:
         if after is None:
             return self._server.end(opened, facts)
         try:
-            return parse_position(after)
+            position = parse_position(after)
         except ValueError:
             raise self._server.lost("the stored position is none of a binary log") from None
+        if position.kind != "file" and moment_of(position.done):
+            self._refuse_log_begun_anew(opened, facts, position)
+        return position
+
+    def _refuse_log_begun_anew(self, opened: Opened, facts: Facts, position: Position) -> None:
+        """Block if the server's log was reset, even if it has reached the old numbers again.
+
+        Then all of it was begun after the latest transaction that was read, and still it knows
+        nothing of what this server had written before.
+        """
+        first_file = self._server.first_file(opened)
+        if not self._server.lacks(opened, facts, position, first_file):
+            return
+        wire = Wire(self._server.connect(), self._server.place)
+        try:
+            beginning = Position("file", f"{first_file}:4")
+            wire.start(facts, beginning, secrets.randbelow(2**31) + 2**31, f"{self._name}_look")
+            begun_at = wire.begun_at()
+        finally:
+            wire.close()
+        if begun_at > moment_of(position.done):
+            raise self._server.lost("the binary log was begun anew at the server")
 
     def watch(self, watch: Watch) -> None:
         """The whole log comes here whatever is wanted: only what is picked out changes."""

@@ -16,7 +16,7 @@ from pymysqlreplication.constants import BINLOG
 from eventing.changes import Change, Operation
 from eventing.sources.base import SourceBlocked
 from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, length_at
-from eventing.sources.myposition import BEFORE, GtidSet, Place, Position, begun_at, file_and_offset
+from eventing.sources.myposition import BEFORE, GtidSet, Place, Position, file_and_offset, moment_of
 from eventing.sources.myserver import Server
 from eventing.sources.mytables import Table, Tables
 from eventing.sources.mywire import Event, Wire, unpacked_events
@@ -86,7 +86,8 @@ class Stream:
         self._after = after
         self._gtids = GtidSet(after.kind == "mariadb", after.done if after.kind != "file" else "")
         self._done = after.done
-        self._file_begun_at = begun_at(after.done) if after.kind == "file" else 0
+        # When the file was begun, or the latest transaction was committed.
+        self._moment = moment_of(after.done)
         # The transaction at hand; and how much of it is stored already.
         self._transaction = ""
         self._begun = False
@@ -106,7 +107,7 @@ class Stream:
     @property
     def position(self) -> Position:
         """Up to where the stream has been read."""
-        done = self._done if self._kind == "file" else str(self._gtids)
+        done = self._done if self._kind == "file" else f"{self._gtids}@{self._moment}"
         if self._transaction:
             place = Place(self._event, self._row)
             if self._transaction == self._after.transaction and place <= self._after.place:
@@ -205,9 +206,10 @@ class Stream:
 
     def _finish(self, event: Event) -> None:
         if self._kind == "file":
-            self._done = f"{self.file}:{event.end}@{self._file_begun_at}"
+            self._done = f"{self.file}:{event.end}@{self._moment}"
         elif self._transaction:
             self._gtids.add(self._transaction)
+            self._moment = self._committed_at_ms // 1000
         self._transaction = ""
         self._begun = False
 
@@ -228,8 +230,8 @@ class Stream:
 
     def _take_rotation(self, event: Event) -> None:
         file = event.body[8:].decode()
-        if file != self.file:
-            self._file_begun_at = 0
+        if file != self.file and self._kind == "file":
+            self._moment = 0
         self.file = file
         self.offset = int.from_bytes(event.body[:8], "little")
         self._tables.forget()
@@ -238,9 +240,11 @@ class Stream:
 
     def _take_beginning(self, event: Event) -> None:
         """The first event of a file: after a RESET its name comes back, but not its time."""
-        if self._file_begun_at not in (0, event.timestamp):
+        if self._kind != "file":
+            return
+        if self._moment not in (0, event.timestamp):
             raise self._server.lost("the binary log was begun anew at the server")
-        self._file_begun_at = event.timestamp
+        self._moment = event.timestamp
 
     def _take_rows(self, event: Event) -> None:
         self._event += 1

@@ -74,7 +74,8 @@ class Wire:
             at.execute(f"SET @source_heartbeat_period = {period}")
             if facts.is_mariadb:
                 at.execute("SET @mariadb_slave_capability = 4")
-                at.execute("SET @slave_connect_state = %s", [position.done])
+            if position.kind == "mariadb":
+                at.execute("SET @slave_connect_state = %s", [position.done.partition("@")[0]])
                 at.execute("SET @slave_gtid_strict_mode = 1")
                 at.execute("SET @slave_gtid_ignore_duplicates = 0")
         host = shown_name(name).encode()
@@ -87,14 +88,14 @@ class Wire:
         )
         self._opened._read_packet()
         if position.kind == "mysql":
-            wanted = LibraryGtidSet(position.done).encoded()
+            wanted = LibraryGtidSet(position.done.partition("@")[0]).encoded()
             self._command(
                 struct.pack("<BHII", COM_BINLOG_DUMP_GTID, _THROUGH_GTID, server_id, 0)
                 + struct.pack("<QI", 4, len(wanted))
                 + wanted
             )
         else:
-            file, offset = ("", 4) if facts.is_mariadb else file_and_offset(position.done)
+            file, offset = ("", 4) if position.kind == "mariadb" else file_and_offset(position.done)
             self._command(
                 struct.pack("<BIHI", COM_BINLOG_DUMP, offset, 0, server_id) + file.encode()
             )
@@ -113,6 +114,15 @@ class Wire:
             deadline = now + patience_seconds if deadline is None else deadline
             if not self._receive(max(0.0, deadline - now)) and time.monotonic() >= deadline:
                 return None
+
+    def begun_at(self) -> int:
+        """When the file that was asked for was begun, in seconds since the epoch."""
+        while True:
+            event = self.read(_SILENCE_SECONDS)
+            if event is None:
+                raise SourceUnavailable(f"{self._place}: the server has fallen silent")
+            if event.type == FORMAT_DESCRIPTION_EVENT and event.timestamp:
+                return event.timestamp
 
     def close(self) -> None:
         self._opened._force_close()  # a COM_QUIT would wait behind the stream

@@ -1,6 +1,7 @@
 """The MySQL source against real servers; values against what the servers themselves say of them."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -14,7 +15,7 @@ from eventing.changes import Change
 from eventing.matching import Matcher, Rule
 from eventing.sources.base import START_ANEW, SourceBlocked
 from eventing.sources.mysql import MySqlSource
-from tests.databases import connect, execute, new_mysql
+from tests.databases import connect, execute, new_mariadb, new_mysql
 from tests.waiting import wait_until
 
 ALL = frozenset({"insert", "update", "delete"})
@@ -405,6 +406,38 @@ def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
         )
     with pytest.raises(SourceBlocked) as blocked:
         _resume(url, capture.position)
+    assert blocked.value.mend == START_ANEW
+    server.kill()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mariadb"])
+def test_a_log_begun_anew_blocks_though_it_has_passed_the_old_transactions(kind: str) -> None:
+    if kind == "mysql":
+        server = new_mysql(gtid_mode="ON", enforce_gtid_consistency="ON")
+    else:
+        server = new_mariadb()
+    server.start()
+    url = server.create_database()
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
+    capture = Capture(url)
+    execute(url, "INSERT INTO users VALUES (1)")
+    capture.until(1)
+    capture.source.close()
+    # An old file that is purged is no reason to block.
+    execute(url, "FLUSH BINARY LOGS")
+    last = execute(url, "SHOW BINARY LOGS")[-1][0]
+    execute(url, f"PURGE BINARY LOGS TO '{last}'")
+    _resume(url, capture.position)
+    execute(url, "INSERT INTO users VALUES (2)")
+    _resume(url, capture.position)
+    moment = int(str(capture.position).partition("@")[2].partition(";")[0])
+    wait_until(lambda: time.time() >= moment + 2)
+    execute(url, "RESET BINARY LOGS AND GTIDS" if kind == "mysql" else "RESET MASTER")
+    for number in range(10, 40):
+        execute(url, f"INSERT INTO users VALUES ({number})")
+    with pytest.raises(SourceBlocked) as blocked:
+        _resume(url, capture.position)
+    assert "begun anew" in str(blocked.value)
     assert blocked.value.mend == START_ANEW
     server.kill()
 
