@@ -20,11 +20,10 @@ from django.db.models.functions import Now
 
 from eventing.changes import Batch, Event, Origin
 from eventing.cloudevents import EventBuilder
-from eventing.enqueueing import enqueuer
+from eventing.enqueueing import BackgroundEnqueuer
 from eventing.eventing_dbs import BUILTIN, current_log, current_number, log_numbered
 from eventing.lease import Lease
 from eventing.logs.base import LogUnavailable, PositionMoved
-from eventing.logs.postgres import chunked
 from eventing.matching import Matcher, Rule
 from eventing.models import CaptureLease, Database, Installation, RetiredSource, Trigger
 from eventing.projects import configuration_version
@@ -124,6 +123,7 @@ class CaptureLoop:
             database.alias,
             database.type,  # type: ignore[arg-type]
         )
+        self._enqueuer = BackgroundEnqueuer()
         self._stored: str | None = None
         self._stored_at = 0.0
         self._version = 0
@@ -166,6 +166,7 @@ class CaptureLoop:
             self._step(self._source.read(_BATCH_CHANGES, _READ_SECONDS))
 
     def close(self) -> None:
+        self._enqueuer.close()
         self._source.close()
 
     def _start_anew(self) -> None:
@@ -218,12 +219,13 @@ class CaptureLoop:
         self._publish(batch)
 
     def _enqueue(self, events: Sequence[Event]) -> None:
-        """One message per chunk; what is held or cannot be sent stays where it is."""
+        """Tell the workers; what is held or cannot be sent stays where it is."""
         waiting: dict[int, list[UUID]] = defaultdict(list)
         for event in events:
             if event.problem is None and event.trigger_id not in self._held:
                 waiting[event.trigger_id].append(event.id)
-        enqueuer.enqueue(chunked(waiting), self._log_number)
+        for trigger_id, event_ids in waiting.items():
+            self._enqueuer.put(trigger_id, event_ids, self._log_number)
 
     def _publish(self, batch: Batch) -> None:
         if not batch.changes:

@@ -4,18 +4,25 @@ The event log is the truth: a message that cannot be sent is logged and counted,
 because the sweep finds its events again.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 import structlog
 from celery import current_app
 from kombu.exceptions import OperationalError
 
 from eventing.logs.base import DueChunk
+from eventing.logs.postgres import CHUNK_SIZE, chunked
 
 DELIVER_QUEUE: Final = "deliver"
 _PAUSE_SECONDS: Final = 2.0
+# Messages cost the workers more than the events in them, so under load they are not sent one by one.
+_LEAST_PAUSE_SECONDS: Final = 0.004
+# Of more events of one trigger that wait for the broker only the first are told by name.
+_MOST_AT_ONCE: Final = 2_000
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +70,54 @@ class Enqueuer:
 
 
 enqueuer = Enqueuer()
+
+
+class BackgroundEnqueuer:
+    """Enqueues on a thread of its own, so that who stores need not wait for the broker.
+
+    What comes while a message is on its way goes into the next one together. Of very much only a
+    little is sent: the workers claim the rest from the log.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[int, int], list[UUID]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def put(self, trigger_id: int, event_ids: Sequence[UUID], log_number: int) -> None:
+        """Have these events of a trigger enqueued as soon as may be."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="enqueues", daemon=True)
+                self._thread.start()
+            waiting = self._waiting.setdefault((trigger_id, log_number), [])
+            room = _MOST_AT_ONCE - len(waiting)
+            waiting.extend(event_ids[: max(0, room)])
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send what waits, for a moment at most; the sweep finds what is left."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(_PAUSE_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                waiting, self._waiting = self._waiting, {}
+            if not waiting:
+                return
+            sent_at = time.monotonic()
+            for (trigger_id, log_number), event_ids in waiting.items():
+                is_much = len(event_ids) >= _MOST_AT_ONCE
+                chunks = chunked({trigger_id: event_ids[:CHUNK_SIZE] if is_much else event_ids})
+                enqueuer.enqueue([chunk._replace(more=is_much) for chunk in chunks], log_number)
+            time.sleep(max(0.0, sent_at + _LEAST_PAUSE_SECONDS - time.monotonic()))
 
 
 def waiting_messages() -> int | None:

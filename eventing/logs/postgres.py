@@ -59,6 +59,9 @@ _PLACES_IN_A_BLOCK: Final = 1 << 24
 # Statistics lag behind a backlog, and then all of it would be sorted for its first rows.
 _IN_ORDER_OF_THE_INDEX: Final = "SET LOCAL enable_sort = off;"
 
+# A claim that a crash of the server undoes is an event that is sent again.
+_NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
+
 # COPY's text format (Postgres manual, "COPY", File Formats).
 _COPY_SPECIAL: Final = re.compile(r"[\\\n\r\t\x00]")
 _COPY_ESCAPES: Final = str.maketrans(
@@ -671,7 +674,7 @@ class PostgresEventLog:
         # Both tables by primary key. The range on e.id lets the planner leave out partitions.
         self._run(
             cursor,
-            f"""
+            f"""{_NEED_NOT_LAST}
             WITH free AS (
                 SELECT event_id FROM {SCHEMA}.delivery
                 WHERE event_id = ANY (%s::uuid[])
