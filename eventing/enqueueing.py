@@ -19,7 +19,7 @@ from eventing.logs.postgres import CHUNK_SIZE, chunked
 
 DELIVER_QUEUE: Final = "deliver"
 _PAUSE_SECONDS: Final = 2.0
-# Messages cost the workers more than the events in them, so under load they are not sent one by one.
+# A message costs a worker more than an event in it, so under load events go together.
 _LEAST_PAUSE_SECONDS: Final = 0.004
 # Of more events of one trigger that wait for the broker only the first are told by name.
 _MOST_AT_ONCE: Final = 2_000
