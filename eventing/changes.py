@@ -140,10 +140,11 @@ class Claim(NamedTuple):
 
     `attempt` counts every invocation of the event, `failures` those since it was last asked for
     (by its change or by a redelivery): `failures` before this attempt, so 0 at first. `order_key`
-    is the event's, while others of its document may wait for it.
+    is the event's, while others of its document may wait for it. `id_text` is `event_id` as text.
     """
 
     event_id: UUID
+    id_text: str
     trigger_id: int
     attempt: int
     failures: int

@@ -332,7 +332,7 @@ class Dispatcher:
     ) -> None:
         try:
             request = requests.request(
-                [claim.payload for claim in claims], [str(claim.event_id) for claim in claims]
+                [claim.payload for claim in claims], [claim.id_text for claim in claims]
             )
         except (ValueError, TypeError, AttributeError) as error:
             self._settle(lane, endpoint, claims, _impossible(endpoint, error))
@@ -451,7 +451,7 @@ class Dispatcher:
         except Exception:
             logger.exception(
                 "an outcome could not be recorded; its event is sent again",
-                event=str(outcomes[0].claim.event_id),
+                event=outcomes[0].claim.id_text,
             )
 
 

@@ -699,7 +699,7 @@ class PostgresEventLog:
             min(texts),
             max(texts),
         )
-        return [Claim(UUID(row[0]), *row[1:]) for row in cursor.fetchall()]
+        return [Claim(UUID(row[0]), *row) for row in cursor.fetchall()]
 
     def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
         """Store invocations, and what each attempt came to."""
@@ -721,7 +721,7 @@ class PostgresEventLog:
                 moved |= self._update_undelivered(cursor, others)
             self._count_outcomes(
                 cursor,
-                [outcome for outcome in outcomes if str(outcome.claim.event_id) in moved],
+                [outcome for outcome in outcomes if outcome.claim.id_text in moved],
             )
             return Recorded(len(moved), self._free_next(cursor, finished))
 
@@ -730,7 +730,7 @@ class PostgresEventLog:
     ) -> None:
         tail = f"\t{_escaped(worker)}\n"
         lines = [
-            f"{outcome.claim.event_id}\t{outcome.claim.attempt}\t"
+            f"{outcome.claim.id_text}\t{outcome.claim.attempt}\t"
             f"{_timestamp(exchange.started_at_ms)}\t{exchange.duration_ms}\t"
             f"{_escaped(exchange.url)}\t{_headers(exchange.request_headers)}\t"
             f"{_nullable(exchange.status_code)}\t{_headers(exchange.response_headers)}\t"
@@ -758,7 +758,7 @@ class PostgresEventLog:
             USING unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
             WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
             RETURNING d.event_id::text""",
-            [str(outcome.claim.event_id) for outcome in outcomes],
+            [outcome.claim.id_text for outcome in outcomes],
             [outcome.claim.attempt for outcome in outcomes],
         )
         return {event_id for (event_id,) in cursor.fetchall()}
@@ -781,7 +781,7 @@ class PostgresEventLog:
                 AS o (event_id, attempt, retry_at)
             WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
             RETURNING d.event_id::text""",
-            [str(outcome.claim.event_id) for outcome in outcomes],
+            [outcome.claim.id_text for outcome in outcomes],
             [outcome.claim.attempt for outcome in outcomes],
             [
                 None if outcome.retry_at_ms is None else _timestamp(outcome.retry_at_ms)
@@ -819,7 +819,7 @@ class PostgresEventLog:
                 FROM unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
                 WHERE d.event_id = o.event_id AND d.attempts = o.attempt
                   AND d.state = 'delivering'""",
-                [str(claim.event_id) for claim in claims],
+                [claim.id_text for claim in claims],
                 [claim.attempt for claim in claims],
             )
 
