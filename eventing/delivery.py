@@ -228,7 +228,7 @@ class Dispatcher:
             with self._lock:
                 lane.serve(endpoint)
                 lane.is_probing = False
-                room = lane.room()
+                room = 1 if endpoint.breaker_is_open else lane.room()
                 was_behind, lane.is_behind = lane.is_behind, False
                 if was_behind:
                     # All that is waiting here stands in the log, among what came before it.
@@ -442,6 +442,9 @@ class Dispatcher:
             self._breakers.close(trigger_id)
         for trigger_id in fails.keys() - works:
             self._breakers.open(trigger_id, fails[trigger_id])
+            lane = self._lanes.get(trigger_id)
+            if lane is not None:
+                self._hold(lane, lane.endpoint)
 
     def _record_apart(self, outcomes: Sequence[Outcome]) -> None:
         try:

@@ -145,6 +145,8 @@ class Lane:
             self._requests = Requests(endpoint)
             self._endpoint = endpoint
             self._ask_at = 0.0
+            # How the endpoint before fared says nothing of this one.
+            self._failures = 0
 
     @property
     def endpoint(self) -> Endpoint:

@@ -531,6 +531,7 @@ def test_an_endpoint_that_fails_all_the_time_is_left_alone_until_a_probe_succeed
     dispatcher = bench.dispatcher(tolerance=Tolerance(failures=5, seconds=0))
     dispatcher.deliver(trigger.pk, ids[:5])
     wait_until(lambda: Breaker.objects.filter(pk=trigger.pk).exists())
+    wait_until(lambda: dispatcher.stats().unrecorded == 0)
     breaker = Breaker.objects.get()
     assert breaker.reason.startswith("5 attempts in a row failed")
     assert breaker.reason.endswith("the last one with the status 500")
@@ -545,8 +546,9 @@ def test_an_endpoint_that_fails_all_the_time_is_left_alone_until_a_probe_succeed
     assert triggers_to_probe() == [trigger.pk]
     assert take_probe(trigger.pk)
     assert not take_probe(trigger.pk)
-    dispatcher.deliver(trigger.pk, ids[5:6], is_probe=True)
+    dispatcher.deliver(trigger.pk, ids[5:], is_probe=True)
     wait_until(lambda: not Breaker.objects.exists())
+    assert len(receiver.received()) == 6
     bench.endpoint(receiver.url(), trigger.pk, retries=0)
     dispatcher.deliver(trigger.pk, [], more_are_due=True)
     receiver.wait_for(40)
