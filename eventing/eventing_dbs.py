@@ -55,7 +55,7 @@ def log_numbered(number: int) -> EventLog:
 
 
 def _log_of(stored: EventingDb) -> EventLog:
-    return log_at(stored.url)
+    return log_at(stored.type, stored.url)
 
 
 def external_numbers() -> list[int]:
@@ -110,12 +110,12 @@ def forget_if_expired(number: int) -> bool:
     return bool(EventingDb.objects.filter(pk=number, replaced_at=stored.replaced_at).delete()[0])
 
 
-def _prepare(url: str, dry_run: bool) -> None:
+def _prepare(database: DatabaseDefinition, dry_run: bool) -> None:
     """Check a database's rights and version, and make the tables of a log in it.
 
     A dry run only checks. Raises InvalidInput, with nothing changed, if it cannot hold a log.
     """
-    log = log_at(url)
+    log = log_at(database.type, database.url)
     owner = str(Installation.objects.values_list("node_id", flat=True).get())
     problems = [
         Problem("eventing.db", finding.what, _needed(finding))
@@ -151,4 +151,4 @@ def prepare_for(
     """
     database = eventing_db_to_prepare(project, settings.eventing_db, databases)
     if database is not None:
-        _prepare(database.url, dry_run)
+        _prepare(database, dry_run)

@@ -17,7 +17,6 @@ from django.db import transaction
 from django.db.models import F, prefetch_related_objects
 from django.db.models.functions import Now
 
-from eventing.changes import DatabaseType
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
     Backoff,
@@ -26,6 +25,7 @@ from eventing.definitions import (
     TriggerDefinition,
     TriggerState,
 )
+from eventing.logs import LOG_TYPES
 from eventing.models import (
     Breaker,
     CaptureLease,
@@ -43,7 +43,6 @@ from eventing.signing import new_secret
 _MUCH_LOG_BYTES: Final = 1 << 30
 BUILTIN_NAME: Final = "builtin"
 # docs/decisions/0005 says why MongoDB cannot hold a log.
-LOG_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres",)
 
 
 @contextmanager
@@ -132,7 +131,9 @@ def _eventing_db_name(project: Project) -> str:
 
 
 def _not_a_log(name: str, fitting: Iterable[str]) -> InvalidInput:
-    allowed = f"one of {', '.join([BUILTIN_NAME, *fitting])}, the Postgres databases of the project"
+    allowed = (
+        f"one of {', '.join([BUILTIN_NAME, *fitting])}, its Postgres, MySQL and MariaDB databases"
+    )
     return InvalidInput([Problem("eventing.db", repr(name), allowed)])
 
 

@@ -1,17 +1,21 @@
 """Where events, deliveries and invocations are stored: the built-in Eventing DB, or another."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 from django.db import connections
 from psycopg2.extensions import make_dsn
 
+from eventing.changes import DatabaseType
 from eventing.logs.base import EventLog
+from eventing.logs.mysql import MySqlEventLog
 from eventing.logs.postgres import PostgresEventLog
 
 
 def builtin_log() -> EventLog:
     """The built-in store: the database of the control plane, in a schema of its own."""
-    return log_at(control_database_dsn())
+    return log_at("postgres", control_database_dsn())
 
 
 def control_database_dsn() -> str:
@@ -23,6 +27,14 @@ def control_database_dsn() -> str:
 
 # A process that meets more addresses than this opens connections anew, no more.
 @lru_cache(maxsize=64)
-def log_at(url: str) -> EventLog:
-    """The event log in the Postgres at an address. Connects only when it is used."""
-    return PostgresEventLog(url)
+def log_at(kind: DatabaseType, url: str) -> EventLog:
+    """The event log in the database of this type at an address. Connects only when it is used."""
+    return _KINDS[kind](url)
+
+
+_KINDS: Final[dict[DatabaseType, Callable[[str], EventLog]]] = {
+    "postgres": PostgresEventLog,
+    "mysql": MySqlEventLog,
+}
+# The types of database that can hold a log.
+LOG_TYPES: Final[tuple[DatabaseType, ...]] = tuple(_KINDS)

@@ -11,8 +11,9 @@ from typing import Final
 import pymysql
 
 from eventing.changes import CatalogueTable, Finding
+from eventing.mysqlserver import OWN_TABLES, Facts, Opened
 from eventing.sources.myposition import Position
-from eventing.sources.myserver import OWN_TABLES, Facts, Opened, Server
+from eventing.sources.myserver import Server
 
 OLDEST_MYSQL: Final = (8, 0)
 OLDEST_MARIADB: Final = (10, 6)
@@ -27,12 +28,11 @@ _UNSEEN_CASCADES: Final = (
 def of_server(facts: Facts) -> Iterator[Finding]:
     """What the server must have; without any of these nothing works."""
     oldest = OLDEST_MARIADB if facts.is_mariadb else OLDEST_MYSQL
-    kind = "MariaDB" if facts.is_mariadb else "MySQL"
-    needed = f"{kind} {'.'.join(map(str, oldest))}"
+    needed = f"{facts.kind} {'.'.join(map(str, oldest))}"
     yield _finding(
         "version",
         facts.number >= oldest,
-        f"{kind} {facts.version}",
+        f"{facts.kind} {facts.version}",
         f"{needed} is the oldest that can be captured",
         f"upgrade the server to {needed} or newer",
         restart=True,

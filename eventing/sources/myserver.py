@@ -1,66 +1,26 @@
-"""A MySQL or MariaDB server: how it is reached, what it is, and what its errors mean.
+"""A MySQL or MariaDB as a source: what capture asks of it, and what its errors mean.
 
 Errors that leave here name the server and what to do, never a password or a row's values.
 """
 
-import ssl
 import zlib
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import pymysql
-from pymysql.connections import Connection
 from pymysql.constants import CR, ER
-from pymysql.cursors import Cursor
 
-from eventing.connection_strings import ConnectionString
+from eventing.mysqlserver import Facts, Opened, address_of, connect
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
 from eventing.sources.mycolumns import CatalogueColumn
 from eventing.sources.myposition import GtidSet, Position
 
-Opened: TypeAlias = "Connection[Cursor]"
-
-_CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
-# The longest there is: the catalogue may not be asked for days.
-_IDLE_SECONDS: Final = 31_536_000
 _BROKEN: Final = frozenset({CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_CONN_HOST_ERROR})
 _SIGN_IN: Final = frozenset({ER.ACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, ER.HOST_NOT_PRIVILEGED})
 _NO_RIGHT: Final = frozenset(
     {ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR}
 )
 _BINLOG_FAILURE: Final = 1236
-# The tables of an event log kept in the watched database begin with this; they are never captured.
-OWN_TABLES: Final = "mission_control_"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a server is and how it is set up. `variables` are its global ones, by name."""
-
-    version: str
-    is_mariadb: bool
-    variables: dict[str, str] = field(repr=False)
-
-    @property
-    def number(self) -> tuple[int, ...]:
-        """The version as numbers, to be compared."""
-        return tuple(int(part) for part in self.version.split("-")[0].split(".")[:3])
-
-    @property
-    def has_gtids(self) -> bool:
-        """Whether every transaction has a global id: the position survives a failover then."""
-        return self.is_mariadb or self.variables.get("gtid_mode", "OFF") == "ON"
-
-    def on(self, name: str) -> bool:
-        """Whether a switch among the variables is on."""
-        return self.variables.get(name, "OFF").upper() in ("ON", "1", "YES")
-
-    def mend(self, name: str, value: str) -> str:
-        """The statement that sets a variable for good."""
-        if self.is_mariadb:
-            return f"SET GLOBAL {name} = {value}; -- and in my.cnf, [mysqld]: {name} = {value}"
-        return f"SET PERSIST {name} = {value};"
 
 
 class BinlogEnd(NamedTuple):
@@ -86,10 +46,7 @@ class Server:
 
     def __init__(self, url: str, name: str) -> None:
         self._name = name
-        try:
-            self._address = ConnectionString.parse("mysql", url)
-        except ValueError:
-            self._address = ConnectionString("mysql")
+        self._address = address_of(url)
         self.database = self._address.database
         self.place = f"{self._address.host}:{self._address.port or 3306}/{self.database}"
         self.user = self._address.user
@@ -107,19 +64,13 @@ class Server:
                 "mysql://user:password@host:3306/database",
             )
         try:
-            return self._opened()
+            return connect(
+                self._address, self.database, answer_seconds=_READ_SECONDS, autocommit=True
+            )
         except pymysql.MySQLError as error:
             raise self.translated(error) from None
         except OSError as error:
             raise SourceUnavailable(f"{self.place}: {type(error).__name__}") from None
-
-    def facts(self, opened: Opened) -> Facts:
-        """What the server is. Raises pymysql.MySQLError."""
-        with opened.cursor() as at:
-            at.execute("SHOW GLOBAL VARIABLES")
-            variables = {str(name).lower(): str(value) for name, value in at.fetchall()}
-        version = variables.get("version", "0")
-        return Facts(version, "mariadb" in version.lower(), variables)
 
     def binlog_end(self, opened: Opened, facts: Facts) -> "BinlogEnd | None":
         """Where the binary log ends now; None when it is off. Raises pymysql.MySQLError."""
@@ -265,39 +216,6 @@ class Server:
                 "SET GLOBAL max_allowed_packet = 1073741824;",
             )
         return self.lost(f"the server cannot send the binary log from the stored position: {text}")
-
-    def _opened(self) -> Opened:
-        address = self._address
-        return pymysql.connect(
-            host=address.host,
-            port=int(address.port or 3306),
-            user=address.user,
-            password=address.password,
-            database=address.database,
-            charset="utf8mb4",
-            autocommit=True,
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
-            write_timeout=_READ_SECONDS,
-            init_command=f"SET time_zone = '+00:00', wait_timeout = {_IDLE_SECONDS}",
-            **_tls((address.tls or "PREFERRED").upper(), dict(address.options)),
-        )
-
-
-def _tls(mode: str, options: dict[str, str]) -> dict[str, Any]:
-    """PyMySQL's words for MySQL's `ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`."""
-    if mode == "DISABLED":
-        return {"ssl_disabled": True}
-    if mode == "PREFERRED":
-        return {}
-    ca = options.get("ssl-ca") or None
-    context = ssl.create_default_context(cafile=ca)
-    context.check_hostname = mode == "VERIFY_IDENTITY"
-    if mode not in ("VERIFY_CA", "VERIFY_IDENTITY"):
-        context.verify_mode = ssl.CERT_NONE
-    if options.get("ssl-cert"):
-        context.load_cert_chain(options["ssl-cert"], options.get("ssl-key") or None)
-    return {"ssl": context}
 
 
 # By the primary keys of information_schema's tables: schema, then table.

@@ -12,10 +12,11 @@ from typing import Final
 import pymysql
 
 from eventing.changes import Batch, CatalogueTable, Finding
+from eventing.mysqlserver import Facts, Opened, facts_of
 from eventing.sources import mychecks
 from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.myposition import Position, moment_of, parse_position
-from eventing.sources.myserver import Facts, Opened, Server
+from eventing.sources.myserver import Server
 from eventing.sources.mystream import Stream
 from eventing.sources.mytables import Tables
 from eventing.sources.mywire import Wire
@@ -44,7 +45,7 @@ class MySqlSource:
         self.close()
         try:
             opened = self._opened = self._server.connect()
-            facts = self._facts = self._server.facts(opened)
+            facts = self._facts = facts_of(opened)
             for finding in mychecks.of_server(facts):
                 if finding.status == "error":
                     raise SourceBlocked(
@@ -138,7 +139,7 @@ class MySqlSource:
     def check(self) -> Sequence[Finding]:
         try:
             opened = self._opened = self._server.connect()
-            facts = self._server.facts(opened)
+            facts = facts_of(opened)
             return [
                 Finding("connection", "ok", f"connected to {self._server.place}"),
                 *mychecks.check(self._server, opened, facts, self._refusal_of_stream),
@@ -171,7 +172,7 @@ class MySqlSource:
     def catalogue(self) -> Sequence[CatalogueTable]:
         try:
             opened = self._opened = self._server.connect()
-            return mychecks.catalogue(self._server, opened, self._server.facts(opened))
+            return mychecks.catalogue(self._server, opened, facts_of(opened))
         except pymysql.MySQLError as error:
             raise SourceUnavailable(str(self._server.translated(error))) from None
         except SourceBlocked as error:

@@ -10,9 +10,10 @@ from typing import Final
 import structlog
 
 from eventing.changes import Operation
+from eventing.mysqlserver import OWN_TABLES, Facts, Opened
 from eventing.sources.base import Watch
 from eventing.sources.mycolumns import RowFormat, RowsUnreadable, names_of_map, table_map
-from eventing.sources.myserver import OWN_TABLES, Facts, Opened, Server
+from eventing.sources.myserver import Server
 
 logger = structlog.get_logger(__name__)
 

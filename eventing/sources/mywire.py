@@ -22,10 +22,11 @@ from pymysqlreplication.constants.BINLOG import (
 )
 from pymysqlreplication.gtid import GtidSet as LibraryGtidSet
 
+from eventing.mysqlserver import Facts, Opened
 from eventing.sources.base import SourceUnavailable
 from eventing.sources.mycolumns import length_at
 from eventing.sources.myposition import Position, file_and_offset
-from eventing.sources.myserver import Facts, Opened, shown_name
+from eventing.sources.myserver import shown_name
 
 _HEARTBEAT_SECONDS: Final = 5
 # Without even a heartbeat for so long, the connection is dead.

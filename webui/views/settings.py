@@ -6,9 +6,10 @@ from django.shortcuts import render, resolve_url
 
 from eventing.access import ADMIN
 from eventing.eventing_dbs import prepare_for, stores_of
+from eventing.logs import LOG_TYPES
 from eventing.models import Project
 from eventing.problems import InvalidInput
-from eventing.projects import BUILTIN_NAME, LOG_TYPES, settings_of, update_settings
+from eventing.projects import BUILTIN_NAME, settings_of, update_settings
 from webui.forms import (
     Form,
     given_settings_form,

@@ -1,0 +1,689 @@
+"""The event log in MySQL 8 or MariaDB 10.6: rows in long INSERTs, everything else set-based SQL.
+
+The tables are those of the log in Postgres. A delivery that is finished (`failed` or `cancelled`)
+has a `sweep_at` that never comes, and a delivered event has no delivery. What is asked for more
+ids than a statement takes goes in portions, each of them a transaction.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import pymysql
+
+from eventing.changes import EVENT_STATUSES, Claim, Event, EventStatus, Finding, Origin, Outcome
+from eventing.ids import order_key
+from eventing.logs import mychecks, mypages
+from eventing.logs.base import DueChunk, EventDetail, EventFilter, Page, PositionMoved, Recorded
+from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
+from eventing.logs.myorder import free_next, lock_order, places_in_order
+from eventing.logs.mystatements import (
+    AFTER_THE_GRACE,
+    DELIVERY,
+    EVENT_LOG,
+    INVOCATION_LOG,
+    LISTED_AT_ONCE,
+    NEVER,
+    NOW,
+    POSITION,
+    SELECTS_AT_ONCE,
+    STATS,
+    TRIGGER_NAME,
+    hexadecimal,
+    listed,
+    portions,
+)
+from eventing.logs.mytables import Tables
+from eventing.logs.postgres import CHUNK_SIZE, chunked
+
+_CANCELLED_AT_ONCE: Final = 5_000
+_EXPIRED_AT_ONCE: Final = 9_000
+# Room in a packet for all of an event but its payload and its document's id.
+_PACKET_RESERVE_BYTES: Final = 16_384
+_WORKER_CHARACTERS: Final = 255
+
+
+class MySqlEventLog:
+    """The event log in the database that `url` names. Safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self._connections = Connections(url)
+        self._tables = Tables(self._connections)
+        self._known_names: set[tuple[int, str, int]] = set()
+        self._writer = f"{int(time.time() * 1000):x}"
+
+    @property
+    def statements(self) -> int:
+        """How many statements were run; tests hold pages to a fixed number of them."""
+        return self._connections.statements
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens another."""
+        self._connections.close()
+
+    # Tables and retention
+
+    def check(self, owner: str) -> list[Finding]:
+        """Whether this database can hold the log of an installation."""
+        return mychecks.check(self._connections, owner)
+
+    def make_tables(self, owner: str | None = None) -> None:
+        """Make or upgrade tables and this week's partitions, as far as need be."""
+        self._tables.make(owner)
+
+    def drop_partitions_before(self, day: int) -> list[str]:
+        """Drop whole days older than `day`; returns the names of the partitions that went."""
+        return self._tables.drop_before(day)
+
+    def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
+        """Delete a project's old events, and forget the payloads of less old ones."""
+        return self._tables.expire(project_id, events_before, payloads_before)
+
+    # Capture
+
+    def position(self, database_id: int) -> str | None:
+        """Up to where the changes of this database are stored."""
+        with self._connections.transaction() as at:
+            found = at.rows(f"SELECT position FROM {POSITION} WHERE database_id = %s", database_id)
+        return str(found[0][0]) if found else None
+
+    @again_after_a_deadlock
+    def append(
+        self, origin: Origin, events: Sequence[Event], previous: str | None, position: str
+    ) -> None:
+        """Store `events` and move the position from `previous` to `position`, both or neither."""
+        names = {(origin.project_id, event.trigger, event.trigger_id) for event in events}
+        with self._connections.transaction() as at:
+            _move_position(at, origin.database_id, previous, position)
+            if events:
+                storable = [_storable(at, event) for event in events]
+                _note_trigger_names(at, names - self._known_names)
+                _insert_events(at, origin, storable)
+                _insert_deliveries(at, origin, storable)
+                self._count_stored(at, origin, storable)
+        self._known_names |= names
+
+    def _count_stored(self, at: Transaction, origin: Origin, events: Sequence[Event]) -> None:
+        counted = Counter((_minute(event.committed_at_ms), event.trigger_id) for event in events)
+        self._add_stats(
+            at,
+            [
+                (minute, trigger_id, origin.project_id, count, 0, 0, 0, 0)
+                for (minute, trigger_id), count in sorted(counted.items())
+            ],
+        )
+
+    def _add_stats(self, at: Transaction, rows: Sequence[tuple[int, ...]]) -> None:
+        """Add rows of minute, trigger, project, and what came of events in it, to the sums."""
+        sums = ("arrived", "delivered", "retried", "failed", "duration_ms_sum")
+        at.insert(
+            f"INSERT INTO {STATS} (minute_at, trigger_id, project_id, {', '.join(sums)}, writer)",
+            [f"({','.join(map(str, row))},'{self._writer}')" for row in rows],
+            "ON DUPLICATE KEY UPDATE "
+            + ", ".join(f"{name} = {name} + VALUES({name})" for name in sums),
+        )
+
+    @again_after_a_deadlock
+    def forget_position(self, database_id: int) -> None:
+        """Forget how far a database was read; its next capture starts from now."""
+        with self._connections.transaction() as at:
+            at.run(f"DELETE FROM {POSITION} WHERE database_id = %s", database_id)
+
+    # Delivery
+
+    def claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
+        """Take those of `event_ids` that are pending and whose turn it is."""
+        claims: list[Claim] = []
+        for portion in portions(sorted(event_ids)):
+            claims += self._claim(portion, lease_seconds)
+        return claims
+
+    @again_after_a_deadlock
+    def _claim(self, event_ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
+        with self._connections.transaction() as at:
+            # By primary key.
+            found = at.rows(
+                f"""
+                SELECT event_id, attempts + 1, failures, order_key FROM {DELIVERY}
+                WHERE event_id IN ({listed(event_ids)})
+                  AND state = 'pending' AND next_attempt_at <= {NOW} AND sweep_at < {NEVER}
+                FOR UPDATE SKIP LOCKED"""
+            )
+            return _taken(at, found, lease_seconds)
+
+    def claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
+        """Take up to `limit` events of a trigger that are due, those due longest first."""
+        claims: list[Claim] = []
+        while len(claims) < limit:
+            wanted = min(limit - len(claims), LISTED_AT_ONCE)
+            some = self._claim_due(trigger_id, wanted, lease_seconds)
+            claims += some
+            if len(some) < wanted:
+                break
+        return claims
+
+    @again_after_a_deadlock
+    def _claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
+        with self._connections.transaction() as at:
+            # By delivery_due; what was stored a moment ago stands within the grace.
+            found = at.rows(
+                f"""
+                SELECT event_id, attempts + 1, failures, order_key
+                FROM {DELIVERY} FORCE INDEX (delivery_due)
+                WHERE trigger_id = %s AND sweep_at <= {AFTER_THE_GRACE}
+                  AND state = 'pending' AND next_attempt_at <= {NOW}
+                ORDER BY sweep_at, event_id LIMIT {limit:d}
+                FOR UPDATE SKIP LOCKED""",
+                trigger_id,
+            )
+            return _taken(at, found, lease_seconds)
+
+    @again_after_a_deadlock
+    def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
+        """Store invocations, and what each attempt came to."""
+        if not outcomes:
+            return Recorded(0, [])
+        finished = {
+            (outcome.claim.trigger_id, outcome.claim.order_key)
+            for outcome in outcomes
+            if outcome.claim.order_key is not None and outcome.retry_at_ms is None
+        }
+        with self._connections.transaction() as at:
+            lock_order(at, {trigger_id for trigger_id, _ in finished})
+            _insert_invocations(at, outcomes, worker)
+            latest = _held(at, [outcome.claim for outcome in outcomes])
+            moved = [
+                outcome
+                for outcome in outcomes
+                if (outcome.claim.event_id, outcome.claim.attempt) in latest
+            ]
+            _delete_delivered(at, moved)
+            _update_retried(at, moved)
+            _update_failed(at, moved)
+            self._count_outcomes(at, moved)
+            freed = free_next(at, finished)
+        return Recorded(len(moved), freed)
+
+    def _count_outcomes(self, at: Transaction, outcomes: Sequence[Outcome]) -> None:
+        sums: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for outcome in outcomes:
+            minute = _minute(outcome.exchange.started_at_ms)
+            row = sums[minute, outcome.claim.trigger_id, outcome.project_id]
+            if outcome.exchange.succeeded:
+                row[0] += 1
+            else:
+                row[1 if outcome.retry_at_ms is not None else 2] += 1
+            row[3] += outcome.exchange.duration_ms
+        self._add_stats(at, [(*key, 0, *row) for key, row in sorted(sums.items())])
+
+    @again_after_a_deadlock
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give back claims that were never sent; their attempts are not counted."""
+        if not claims:
+            return
+        with self._connections.transaction() as at:
+            held = sorted(event_id for event_id, _ in _held(at, claims))
+            for ids in portions(held):
+                at.run(
+                    f"""
+                    UPDATE {DELIVERY} SET state = 'pending', attempts = attempts - 1,
+                        lease_until = NULL, sweep_at = {NOW}
+                    WHERE event_id IN ({listed(ids)})"""
+                )
+
+    def due(self, trigger_ids: Sequence[int]) -> list[DueChunk]:
+        """A chunk for each trigger that has pending events whose time has come."""
+        chunks: list[DueChunk] = []
+        for portion in portions(trigger_ids, SELECTS_AT_ONCE):
+            chunks += self._due(portion)
+        return chunks
+
+    @again_after_a_deadlock
+    def _due(self, trigger_ids: Sequence[int]) -> list[DueChunk]:
+        # By delivery_due.
+        picked = " UNION ALL ".join(
+            f"(SELECT trigger_id, event_id FROM {DELIVERY} FORCE INDEX (delivery_due)"
+            f" WHERE trigger_id = {trigger_id:d} AND sweep_at <= {NOW} AND state = 'pending'"
+            f" AND next_attempt_at <= {NOW}"
+            f" ORDER BY sweep_at, event_id LIMIT {CHUNK_SIZE} FOR UPDATE SKIP LOCKED)"
+            for trigger_id in trigger_ids
+        )
+        found: dict[int, list[UUID]] = defaultdict(list)
+        with self._connections.transaction() as at:
+            for trigger_id, event_id in at.rows(picked):
+                found[int(trigger_id)].append(UUID(bytes=event_id))
+            ids = sorted(event_id for of_trigger in found.values() for event_id in of_trigger)
+            for portion in portions(ids):
+                at.run(
+                    f"UPDATE {DELIVERY} SET sweep_at = {AFTER_THE_GRACE}"
+                    f" WHERE event_id IN ({listed(portion)})"
+                )
+        return [
+            DueChunk(trigger_id, sorted(of_trigger), more=len(of_trigger) == CHUNK_SIZE)
+            for trigger_id, of_trigger in found.items()
+        ]
+
+    @again_after_a_deadlock
+    def expire_leases(self) -> int:
+        """Return events whose worker vanished to `pending`; their lost attempt is logged."""
+        with self._connections.transaction() as at:
+            # By delivery_lease.
+            found = at.rows(
+                f"SELECT event_id FROM {DELIVERY} FORCE INDEX (delivery_lease)"
+                f" WHERE lease_until < {NOW} AND state = 'delivering'"
+                f" LIMIT {_EXPIRED_AT_ONCE} FOR UPDATE SKIP LOCKED"
+            )
+            expired = sorted(UUID(bytes=event_id) for (event_id,) in found)
+            for ids in portions(expired):
+                at.run(_LOST_INVOCATIONS.format(ids=listed(ids)))
+                at.run(
+                    f"""
+                    UPDATE {DELIVERY}
+                    SET state = 'pending', lease_until = NULL, sweep_at = {NOW}
+                    WHERE event_id IN ({listed(ids)})"""
+                )
+        return len(expired)
+
+    def cancel(self, trigger_id: int) -> int:
+        """Cancel what is pending or delivering for a deleted trigger; returns how many.
+
+        In batches, since a backlog may be large; what a crash leaves, the next call cancels.
+        """
+        cancelled = 0
+        while True:
+            some = self._cancel_some(trigger_id)
+            cancelled += some
+            if some < _CANCELLED_AT_ONCE:
+                return cancelled
+
+    @again_after_a_deadlock
+    def _cancel_some(self, trigger_id: int) -> int:
+        # By delivery_due.
+        with self._connections.transaction() as at:
+            return at.run(
+                f"""
+                UPDATE {DELIVERY}
+                SET state = 'cancelled', lease_until = NULL, sweep_at = {NEVER}, order_key = NULL
+                WHERE trigger_id = %s AND state IN ('pending', 'delivering')
+                LIMIT {_CANCELLED_AT_ONCE}""",
+                trigger_id,
+            )
+
+    def triggers_with_deliveries(self) -> list[int]:
+        """Ids of all triggers that have unfinished (pending or delivering) events."""
+        # A loose scan of delivery_due: one probe a trigger, whatever the backlog. Where some wait
+        # for their turn, the first of them does not.
+        with self._connections.transaction() as at:
+            found = at.rows(
+                f"SELECT trigger_id, MIN(sweep_at) FROM {DELIVERY} FORCE INDEX (delivery_due)"
+                " GROUP BY trigger_id"
+            )
+        return [int(trigger_id) for trigger_id, sweep_at in found if sweep_at < NEVER]
+
+    # Reading and redelivering
+
+    def browse(self, project_id: int, filters: EventFilter, cursor: str | None, limit: int) -> Page:
+        """A page of events, newest first. Raises InvalidCursor."""
+        return mypages.page_of(self._connections, project_id, filters, cursor, limit)
+
+    def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
+        """One event with its payload and invocations, oldest first."""
+        return mypages.detail_of(self._connections, project_id, event_id)
+
+    def redeliver(
+        self,
+        project_id: int,
+        event_ids: Sequence[UUID],
+        trigger_ids: Sequence[int],
+        ordered: Sequence[int] = (),
+    ) -> list[DueChunk]:
+        """Put finished events of `trigger_ids` back to `pending` with a fresh retry budget."""
+        waiting: dict[int, list[UUID]] = defaultdict(list)
+        if trigger_ids:
+            for portion in portions(sorted(event_ids)):
+                for event_id, trigger_id in self._redeliver(
+                    project_id, portion, trigger_ids, ordered
+                ):
+                    waiting[trigger_id].append(event_id)
+        return chunked(waiting)
+
+    @again_after_a_deadlock
+    def _redeliver(
+        self,
+        project_id: int,
+        event_ids: Sequence[UUID],
+        trigger_ids: Sequence[int],
+        ordered: Sequence[int],
+    ) -> list[tuple[UUID, int]]:
+        with self._connections.transaction() as at:
+            lock_order(at, ordered)
+            # By primary key. Locked, so that of two who ask at once one comes second.
+            found = at.rows(
+                f"""
+                SELECT id, trigger_id FROM {EVENT_LOG}
+                WHERE id IN ({listed(event_ids)}) AND project_id = %s AND trigger_id IN %s
+                  AND payload IS NOT NULL AND problem IS NULL
+                ORDER BY id FOR UPDATE""",
+                project_id,
+                list(trigger_ids),
+            )
+            if not found:
+                return []
+            stored = {UUID(bytes=event_id): int(trigger_id) for event_id, trigger_id in found}
+            states = {
+                UUID(bytes=event_id): state
+                for event_id, state in at.rows(
+                    f"SELECT event_id, state FROM {DELIVERY}"
+                    f" WHERE event_id IN ({listed(stored)}) FOR UPDATE"
+                )
+            }
+            # An event that has no delivery row was delivered; its attempts go on from the last.
+            delivered = [event_id for event_id in stored if event_id not in states]
+            finished = [
+                event_id for event_id, state in states.items() if state in ("failed", "cancelled")
+            ]
+            if delivered:
+                at.run(_DELIVERED_AGAIN.format(ids=listed(delivered)))
+            if finished:
+                at.run(_FINISHED_AGAIN.format(ids=listed(finished)))
+            waiting = [(each, stored[each]) for each in sorted([*delivered, *finished])]
+            _put_in_order(at, [each for each, trigger_id in waiting if trigger_id in ordered])
+        return waiting
+
+    def counts(self, project_id: int) -> dict[EventStatus, int]:
+        """How many events of the project have which status; every status is a key."""
+        counts: dict[EventStatus, int] = dict.fromkeys(EVENT_STATUSES, 0)
+        with self._connections.transaction() as at:
+            # One snapshot for both sums: what is stored and not in `delivery` is delivered.
+            rows = at.rows(
+                f"""
+                SELECT CONCAT(state), COUNT(*) FROM {DELIVERY}
+                WHERE project_id = %s GROUP BY state
+                UNION ALL
+                SELECT 'arrived', COALESCE(SUM(arrived), 0) FROM {STATS} WHERE project_id = %s""",
+                project_id,
+                project_id,
+            )
+        found = {state: int(count) for state, count in rows}
+        stored = found.pop("arrived")
+        counts.update(found)
+        counts["delivered"] = max(0, stored - sum(found.values()))
+        return counts
+
+    def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
+        """How many unfinished events each of these triggers has; every id is a key."""
+        found: dict[int, int] = dict.fromkeys(trigger_ids, 0)
+        if not found:
+            return found
+        with self._connections.transaction() as at:
+            # By delivery_due.
+            rows = at.rows(
+                f"SELECT trigger_id, COUNT(*) FROM {DELIVERY} WHERE trigger_id IN %s"
+                " AND state IN ('pending', 'delivering') GROUP BY trigger_id",
+                list(trigger_ids),
+            )
+        return found | {int(trigger_id): int(count) for trigger_id, count in rows}
+
+
+# What storing a batch is made of
+
+
+def _move_position(at: Transaction, database_id: int, previous: str | None, position: str) -> None:
+    """The fence: whoever read from another position than the stored one writes nothing."""
+    moved = PositionMoved(
+        f"the position of database {database_id} is no longer {previous}: another process"
+        " captures it"
+    )
+    if previous is None:
+        sql = f"INSERT INTO {POSITION} (database_id, position, updated_at) VALUES (%s, %s, {NOW})"
+        try:
+            at.run(sql, database_id, position)
+        except pymysql.IntegrityError:
+            raise moved from None
+        return
+    sql = (
+        f"UPDATE {POSITION} SET position = %s, updated_at = {NOW}"
+        " WHERE database_id = %s AND position = %s"
+    )
+    if at.run(sql, position, database_id, previous) != 1:
+        raise moved
+
+
+def _storable(at: Transaction, event: Event) -> Event:
+    """`event`, or what is left of one that is larger than the server takes in a statement."""
+    if len(event.payload) + len(event.document_id) < at.packet_bytes // 10:
+        return event
+    size = sum(len(at.quote(text).encode()) for text in (event.payload, event.document_id))
+    if size < at.packet_bytes - _PACKET_RESERVE_BYTES:
+        return event
+    return event._replace(
+        payload="",
+        document_id=event.document_id[:1000],
+        problem=f"the event of {size} bytes is larger than the Eventing DB's"
+        f" max_allowed_packet of {at.packet_bytes} bytes",
+    )
+
+
+def _note_trigger_names(at: Transaction, names: set[tuple[int, str, int]]) -> None:
+    at.insert(
+        f"INSERT INTO {TRIGGER_NAME} (project_id, name, trigger_id)",
+        [
+            f"({project_id},{at.quote(name)},{trigger_id})"
+            for project_id, name, trigger_id in sorted(names)
+        ],
+        "ON DUPLICATE KEY UPDATE trigger_id = trigger_id",
+    )
+
+
+def _insert_events(at: Transaction, origin: Origin, events: Sequence[Event]) -> None:
+    quote = at.quote
+    head = f"',{origin.project_id},{quote(origin.project)},"
+    source = f",{origin.database_id},{quote(origin.alias)},{quote(origin.type)},"
+    triggers = {event.trigger: quote(event.trigger) for event in events}
+    tables = {event.table: quote(event.table) for event in events}
+    at.insert(
+        f"INSERT INTO {EVENT_LOG} (id, project_id, project, trigger_id, `trigger`,"
+        " database_id, `database`, database_type, `table`, operation, doc_hash, doc_id,"
+        " payload, problem, committed_at, stored_at)",
+        (
+            f"(x'{event.id.hex}{head}{event.trigger_id},{triggers[event.trigger]}{source}"
+            f"{tables[event.table]},'{event.operation}',{mypages.hash_of(event.document_id)},"
+            f"{quote(event.document_id)},{quote(event.payload or None)},"
+            f"{quote(event.problem)},{event.committed_at_ms},{NOW})"
+            for event in events
+        ),
+    )
+
+
+def _insert_deliveries(at: Transaction, origin: Origin, events: Sequence[Event]) -> None:
+    places = places_in_order(
+        at,
+        [
+            (event.trigger_id, event.order_key, event.id)
+            for event in events
+            if event.order_key is not None and not event.problem
+        ],
+    )
+    pending = f",{origin.project_id},'pending',{NOW},{AFTER_THE_GRACE},NULL,NULL)"
+    failed = f",{origin.project_id},'failed',{NOW},{NEVER},NULL,NULL)"
+
+    def tail(event: Event) -> str:
+        if event.id not in places:
+            return failed if event.problem else pending
+        place, is_first = places[event.id]
+        turn = AFTER_THE_GRACE if is_first else NEVER
+        return f",{origin.project_id},'pending',{NOW},{turn},{event.order_key},{place})"
+
+    at.insert(
+        f"INSERT INTO {DELIVERY} (event_id, trigger_id, project_id, state, next_attempt_at,"
+        " sweep_at, order_key, order_seq)",
+        (f"(x'{event.id.hex}',{event.trigger_id}{tail(event)}" for event in events),
+    )
+
+
+# What claiming is made of
+
+
+def _taken(at: Transaction, found: Sequence[tuple[Any, ...]], lease_seconds: float) -> list[Claim]:
+    """Claims of rows of id, attempt, failures and order's key, which are locked."""
+    if not found:
+        return []
+    free = {UUID(bytes=event_id): rest for event_id, *rest in found}
+    ids = listed(sorted(free))
+    # Both tables by primary key.
+    at.run(
+        f"""
+        UPDATE {DELIVERY} SET state = 'delivering', attempts = attempts + 1,
+            lease_until = {NOW} + %s
+        WHERE event_id IN ({ids})""",
+        int(lease_seconds * 1000),
+    )
+    stored = at.rows(
+        f"""
+        SELECT id, trigger_id, `table`, operation, doc_id, payload, committed_at
+        FROM {EVENT_LOG} WHERE id IN ({ids}) ORDER BY id"""
+    )
+    claims = []
+    for raw_id, trigger_id, table, operation, document_id, payload, committed_at in stored:
+        event_id = UUID(bytes=raw_id)
+        attempt, failures, key = free[event_id]
+        text = str(event_id)
+        content = (table, operation, document_id, payload, committed_at)
+        claims.append(Claim(event_id, text, trigger_id, attempt, failures, *content, key))
+    return claims
+
+
+# What recording outcomes is made of
+
+
+def _insert_invocations(at: Transaction, outcomes: Sequence[Outcome], worker: str) -> None:
+    quote = at.quote
+    at.insert(
+        f"INSERT INTO {INVOCATION_LOG} (event_id, attempt, started_at, worker, duration_ms,"
+        " url, request_headers, status_code, response_headers, response_body, error_kind,"
+        " error_message)",
+        (
+            f"({hexadecimal(outcome.claim.event_id)},{outcome.claim.attempt},"
+            f"{exchange.started_at_ms},{quote(worker[:_WORKER_CHARACTERS])},{exchange.duration_ms},"
+            f"{quote(exchange.url)},{quote(mypages.headers_text(exchange.request_headers))},"
+            f"{quote(exchange.status_code)},"
+            f"{quote(mypages.headers_text(exchange.response_headers))},"
+            f"{quote(_body(exchange.response_body))},{quote(exchange.error_kind)},"
+            f"{quote(exchange.error_message)})"
+            for outcome in outcomes
+            for exchange in (outcome.exchange,)
+        ),
+        "ON DUPLICATE KEY UPDATE attempt = attempt",
+    )
+
+
+def _held(at: Transaction, claims: Sequence[Claim]) -> set[tuple[UUID, int]]:
+    """Events and attempts of those `claims` that hold still, locked. The attempt is the fence."""
+    latest: set[tuple[UUID, int]] = set()
+    for ids in portions(sorted({claim.event_id for claim in claims})):
+        # By primary key.
+        found = at.rows(
+            f"SELECT event_id, attempts FROM {DELIVERY}"
+            f" WHERE event_id IN ({listed(ids)}) AND state = 'delivering' FOR UPDATE"
+        )
+        latest |= {(UUID(bytes=event_id), int(attempts)) for event_id, attempts in found}
+    return latest & {(claim.event_id, claim.attempt) for claim in claims}
+
+
+def _delete_delivered(at: Transaction, outcomes: Sequence[Outcome]) -> None:
+    delivered = [outcome.claim.event_id for outcome in outcomes if outcome.exchange.succeeded]
+    for ids in portions(sorted(delivered)):
+        at.run(f"DELETE FROM {DELIVERY} WHERE event_id IN ({listed(ids)})")
+
+
+def _update_retried(at: Transaction, outcomes: Sequence[Outcome]) -> None:
+    # The rows are there, and locked; each has a time of its own.
+    at.insert(
+        f"INSERT INTO {DELIVERY}"
+        " (event_id, trigger_id, project_id, state, next_attempt_at, sweep_at)",
+        [
+            f"({hexadecimal(outcome.claim.event_id)},{outcome.claim.trigger_id},"
+            f"{outcome.project_id},'pending',{outcome.retry_at_ms},{outcome.retry_at_ms})"
+            for outcome in outcomes
+            if not outcome.exchange.succeeded and outcome.retry_at_ms is not None
+        ],
+        "ON DUPLICATE KEY UPDATE state = 'pending', failures = failures + 1,"
+        " next_attempt_at = VALUES(next_attempt_at), sweep_at = VALUES(sweep_at),"
+        " lease_until = NULL",
+    )
+
+
+def _update_failed(at: Transaction, outcomes: Sequence[Outcome]) -> None:
+    failed = [
+        outcome.claim.event_id
+        for outcome in outcomes
+        if not outcome.exchange.succeeded and outcome.retry_at_ms is None
+    ]
+    for ids in portions(sorted(failed)):
+        at.run(
+            f"""
+            UPDATE {DELIVERY} SET state = 'failed', failures = failures + 1,
+                sweep_at = {NEVER}, lease_until = NULL, order_key = NULL
+            WHERE event_id IN ({listed(ids)})"""
+        )
+
+
+_LOST_INVOCATIONS: Final = f"""
+    INSERT INTO {INVOCATION_LOG} (event_id, attempt, started_at, duration_ms, url,
+        request_headers, response_headers, response_body, error_kind, error_message, worker)
+    SELECT event_id, attempts, {NOW}, 0, '', '[]', '[]', '', 'lost',
+        'the worker stopped before it could record an answer; the endpoint may or may not'
+        ' have received this attempt', ''
+    FROM {DELIVERY} WHERE event_id IN ({{ids}})"""
+
+_DELIVERED_AGAIN: Final = f"""
+    INSERT INTO {DELIVERY}
+        (event_id, trigger_id, project_id, state, attempts, next_attempt_at, sweep_at)
+    SELECT e.id, e.trigger_id, e.project_id, 'pending',
+           COALESCE((SELECT MAX(attempt) FROM {INVOCATION_LOG} i WHERE i.event_id = e.id), 0),
+           {NOW}, {AFTER_THE_GRACE}
+    FROM {EVENT_LOG} e WHERE e.id IN ({{ids}})"""
+
+_FINISHED_AGAIN: Final = f"""
+    UPDATE {DELIVERY} SET state = 'pending', failures = 0, next_attempt_at = {NOW},
+        sweep_at = {AFTER_THE_GRACE}
+    WHERE event_id IN ({{ids}})"""
+
+
+def _put_in_order(at: Transaction, event_ids: Sequence[UUID]) -> None:
+    """Give pending events of ordered triggers a place behind the others of their documents."""
+    if not event_ids:
+        return
+    found = at.rows(
+        f"""
+        SELECT trigger_id, project_id, database_id, `table`, doc_id, id FROM {EVENT_LOG}
+        WHERE id IN ({listed(event_ids)}) ORDER BY id"""
+    )
+    events = [
+        (trigger_id, project_id, order_key(database_id, table, document_id), UUID(bytes=event_id))
+        for trigger_id, project_id, database_id, table, document_id, event_id in found
+    ]
+    places = places_in_order(at, [(trigger, key, each) for trigger, _, key, each in events])
+    # The rows are there, and locked.
+    at.insert(
+        f"INSERT INTO {DELIVERY} (event_id, trigger_id, project_id, state, next_attempt_at,"
+        " sweep_at, order_key, order_seq)",
+        [
+            f"({hexadecimal(each)},{trigger_id},{project_id},'pending',{NOW},"
+            f"{AFTER_THE_GRACE if places[each][1] else NEVER},{key},{places[each][0]})"
+            for trigger_id, project_id, key, each in events
+        ],
+        "ON DUPLICATE KEY UPDATE sweep_at = VALUES(sweep_at), order_key = VALUES(order_key),"
+        " order_seq = VALUES(order_seq)",
+    )
+
+
+def _minute(milliseconds: int) -> int:
+    return milliseconds // 60_000 * 60_000
+
+
+def _body(body: bytes) -> str:
+    """A response as text. U+0000 is replaced, as in the other logs, one of which cannot hold it."""
+    return body.decode("utf-8", "replace").replace("\x00", "\ufffd")

@@ -1,0 +1,337 @@
+"""The log's tables in MySQL or MariaDB, their partitions, and what retention takes out of them.
+
+They are those of the log in Postgres, in the database that the address names, and each name begins
+with `mission_control_`. Times are milliseconds since the epoch. Definitions cannot be rolled back
+here, so each is made on its own and may be made again; many rows go in portions.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from eventing.ids import first_id_at
+from eventing.logs.base import LogUnavailable
+from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
+from eventing.logs.myorder import free_next, lock_order
+from eventing.logs.mystatements import (
+    DELIVERY,
+    EVENT_LOG,
+    INVOCATION_LOG,
+    LISTED_AT_ONCE,
+    OWNER,
+    POSITION,
+    STATS,
+    TRIGGER_NAME,
+    TRIGGER_ORDER,
+    hexadecimal,
+    listed,
+    portions,
+)
+from eventing.logs.postgres import partition_suffix
+
+DELETED_AT_ONCE: Final = 5_000
+
+_PARTITIONED: Final = {EVENT_LOG: "id", INVOCATION_LOG: "event_id"}
+# The last partition: what is committed later than the days that have one of their own.
+_LATER: Final = "p_later"
+_DAY_MS: Final = 86_400_000
+
+_TABLES: Final = f"""
+CREATE TABLE IF NOT EXISTS {EVENT_LOG} (
+    id BINARY(16) NOT NULL,
+    project_id BIGINT NOT NULL,
+    project VARCHAR(255) NOT NULL,
+    trigger_id BIGINT NOT NULL,
+    `trigger` VARCHAR(255) NOT NULL,
+    database_id BIGINT NOT NULL,
+    `database` VARCHAR(255) NOT NULL,
+    database_type VARCHAR(20) NOT NULL,
+    `table` VARCHAR(1000) NOT NULL,
+    operation VARCHAR(10) NOT NULL,
+    -- A key may be longer than an index entry can be, so that its hash is what is indexed.
+    doc_hash BINARY(8) NOT NULL,
+    doc_id LONGTEXT NOT NULL,
+    payload LONGTEXT,
+    problem MEDIUMTEXT,
+    committed_at BIGINT NOT NULL,
+    stored_at BIGINT NOT NULL,
+    PRIMARY KEY (id),
+    KEY event_log_trigger (trigger_id, id),
+    KEY event_log_doc (doc_hash, id)
+) {{options}} {{partitions_id}};
+
+CREATE TABLE IF NOT EXISTS {DELIVERY} (
+    event_id BINARY(16) NOT NULL,
+    trigger_id BIGINT NOT NULL,
+    project_id BIGINT NOT NULL,
+    state ENUM('pending', 'delivering', 'failed', 'cancelled') NOT NULL,
+    attempts INT NOT NULL DEFAULT 0,
+    failures INT NOT NULL DEFAULT 0,
+    next_attempt_at BIGINT NOT NULL,
+    sweep_at BIGINT NOT NULL,
+    lease_until BIGINT,
+    order_key BIGINT,
+    order_seq BIGINT,
+    PRIMARY KEY (event_id),
+    KEY delivery_due (trigger_id, sweep_at, event_id),
+    KEY delivery_order (trigger_id, order_key, order_seq),
+    KEY delivery_lease (lease_until)
+) {{options}};
+
+-- The place of the next event of an ordered trigger; its row is what orders are locked by.
+CREATE TABLE IF NOT EXISTS {TRIGGER_ORDER} (
+    trigger_id BIGINT NOT NULL,
+    next_place BIGINT NOT NULL,
+    PRIMARY KEY (trigger_id)
+) {{options}};
+
+-- The key is the attempt and who made it when, so that one recorded twice is stored once.
+CREATE TABLE IF NOT EXISTS {INVOCATION_LOG} (
+    event_id BINARY(16) NOT NULL,
+    attempt INT NOT NULL,
+    started_at BIGINT NOT NULL,
+    worker VARCHAR(255) NOT NULL,
+    duration_ms INT NOT NULL,
+    url MEDIUMTEXT NOT NULL,
+    request_headers MEDIUMTEXT NOT NULL,
+    status_code INT,
+    response_headers MEDIUMTEXT NOT NULL,
+    response_body MEDIUMTEXT NOT NULL,
+    error_kind VARCHAR(40),
+    error_message MEDIUMTEXT,
+    PRIMARY KEY (event_id, attempt, started_at, worker)
+) {{options}} {{partitions_event_id}};
+
+CREATE TABLE IF NOT EXISTS {POSITION} (
+    database_id BIGINT NOT NULL,
+    position LONGTEXT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (database_id)
+) {{options}};
+
+-- `arrived` counts by the minute of the commit, the rest by the minute it happened in. A row a
+-- writer, so that no two processes wait for each other; readers sum.
+CREATE TABLE IF NOT EXISTS {STATS} (
+    minute_at BIGINT NOT NULL,
+    trigger_id BIGINT NOT NULL,
+    writer VARCHAR(40) NOT NULL,
+    project_id BIGINT NOT NULL,
+    arrived BIGINT NOT NULL,
+    delivered BIGINT NOT NULL,
+    retried BIGINT NOT NULL,
+    failed BIGINT NOT NULL,
+    duration_ms_sum BIGINT NOT NULL,
+    PRIMARY KEY (minute_at, trigger_id, writer),
+    KEY event_stats_project (project_id, minute_at, arrived)
+) {{options}};
+
+-- Every name a trigger ever had, so that the log can be filtered by names of deleted triggers.
+CREATE TABLE IF NOT EXISTS {TRIGGER_NAME} (
+    project_id BIGINT NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    trigger_id BIGINT NOT NULL,
+    PRIMARY KEY (project_id, name, trigger_id)
+) {{options}};
+
+-- The installation whose log this is: one row.
+CREATE TABLE IF NOT EXISTS {OWNER} (
+    number TINYINT NOT NULL,
+    node_id VARCHAR(64) NOT NULL,
+    PRIMARY KEY (number)
+) {{options}};
+"""
+
+logger = structlog.get_logger(__name__)
+
+
+class Tables:
+    """The tables of the log that `connections` lead to."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def make(self, owner: str | None) -> None:
+        """Make tables and this week's partitions, as far as need be, and mark whose log it is."""
+        today = int(time.time() * 1000) // _DAY_MS
+        days = range(today - 1, today + 8)
+        if not self._connections.define(*_statements(days, self._collation())):
+            raise LogUnavailable(
+                "the tables of the Eventing DB are being changed by another process"
+            )
+        for table in _PARTITIONED:
+            self._make_partitions(table, days)
+        if owner is not None:
+            self._mark(owner)
+
+    def _collation(self) -> str:
+        """What compares texts byte by byte, trailing spaces too, on this kind of server."""
+        with self._connections.transaction() as at:
+            ((version,),) = at.rows("SELECT VERSION()")
+        return "utf8mb4_nopad_bin" if "mariadb" in str(version).lower() else "utf8mb4_0900_bin"
+
+    @again_after_a_deadlock
+    def _mark(self, owner: str) -> None:
+        """Mark the log as an installation's. Raises LogUnavailable if it is another's."""
+        with self._connections.transaction() as at:
+            at.run(
+                f"INSERT INTO {OWNER} (number, node_id) VALUES (1, %s)"
+                " ON DUPLICATE KEY UPDATE number = number",
+                owner,
+            )
+            if at.rows(f"SELECT node_id FROM {OWNER}") != [(owner,)]:
+                raise LogUnavailable("another installation keeps its log in this database")
+
+    def _partitions(self, table: str) -> list[str]:
+        """The names of a table's partitions of days, oldest first."""
+        with self._connections.transaction() as at:
+            found = at.rows(
+                "SELECT PARTITION_NAME FROM information_schema.PARTITIONS"
+                " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s"
+                " AND PARTITION_NAME <> %s ORDER BY PARTITION_ORDINAL_POSITION",
+                table,
+                _LATER,
+            )
+        return [str(name) for (name,) in found]
+
+    def _make_partitions(self, table: str, days: Sequence[int]) -> None:
+        """Give days at the end partitions of their own. What is stored never waits for one."""
+        newest = max(self._partitions(table), default="")
+        missing = [day for day in days if _partition(day) > newest]
+        if missing:
+            done = self._connections.define(
+                f"ALTER TABLE {table} REORGANIZE PARTITION {_LATER}"
+                f" INTO ({_partition_definitions(missing)})"
+            )
+            if not done:
+                logger.warning("the table is busy: its partitions are made later", table=table)
+
+    def drop_before(self, day: int) -> list[str]:
+        """Drop whole days older than `day`; returns the names of the partitions that went.
+
+        A table that stays busy keeps its old days until the next time, and so does the rest.
+        """
+        gone: list[str] = []
+        first = hexadecimal(first_id_at(day * _DAY_MS))
+        for table, key in _PARTITIONED.items():
+            old = [name for name in self._partitions(table) if name < _partition(day)]
+            if old and not self._connections.define(
+                f"ALTER TABLE {table} DROP PARTITION {', '.join(old)}"
+            ):
+                logger.warning("the table is busy: its old days go later", table=table)
+                return gone
+            gone += [f"{table}.{name}" for name in old]
+            # What was older than the oldest partition when it was stored is in that one.
+            self._delete_in_batches(table, f"{key} < {first}")
+        while self._delete_deliveries(f"event_id < {first}") == DELETED_AT_ONCE:
+            continue
+        self._delete_in_batches(STATS, f"minute_at < {day * _DAY_MS}")
+        return gone
+
+    def _delete_in_batches(self, table: str, condition: str) -> None:
+        """Delete rows by primary key, never so many at once that others have to wait."""
+        while self._delete_some(table, condition) == DELETED_AT_ONCE:
+            continue
+
+    @again_after_a_deadlock
+    def _delete_some(self, table: str, condition: str) -> int:
+        with self._connections.transaction() as at:
+            return at.run(f"DELETE FROM {table} WHERE {condition} LIMIT {DELETED_AT_ONCE}")
+
+    @again_after_a_deadlock
+    def _delete_deliveries(self, condition: str) -> int:
+        with self._connections.transaction() as at:
+            return _delete_deliveries(at, f"{condition} LIMIT {DELETED_AT_ONCE}")
+
+    def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
+        """Delete a project's old events, and forget the payloads of less old ones."""
+        deleted = forgotten = 0
+        for ids in self._ids_before(project_id, events_before, "TRUE"):
+            deleted += self._delete_events(ids)
+        self._delete_in_batches(
+            STATS, f"project_id = {project_id:d} AND minute_at < {events_before * _DAY_MS}"
+        )
+        for ids in self._ids_before(project_id, payloads_before, "payload IS NOT NULL"):
+            forgotten += self._forget_payloads(ids)
+        return deleted, forgotten
+
+    def _ids_before(self, project_id: int, day: int, condition: str) -> Iterator[list[UUID]]:
+        """Ids of a project's events of days before `day`, oldest first, in portions."""
+        last = UUID(int=0)
+        before = hexadecimal(first_id_at(day * _DAY_MS))
+        while True:
+            with self._connections.transaction() as at:
+                found = at.rows(
+                    f"SELECT id FROM {EVENT_LOG} FORCE INDEX (PRIMARY)"
+                    f" WHERE id > {hexadecimal(last)} AND id < {before}"
+                    f" AND project_id = %s AND {condition} ORDER BY id LIMIT {LISTED_AT_ONCE}",
+                    project_id,
+                )
+            ids = [UUID(bytes=identifier) for (identifier,) in found]
+            if ids:
+                yield ids
+                last = ids[-1]
+            if len(ids) < LISTED_AT_ONCE:
+                return
+
+    @again_after_a_deadlock
+    def _delete_events(self, ids: Sequence[UUID]) -> int:
+        # All by primary key.
+        with self._connections.transaction() as at:
+            at.run(f"DELETE FROM {INVOCATION_LOG} WHERE event_id IN ({listed(ids)})")
+            _delete_deliveries(at, f"event_id IN ({listed(ids)})")
+            return at.run(f"DELETE FROM {EVENT_LOG} WHERE id IN ({listed(ids)})")
+
+    @again_after_a_deadlock
+    def _forget_payloads(self, ids: Sequence[UUID]) -> int:
+        # What still waits keeps its payload: it has yet to be sent.
+        with self._connections.transaction() as at:
+            return at.run(
+                f"""
+                UPDATE {EVENT_LOG} e LEFT JOIN {DELIVERY} d ON d.event_id = e.id
+                SET e.payload = NULL
+                WHERE e.id IN ({listed(ids)})
+                  AND (d.event_id IS NULL OR d.state IN ('failed', 'cancelled'))"""
+            )
+
+
+def _delete_deliveries(at: Transaction, condition: str) -> int:
+    """Delete deliveries, and let go of what waited for them; returns how many went."""
+    found = at.rows(
+        f"SELECT event_id, trigger_id, order_key FROM {DELIVERY} WHERE {condition} FOR UPDATE"
+    )
+    keys = {(int(trigger_id), int(key)) for _, trigger_id, key in found if key is not None}
+    lock_order(at, {trigger_id for trigger_id, _ in keys})
+    for ids in portions(sorted(UUID(bytes=event_id) for event_id, _, _ in found)):
+        at.run(f"DELETE FROM {DELIVERY} WHERE event_id IN ({listed(ids)})")
+    free_next(at, keys)
+    return len(found)
+
+
+def _statements(days: Sequence[int], collation: str) -> list[str]:
+    """The statements that make the tables, with partitions for `days`."""
+    partitions = {
+        f"partitions_{key}": f"PARTITION BY RANGE COLUMNS ({key}) ({_partition_definitions(days)})"
+        for key in _PARTITIONED.values()
+    }
+    text = _TABLES.format(
+        options=f"ENGINE = InnoDB, ROW_FORMAT = DYNAMIC, CHARACTER SET utf8mb4 COLLATE {collation}",
+        **partitions,
+    )
+    return [statement for statement in text.split(";\n") if statement.strip()]
+
+
+def _partition(day: int) -> str:
+    return f"p{partition_suffix(day)}"
+
+
+def _partition_definitions(days: Sequence[int]) -> str:
+    """Partitions that end with each of `days`, and the one of what comes after them."""
+    parts = [
+        f"PARTITION {_partition(day)} VALUES LESS THAN"
+        f" ({hexadecimal(first_id_at((day + 1) * _DAY_MS))})"
+        for day in days
+    ]
+    return ", ".join([*parts, f"PARTITION {_LATER} VALUES LESS THAN (MAXVALUE)"])

@@ -1,0 +1,124 @@
+"""A MySQL or MariaDB server, for whoever uses one: the way in, and what the server is.
+
+Sources read such a server, and an event log may be kept in one; neither knows the other.
+"""
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.cursors import Cursor
+
+from eventing.connection_strings import DEFAULT_PORTS, ConnectionString
+
+Opened: TypeAlias = "Connection[Cursor]"
+
+# The tables of an event log begin with this; they are never captured.
+OWN_TABLES: Final = "mission_control_"
+# The longest there is: a connection may be used once in days.
+_IDLE_SECONDS: Final = 31_536_000
+_CONNECT_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server is and how it is set up. `variables` are its global ones, by name."""
+
+    version: str
+    is_mariadb: bool
+    variables: dict[str, str] = field(repr=False)
+
+    @property
+    def number(self) -> tuple[int, ...]:
+        """The version as numbers, to be compared."""
+        return tuple(int(part) for part in self.version.split("-")[0].split(".")[:3])
+
+    @property
+    def kind(self) -> str:
+        """The product's name."""
+        return "MariaDB" if self.is_mariadb else "MySQL"
+
+    @property
+    def has_gtids(self) -> bool:
+        """Whether every transaction has a global id: the position survives a failover then."""
+        return self.is_mariadb or self.variables.get("gtid_mode", "OFF") == "ON"
+
+    def on(self, name: str) -> bool:
+        """Whether a switch among the variables is on."""
+        return self.variables.get(name, "OFF").upper() in ("ON", "1", "YES")
+
+    def mend(self, name: str, value: str) -> str:
+        """The statement that sets a variable for good."""
+        if self.is_mariadb:
+            return f"SET GLOBAL {name} = {value}; -- and in my.cnf, [mysqld]: {name} = {value}"
+        return f"SET PERSIST {name} = {value};"
+
+
+def address_of(url: str) -> ConnectionString:
+    """The parts of a connection string; all of them empty where it is none."""
+    try:
+        return ConnectionString.parse("mysql", url)
+    except ValueError:
+        return ConnectionString("mysql")
+
+
+def connect(
+    address: ConnectionString,
+    database: str | None,
+    *,
+    answer_seconds: int,
+    settings: str = "",
+    **options: Any,
+) -> Opened:
+    """A connection in UTC that waits `answer_seconds` for an answer, and a year for a question.
+
+    `settings` are more variables of its session, as SET takes them. Raises pymysql.MySQLError,
+    OSError.
+    """
+    chosen = ["time_zone = '+00:00'", f"wait_timeout = {_IDLE_SECONDS}", settings]
+    return pymysql.connect(
+        host=address.host,
+        port=int(address.port or DEFAULT_PORTS["mysql"]),
+        user=address.user,
+        password=address.password,
+        database=database,
+        charset="utf8mb4",
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=answer_seconds,
+        write_timeout=answer_seconds,
+        init_command=f"SET {', '.join(filter(None, chosen))}",
+        **_tls((address.tls or "PREFERRED").upper(), dict(address.options)),
+        **options,
+    )
+
+
+def facts_of(opened: Opened) -> Facts:
+    """What the server is. Raises pymysql.MySQLError."""
+    with opened.cursor() as at:
+        at.execute("SHOW GLOBAL VARIABLES")
+        variables = {str(name).lower(): str(value) for name, value in at.fetchall()}
+    version = variables.get("version", "0")
+    return Facts(version, "mariadb" in version.lower(), variables)
+
+
+def quoted(name: str) -> str:
+    """A name as a statement takes it."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _tls(mode: str, options: dict[str, str]) -> dict[str, Any]:
+    """PyMySQL's words for MySQL's `ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`."""
+    if mode == "DISABLED":
+        return {"ssl_disabled": True}
+    if mode == "PREFERRED":
+        return {}
+    ca = options.get("ssl-ca") or None
+    context = ssl.create_default_context(cafile=ca)
+    context.check_hostname = mode == "VERIFY_IDENTITY"
+    if mode not in ("VERIFY_CA", "VERIFY_IDENTITY"):
+        context.verify_mode = ssl.CERT_NONE
+    if options.get("ssl-cert"):
+        context.load_cert_chain(options["ssl-cert"], options.get("ssl-key") or None)
+    return {"ssl": context}

@@ -1,0 +1,846 @@
+"""What every event log must do, whatever database it is in: run by `test_event_log.py`.
+
+Nothing here looks behind the interface, and each test has a database of its own.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+from typing import TypeAlias, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+
+from eventing.changes import Change, Event, EventStatus
+from eventing.cloudevents import EventBuilder
+from eventing.logs.base import (
+    DueChunk,
+    EventFilter,
+    InvalidCursor,
+    LogUnavailable,
+    PositionMoved,
+    Recorded,
+)
+from eventing.logs.mysql import MySqlEventLog
+from eventing.logs.postgres import PostgresEventLog
+from eventing.matching import Matcher, Rule
+from tests.factories import NODE_ID, make_change, make_events, make_origin, make_outcome
+from tests.waiting import wait_until
+
+Log: TypeAlias = PostgresEventLog | MySqlEventLog
+Answer = TypeVar("Answer")
+
+ORIGIN = make_origin()
+OWNER = "6f1ff0a4-6f2e-4d0c-9b8e-6f0a6a3f2a11"
+SOMEBODY_ELSE = "0e2cdbd4-1d5b-4a43-9a0c-1f6f3d1f5c22"
+DAY_MS = 86_400_000
+ANYTHING = EventFilter()
+
+
+def store(log: Log, events: Sequence[Event]) -> list[Event]:
+    """Store `events` behind what is stored already, and return them oldest first."""
+    log.append(ORIGIN, events, log.position(ORIGIN.database_id), uuid4().hex)
+    return sorted(events)
+
+
+def stored(
+    log: Log, count: int = 1, trigger_id: int = 1, trigger: str = "welcome-email", **fields: object
+) -> list[Event]:
+    """Store `count` events and return them, oldest first."""
+    changes = [make_change(**fields) for _ in range(count)]  # type: ignore[arg-type]
+    return store(log, make_events(changes, ORIGIN, trigger_id, trigger))
+
+
+def ids_of(events: Sequence[Event]) -> list[UUID]:
+    return [event.id for event in events]
+
+
+def found(log: Log, filters: EventFilter = ANYTHING, project_id: int = 1) -> list[UUID]:
+    return [row.id for row in log.browse(project_id, filters, None, 100).rows]
+
+
+def status_of(log: Log, event_id: UUID) -> EventStatus:
+    detail = log.event(1, event_id)
+    assert detail is not None
+    return detail.row.status
+
+
+def deliver(log: Log, events: Sequence[Event], status_code: int | None = 200) -> None:
+    claims = log.claim(ids_of(events), 60)
+    assert len(claims) == len(events)
+    log.record([make_outcome(claim, status_code) for claim in claims], "worker")
+
+
+def given_up(log: Log, count: int, trigger_id: int = 1) -> list[UUID]:
+    """Store `count` events that were claimed and given back, so that they are due; their ids."""
+    ids = ids_of(stored(log, count, trigger_id))
+    log.release(log.claim(ids, 60))
+    return ids
+
+
+def in_order(log: Log, changes: Sequence[Change]) -> list[UUID]:
+    """Store an event of ordered trigger 1 for each of these changes; returns their ids."""
+    rule = Rule(1, "orders", (), frozenset(("insert",)), ordered=True)
+    events = EventBuilder(ORIGIN, NODE_ID, Matcher([rule])).events(changes)
+    log.append(ORIGIN, events, log.position(ORIGIN.database_id), uuid4().hex)
+    return [event.id for event in events]
+
+
+def chain(log: Log, *documents: str) -> list[UUID]:
+    """Store an event of ordered trigger 1 for each of these documents; returns their ids."""
+    return in_order(log, [make_change(document_id=document) for document in documents])
+
+
+def wait_for_expiry(log: Log, count: int) -> None:
+    wait_until(lambda: log.expire_leases() == count, 5, "the leases have expired")
+
+
+def at_once(log: Log, count: int, function: Callable[[int], Answer]) -> list[Answer]:
+    """What `function` answers in each of `count` threads that begin together."""
+    barrier = Barrier(count)
+
+    def run(number: int) -> Answer:
+        try:
+            log.position(0)
+            barrier.wait(10)
+            return function(number)
+        finally:
+            log.close()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+class LogContract:
+    """The contract; a subclass says with `open_log` in which database."""
+
+    @pytest.fixture
+    def open_log(self) -> Callable[[], Log]:
+        """What opens the log of this test's database, as another process would."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def log(self, open_log: Callable[[], Log]) -> Iterator[Log]:
+        """The log, empty."""
+        opened = open_log()
+        opened.make_tables()
+        yield opened
+        opened.close()
+
+    # Tables
+
+    def test_a_database_that_can_hold_the_log_is_found_to_be_fit(
+        self, open_log: Callable[[], Log]
+    ) -> None:
+        log = open_log()
+        findings = log.check(OWNER)
+        assert {finding.status for finding in findings} == {"ok"}
+        assert {"connection", "version", "primary", "rights"} <= {each.name for each in findings}
+        log.make_tables(OWNER)
+        assert {finding.status for finding in log.check(OWNER)} == {"ok"}
+        log.close()
+
+    def test_a_log_belongs_to_one_installation(self, log: Log) -> None:
+        log.make_tables(OWNER)
+        log.make_tables(OWNER)
+        log.make_tables()
+        (refusal,) = [each for each in log.check(SOMEBODY_ELSE) if each.status == "error"]
+        assert refusal.name == "owner"
+        with pytest.raises(LogUnavailable, match="another installation"):
+            log.make_tables(SOMEBODY_ELSE)
+        assert {finding.status for finding in log.check(OWNER)} == {"ok"}
+
+    def test_tables_may_be_made_again_and_by_several_at_once(
+        self, open_log: Callable[[], Log]
+    ) -> None:
+        log = open_log()
+        with ThreadPoolExecutor(4) as pool:
+            for made in [pool.submit(make_tables_and_close, open_log()) for _ in range(4)]:
+                made.result()
+        (event,) = stored(log)
+        log.make_tables()
+        assert found(log) == [event.id]
+        log.close()
+
+    # Capture
+
+    def test_events_and_their_position_are_stored_together(self, log: Log) -> None:
+        text = "tab\t, newline\n, back\\slash, 'quotes\", %s %, ünï, 🦆, \\N, \x1a"
+        (event,) = make_events(
+            [make_change(document={"n": text}, document_id=text, table="odd 'täble'")]
+        )
+        log.append(ORIGIN, [event], None, "A")
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert detail.payload == event.payload
+        row = detail.row
+        assert (row.table, row.document_id, row.status) == ("odd 'täble'", text, "pending")
+        assert (row.trigger, row.database, row.database_type) == (
+            "welcome-email",
+            "main",
+            "postgres",
+        )
+        assert row.committed_at == datetime.fromtimestamp(event.committed_at_ms / 1000, UTC)
+        assert abs(row.stored_at - datetime.now(UTC)) < timedelta(minutes=1)
+        assert (row.attempts, row.next_attempt_at, row.last_status_code) == (0, None, None)
+        assert log.position(ORIGIN.database_id) == "A"
+        assert log.position(77) is None
+
+    def test_a_position_moves_without_events_and_to_where_it_is(self, log: Log) -> None:
+        log.append(ORIGIN, [], None, "A")
+        log.append(ORIGIN, [], "A", "A")
+        log.append(ORIGIN, [], "A", "A ")
+        with pytest.raises(PositionMoved):
+            log.append(ORIGIN, [], "A", "B")
+        with pytest.raises(PositionMoved):
+            log.append(ORIGIN, [], "a ", "B")
+        assert log.position(ORIGIN.database_id) == "A "
+
+    def test_a_process_that_read_from_another_position_stores_nothing(self, log: Log) -> None:
+        stored(log)
+        before = log.position(ORIGIN.database_id)
+        with pytest.raises(PositionMoved):
+            log.append(ORIGIN, make_events([make_change()]), "elsewhere", "B")
+        with pytest.raises(PositionMoved):
+            log.append(ORIGIN, make_events([make_change()]), None, "B")
+        assert log.position(ORIGIN.database_id) == before
+        assert len(found(log)) == 1
+        assert log.counts(1)["pending"] == 1
+
+    def test_a_batch_that_cannot_be_stored_leaves_nothing_behind(self, log: Log) -> None:
+        (event,) = stored(log)
+        before = log.position(ORIGIN.database_id)
+        new = make_events([make_change() for _ in range(500)])
+        with pytest.raises(Exception, match=r"(?i)duplicate"):
+            log.append(ORIGIN, [*new, event], before, "B")
+        assert log.position(ORIGIN.database_id) == before
+        assert found(log) == [event.id]
+        assert log.pending_of([1]) == {1: 1}
+        log.append(ORIGIN, new, before, "B")
+        assert log.pending_of([1]) == {1: 501}
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_of_several_that_store_from_one_position_one_succeeds(
+        self, log: Log, is_first: bool
+    ) -> None:
+        if not is_first:
+            log.append(ORIGIN, [], None, "A")
+        previous = None if is_first else "A"
+
+        def attempt(number: int) -> bool:
+            events = make_events([make_change() for _ in range(50)])
+            try:
+                log.append(ORIGIN, events, previous, f"by {number}")
+            except PositionMoved:
+                return False
+            return True
+
+        won = at_once(log, 6, attempt)
+        assert won.count(True) == 1
+        assert log.position(ORIGIN.database_id) == f"by {won.index(True)}"
+        assert log.pending_of([1]) == {1: 50}
+
+    def test_a_forgotten_position_starts_anew(self, log: Log) -> None:
+        log.append(ORIGIN, [], None, "A")
+        log.forget_position(ORIGIN.database_id)
+        assert log.position(ORIGIN.database_id) is None
+        log.append(ORIGIN, [], None, "B")
+        assert log.position(ORIGIN.database_id) == "B"
+
+    def test_an_event_that_cannot_be_sent_is_failed_with_its_reason(self, log: Log) -> None:
+        change = make_change()._replace(problem="the row could not be decoded")
+        (event,) = store(log, make_events([change]))
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert (detail.row.status, detail.row.problem) == ("failed", "the row could not be decoded")
+        assert log.redeliver(1, [event.id], [1]) == []
+        assert log.claim([event.id], 60) == []
+        assert log.triggers_with_deliveries() in ([], [1])
+        assert log.pending_of([1]) == {1: 0}
+
+    def test_a_large_payload_and_a_long_document_id_are_stored_and_found(self, log: Log) -> None:
+        long_id = "k" * 100_000
+        large = {"n": "ü'" * 2_500_000}
+        stored(log, 1, document_id=long_id[:-1])
+        (event,) = stored(log, 1, document_id=long_id, document=large)
+        assert found(log, EventFilter(document_id=long_id)) == [event.id]
+        (claim,) = log.claim([event.id], 60)
+        assert (claim.payload, claim.document_id) == (event.payload, long_id)
+
+    def test_a_commit_time_of_any_day_is_stored(self, log: Log) -> None:
+        now = int(time.time() * 1000)
+        times = [1, now - 400 * DAY_MS, now - DAY_MS, now, now + DAY_MS, now + 400 * DAY_MS]
+        events = store(log, make_events([make_change(committed_at_ms=moment) for moment in times]))
+        assert found(log) == ids_of(events)[::-1]
+        log.make_tables()
+        assert len(log.claim(ids_of(events), 60)) == len(times)
+
+    def test_a_batch_takes_a_few_statements_however_many_events_it_has(self, log: Log) -> None:
+        stored(log)
+        before = log.statements
+        events = stored(log, 1000)
+        after_storing = log.statements
+        claims = log.claim(ids_of(events)[:200], 60)
+        after_claiming = log.statements
+        log.record([make_outcome(claim, 200) for claim in claims], "worker")
+        assert after_storing - before <= 7
+        assert after_claiming - after_storing <= 3
+        assert log.statements - after_claiming <= 4
+
+    # Delivery
+
+    def test_a_claim_carries_all_that_is_sent(self, log: Log) -> None:
+        (event,) = stored(log, 1, operation="delete", table="orders", document_id="7")
+        (claim,) = log.claim([event.id], 60)
+        assert claim[:5] == (event.id, str(event.id), 1, 1, 0)
+        assert claim[5:9] == ("orders", "delete", "7", event.payload)
+        assert claim.committed_at_ms == event.committed_at_ms
+        assert status_of(log, event.id) == "delivering"
+
+    def test_two_claims_of_the_same_events_share_none(self, log: Log) -> None:
+        ids = ids_of(stored(log, 5))
+        first = log.claim(ids[:3], 60)
+        second = log.claim(ids, 60)
+        assert [claim.event_id for claim in first] == ids[:3]
+        assert [claim.event_id for claim in second] == ids[3:]
+        assert {(claim.attempt, claim.failures) for claim in first} == {(1, 0)}
+        assert log.claim([], 60) == log.claim([uuid4()], 60) == []
+
+    def test_claims_at_the_same_moment_share_none_and_leave_none(self, log: Log) -> None:
+        ids = ids_of(stored(log, 600))
+
+        def claimed(number: int) -> list[UUID]:
+            mine: list[UUID] = []
+            for start in range(0, 600, 50):
+                portion = ids[start : start + 200] if number % 2 else ids[::-1][start : start + 200]
+                mine += [claim.event_id for claim in log.claim(portion, 60)]
+            return mine
+
+        taken = [event_id for mine in at_once(log, 6, claimed) for event_id in mine]
+        taken += [claim.event_id for claim in log.claim(ids, 60)]
+        assert sorted(taken) == ids
+
+    def test_storing_claiming_and_recording_go_on_beside_each_other(self, log: Log) -> None:
+        events = stored(log, 400)
+        ids = ids_of(events)
+
+        def work(number: int) -> int:
+            if number == 0:
+                for _ in range(5):
+                    stored(log, 100, trigger_id=2, trigger="other")
+                return 0
+            moved = 0
+            for start in range(0, 400, 40):
+                claims = log.claim(ids[start : start + 40], 60)
+                outcomes = [
+                    make_outcome(claim, 200 if claim.event_id.int % 2 else 500) for claim in claims
+                ]
+                moved += log.record(outcomes, f"worker {number}").moved
+            return moved
+
+        assert sum(at_once(log, 4, work)) == 400
+        failed = sum(1 for event_id in ids if event_id.int % 2 == 0)
+        assert log.counts(1) == {
+            "pending": 500,
+            "delivering": 0,
+            "delivered": 400 - failed,
+            "failed": failed,
+            "cancelled": 0,
+        }
+
+    def test_a_success_is_delivered_and_every_attempt_is_kept(self, log: Log) -> None:
+        (event,) = stored(log)
+        (claim,) = log.claim([event.id], 60)
+        log.record([make_outcome(claim, 500, retry_at_ms=int(time.time() * 1000))], "worker")
+        assert status_of(log, event.id) == "pending"
+        (claim,) = log.claim([event.id], 60)
+        assert (claim.attempt, claim.failures) == (2, 1)
+        headers = (("Content-Type", "text/plain; ü"), ("Set-Cookie", "a"), ("Set-Cookie", "b"))
+        body = b"a\x00b\xff"
+        outcome = make_outcome(claim, 204, response_body=body, response_headers=headers)
+        assert log.record([outcome], "worker").moved == 1
+        detail = log.event(1, event.id)
+        assert detail is not None
+        row = detail.row
+        assert (row.status, row.attempts, row.last_status_code) == ("delivered", 2, 204)
+        assert (row.last_error, row.last_duration_ms) == (None, 7)
+        first, second = detail.invocations
+        assert (first.status_code, second.status_code) == (500, 204)
+        assert second.response_body == "a\ufffdb\ufffd"
+        assert second.response_headers == list(headers)
+        assert second.request_headers == [("User-Agent", "MissionControl")]
+        assert (second.worker, second.attempt, second.url) == ("worker", 2, outcome.exchange.url)
+        started_at_ms = round(second.started_at.timestamp() * 1000)
+        assert started_at_ms == outcome.exchange.started_at_ms
+
+    def test_an_event_whose_retries_are_used_up_fails(self, log: Log) -> None:
+        (event,) = stored(log)
+        deliver(log, [event], None)
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert (detail.row.status, detail.row.last_error) == ("failed", "refused")
+        assert detail.row.last_status_code is None
+        assert log.pending_of([1]) == {1: 0}
+
+    def test_whatever_an_error_says_is_shown(self, log: Log) -> None:
+        (event,) = stored(log)
+        (claim,) = log.claim([event.id], 60)
+        said = "'quotes\", back\\slash\n, \x01, ünï, 🦆, %s"
+        log.record([make_outcome(claim, None, error_kind="tls", error_message=said)], "worker")
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert (detail.row.last_error, detail.invocations[0].error_message) == (said, said)
+
+    def test_a_retry_is_not_claimed_before_its_time(self, log: Log) -> None:
+        (event,) = stored(log)
+        (claim,) = log.claim([event.id], 60)
+        later = int(time.time() * 1000) + 60_000
+        log.record([make_outcome(claim, 500, retry_at_ms=later)], "worker")
+        assert log.claim([event.id], 60) == []
+        assert log.due([1]) == []
+        (row,) = log.browse(1, ANYTHING, None, 1).rows
+        assert row.next_attempt_at == datetime.fromtimestamp(later / 1000, UTC)
+
+    def test_a_retry_is_due_once_its_time_has_come(self, log: Log) -> None:
+        events = stored(log, 2)
+        claims = log.claim(ids_of(events), 60)
+        soon = int(time.time() * 1000) + 200
+        log.record([make_outcome(claim, 500, retry_at_ms=soon) for claim in claims], "worker")
+        chunks = wait_until(lambda: log.due([1]), 5, "the retries are due")
+        assert int(time.time() * 1000) >= soon
+        assert [chunk.event_ids for chunk in chunks] == [ids_of(events)]
+
+    def test_a_late_outcome_of_an_older_attempt_changes_nothing(self, log: Log) -> None:
+        (event,) = stored(log)
+        (late,) = log.claim([event.id], 0)
+        wait_for_expiry(log, 1)
+        (claim,) = log.claim([event.id], 60)
+        assert (claim.attempt, claim.failures) == (2, 0)
+        assert log.record([make_outcome(late, 200)], "late").moved == 0
+        log.release([late])
+        assert status_of(log, event.id) == "delivering"
+        assert log.record([make_outcome(claim, 200)], "worker").moved == 1
+        assert status_of(log, event.id) == "delivered"
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert [item.error_kind for item in detail.invocations] == ["lost", None, None]
+        counts = log.counts(1)
+        assert (counts["delivered"], counts["pending"], counts["delivering"]) == (1, 0, 0)
+
+    def test_an_outcome_recorded_twice_counts_once(self, log: Log) -> None:
+        events = stored(log, 2)
+        claims = log.claim(ids_of(events), 60)
+        outcomes = [make_outcome(claims[0], 200), make_outcome(claims[1], 500)]
+        assert log.record(outcomes, "worker").moved == 2
+        assert log.record(outcomes, "worker").moved == 0
+        counts = log.counts(1)
+        assert (counts["delivered"], counts["failed"]) == (1, 1)
+        assert log.record([], "worker").moved == 0
+
+    def test_leases_that_run_on_are_not_expired(self, log: Log) -> None:
+        expiring, held, waiting = stored(log, 3)
+        log.claim([held.id], 60)
+        log.claim([expiring.id], 0)
+        wait_for_expiry(log, 1)
+        assert log.expire_leases() == 0
+        statuses = [status_of(log, event.id) for event in (expiring, held, waiting)]
+        assert statuses == ["pending", "delivering", "pending"]
+        assert [chunk.event_ids for chunk in log.due([1])] == [[expiring.id]]
+
+    def test_a_released_claim_counts_no_attempt(self, log: Log) -> None:
+        (event,) = stored(log)
+        log.release(log.claim([event.id], 60))
+        log.release([])
+        (claim,) = log.claim([event.id], 60)
+        assert claim.attempt == 1
+
+    def test_what_was_lost_on_the_way_is_due_after_its_time_and_listed_once(self, log: Log) -> None:
+        ids = given_up(log, 250)
+        assert log.due([]) == log.due([2]) == []
+        first = wait_until(lambda: log.due([1]), 5, "nothing is due")
+        second = log.due([1])
+        assert [(len(chunk.event_ids), chunk.more) for chunk in first + second] == [
+            (200, True),
+            (50, False),
+        ]
+        assert sorted(i for chunk in first + second for i in chunk.event_ids) == ids
+        assert log.due([1]) == []
+
+    def test_every_trigger_has_a_chunk_of_what_is_due(self, log: Log) -> None:
+        for trigger_id in range(1, 251):
+            given_up(log, 1, trigger_id)
+        given_up(log, 300, 251)
+        wait_until(lambda: log.due([251]), 5, "nothing is due")
+        chunks = wait_until(lambda: log.due(list(range(1, 252))), 5, "nothing is due")
+        assert sorted(chunk.trigger_id for chunk in chunks) == list(range(1, 252))
+
+    def test_what_is_due_is_listed_once_however_many_ask(self, log: Log) -> None:
+        ids = given_up(log, 400)
+        wait_until(lambda: log.pending_of([1]) == {1: 400}, 5, "they are not pending")
+        answers = at_once(log, 5, lambda _: log.due([1]))
+        answers += [log.due([1]), log.due([1])]
+        listed = [i for chunks in answers for chunk in chunks for i in chunk.event_ids]
+        assert sorted(listed) == ids
+
+    def test_a_worker_with_room_claims_what_is_due_without_being_told_ids(self, log: Log) -> None:
+        ids = ids_of(stored(log, 30))
+        stored(log, 1, 2, "other")
+        taken = log.claim([ids[3]], 60)
+        claims = log.claim_due(1, 20, 60)
+        rest = log.claim_due(1, 20, 60)
+        assert [claim.event_id for claim in [*claims, *rest]] == [*ids[:3], *ids[4:]]
+        assert len(claims) == 20
+        later = int(time.time() * 1000) + 60_000
+        log.record([make_outcome(taken[0], 500, retry_at_ms=later)], "w")
+        assert log.claim_due(1, 20, 60) == []
+
+    def test_workers_that_claim_what_is_due_at_once_share_none_and_leave_none(
+        self, log: Log
+    ) -> None:
+        ids = ids_of(stored(log, 1500))
+
+        def claimed(_: int) -> list[UUID]:
+            mine: list[UUID] = []
+            while some := log.claim_due(1, 100, 60):
+                mine += [claim.event_id for claim in some]
+            return mine
+
+        taken = [event_id for mine in at_once(log, 4, claimed) for event_id in mine]
+        taken += [claim.event_id for claim in log.claim_due(1, 2000, 60)]
+        assert sorted(taken) == ids
+
+    # Order
+
+    def test_an_event_of_an_ordered_trigger_is_claimed_after_those_of_its_document(
+        self, log: Log
+    ) -> None:
+        first, other, second, third = chain(log, "a", "b", "a", "a")
+        (later,) = chain(log, "a")
+        claims = log.claim([first, other, second, third, later], 60)
+        assert {claim.event_id for claim in claims} == {first, other}
+        claims.sort(key=lambda claim: claim.event_id != first)
+        assert log.claim_due(1, 100, 60) == []
+        assert log.pending_of([1]) == {1: 5}
+        # A failure that will be tried again keeps the others waiting, the last one does not.
+        soon = int(time.time() * 1000)
+        assert log.record([make_outcome(claims[0], 500, retry_at_ms=soon)], "w").freed == []
+        assert log.claim([second], 60) == []
+        (claim,) = log.claim([first], 60)
+        recorded = log.record([make_outcome(claim, 500)], "w")
+        assert recorded == Recorded(1, [DueChunk(1, [second])])
+        (claim,) = log.claim([second, third, later], 60)
+        assert claim.event_id == second
+        assert log.record([make_outcome(claim, 200)], "w").freed == [DueChunk(1, [third])]
+        (claim,) = log.claim_due(1, 100, 60)
+        assert claim.event_id == third
+        assert log.record([make_outcome(claim, 200)], "w").freed == [DueChunk(1, [later])]
+
+    def test_a_worker_that_vanishes_keeps_the_others_of_the_document_waiting(
+        self, log: Log
+    ) -> None:
+        first, second = chain(log, "a", "a")
+        log.claim([first], 0)
+        wait_for_expiry(log, 1)
+        assert [claim.event_id for claim in log.claim([first, second], 60)] == [first]
+
+    def test_an_event_that_cannot_be_sent_holds_nobody_back(self, log: Log) -> None:
+        bad = make_change(document_id="a")._replace(problem="the row could not be decoded")
+        _, good = in_order(log, [bad, make_change(document_id="a")])
+        assert [claim.event_id for claim in log.claim([good], 60)] == [good]
+
+    def test_a_redelivery_in_an_ordered_trigger_goes_behind_what_waits(self, log: Log) -> None:
+        first, second, third = chain(log, "a", "a", "a")
+        for event_id in (first, second):
+            log.record([make_outcome(claim, 200) for claim in log.claim([event_id], 60)], "w")
+        (chunk,) = log.redeliver(1, [first, second], [1], [1])
+        assert set(chunk.event_ids) == {first, second}
+        order = []
+        for _ in range(3):
+            (claim,) = log.claim([first, second, third], 60)
+            order.append(claim.event_id)
+            log.record([make_outcome(claim, 200)], "w")
+        assert order == [third, *sorted([first, second])]
+
+    def test_a_deleted_triggers_chain_is_cancelled_whole(self, log: Log) -> None:
+        chain(log, "a", "a", "b")
+        assert log.cancel(1) == 3
+        assert log.triggers_with_deliveries() in ([], [1])
+        (again,) = chain(log, "a")
+        assert [claim.event_id for claim in log.claim([again], 60)] == [again]
+
+    def test_whoever_stores_while_the_predecessor_finishes_is_not_left_waiting(
+        self, log: Log
+    ) -> None:
+        """The two transactions meet at every point, for hundreds of events of one document."""
+        sent: list[UUID] = []
+        stop = threading.Event()
+
+        def deliver_all() -> None:
+            while not stop.is_set() or len(sent) < 200:
+                for claim in log.claim_due(1, 100, 60):
+                    sent.append(claim.event_id)
+                    log.record([make_outcome(claim, 200)], "w")
+            log.close()
+
+        worker = threading.Thread(target=deliver_all)
+        worker.start()
+        ids = [event_id for _ in range(200) for event_id in chain(log, "a")]
+        stop.set()
+        worker.join(60)
+        assert sent == ids
+
+    def test_what_waits_for_an_event_that_retention_deletes_goes_on(self, log: Log) -> None:
+        long_ago = int(time.time() * 1000) - 10 * DAY_MS
+        changes = [make_change(committed_at_ms=long_ago), make_change()]
+        _, new = in_order(log, changes)
+        assert log.claim([new], 60) == []
+        log.drop_partitions_before(int(time.time()) // 86_400 - 2)
+        assert [claim.event_id for claim in log.claim([new], 60)] == [new]
+
+    def test_what_waits_for_an_event_that_its_project_keeps_less_long_goes_on(
+        self, log: Log
+    ) -> None:
+        long_ago = int(time.time() * 1000) - 10 * DAY_MS
+        changes = [make_change(committed_at_ms=long_ago), make_change()]
+        _, new = in_order(log, changes)
+        assert log.expire(1, int(time.time()) // 86_400 - 2, 0) == (1, 0)
+        assert [claim.event_id for claim in log.claim([new], 60)] == [new]
+
+    def test_a_deleted_triggers_events_are_cancelled(self, log: Log) -> None:
+        sent, held, *_ = events = stored(log, 4)
+        other = stored(log, 1, trigger_id=2, trigger="other")
+        deliver(log, [sent])
+        (claim,) = log.claim([held.id], 60)
+        assert log.triggers_with_deliveries() == [1, 2]
+        assert log.cancel(1) == 3
+        assert log.cancel(1) == 0
+        assert [status_of(log, event.id) for event in events] == ["delivered", *["cancelled"] * 3]
+        assert log.record([make_outcome(claim, 200)], "worker").moved == 0
+        assert log.claim(ids_of(events), 60) == []
+        assert log.pending_of([1, 2]) == {1: 0, 2: 1}
+        assert status_of(log, other[0].id) == "pending"
+
+    # Redelivering
+
+    def test_any_finished_event_can_be_redelivered_with_its_attempts_kept(self, log: Log) -> None:
+        delivered, failed, waiting = stored(log, 3)
+        claims = log.claim([delivered.id, failed.id], 60)
+        log.record([make_outcome(claims[0], 200), make_outcome(claims[1], 500)], "worker")
+        chunks = log.redeliver(1, [delivered.id, failed.id, waiting.id, uuid4()], [1])
+        assert [set(chunk.event_ids) for chunk in chunks] == [{delivered.id, failed.id}]
+        assert log.due([1]) == []
+        again = log.claim([delivered.id, failed.id], 60)
+        assert {(claim.attempt, claim.failures) for claim in again} == {(2, 0)}
+        assert log.redeliver(1, [delivered.id], [1]) == []
+
+    def test_only_what_the_project_and_its_triggers_own_is_redelivered(self, log: Log) -> None:
+        (event,) = stored(log)
+        deliver(log, [event])
+        assert log.redeliver(2, [event.id], [1]) == []
+        assert log.redeliver(1, [event.id], [2]) == []
+        assert log.redeliver(1, [event.id], []) == log.redeliver(1, [], [1]) == []
+        assert status_of(log, event.id) == "delivered"
+
+    def test_a_cancelled_event_can_be_redelivered(self, log: Log) -> None:
+        (event,) = stored(log)
+        log.cancel(1)
+        assert [chunk.event_ids for chunk in log.redeliver(1, [event.id], [1])] == [[event.id]]
+        assert status_of(log, event.id) == "pending"
+        assert log.triggers_with_deliveries() == [1]
+
+    def test_events_redelivered_by_several_at_once_are_redelivered_once(self, log: Log) -> None:
+        events = stored(log, 60)
+        deliver(log, events[:30])
+        deliver(log, events[30:], 500)
+        answers = at_once(log, 4, lambda _: log.redeliver(1, ids_of(events), [1]))
+        listed = [i for chunks in answers for chunk in chunks for i in chunk.event_ids]
+        assert sorted(listed) == ids_of(events)
+
+    # Reading
+
+    def test_pages_go_from_newest_to_oldest_without_gap_or_repetition(self, log: Log) -> None:
+        ids = {event.id for event in stored(log, 25)}
+        ids |= set(ids_of(stored(log, 5, committed_at_ms=int(time.time() * 1000) - 3 * DAY_MS)))
+        seen: list[UUID] = []
+        cursor = None
+        while True:
+            page = log.browse(1, ANYTHING, cursor, 10)
+            seen += [row.id for row in page.rows]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert seen == sorted(ids, reverse=True)
+        with pytest.raises(InvalidCursor):
+            log.browse(1, ANYTHING, "not a cursor", 10)
+
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            EventFilter(trigger="welcome-email", table="orders"),
+            EventFilter(document_id="77"),
+            EventFilter(document_id="77", trigger="welcome-email", status="failed"),
+            EventFilter(document_id="77", operation="delete", database="main"),
+            EventFilter(status="failed"),
+            EventFilter(status="failed", trigger="welcome-email", table="orders"),
+            EventFilter(after=datetime.now(UTC) + timedelta(minutes=50)),
+            EventFilter(
+                after=datetime.now(UTC) + timedelta(minutes=50),
+                before=datetime.now(UTC) + timedelta(days=2),
+                trigger="welcome-email",
+            ),
+        ],
+    )
+    def test_each_filter_finds_the_one_event_it_describes(
+        self, log: Log, filters: EventFilter
+    ) -> None:
+        stored(log, 3)
+        stored(log, 1, table="Orders", document_id="77 ")
+        soon = int(time.time() * 1000) + 3_600_000
+        (event,) = stored(
+            log, 1, table="orders", operation="delete", document_id="77", committed_at_ms=soon
+        )
+        deliver(log, [event], 500)
+        assert found(log, filters) == [event.id]
+        assert found(log, filters, 2) == []
+
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            EventFilter(trigger="nobody"),
+            EventFilter(database="Main"),
+            EventFilter(table="users "),
+            EventFilter(document_id="' OR 1=1 --"),
+            EventFilter(before=datetime(2001, 1, 1, tzinfo=UTC)),
+            EventFilter(status="cancelled"),
+        ],
+    )
+    def test_a_filter_that_fits_nothing_finds_nothing(self, log: Log, filters: EventFilter) -> None:
+        stored(log, 3)
+        assert found(log, filters) == []
+
+    def test_each_status_lists_its_events(self, log: Log) -> None:
+        waiting, held, sent, failed, cancelled = stored(log, 5)
+        (gone,) = stored(log, 1, trigger_id=2, trigger="other")
+        log.cancel(2)
+        log.claim([held.id], 60)
+        deliver(log, [sent])
+        deliver(log, [failed, cancelled], 500)
+        expected: dict[EventStatus, list[UUID]] = {
+            "pending": [waiting.id],
+            "delivering": [held.id],
+            "delivered": [sent.id],
+            "failed": [cancelled.id, failed.id],
+            "cancelled": [gone.id],
+        }
+        assert {status: found(log, EventFilter(status=status)) for status in expected} == expected
+        mine = {
+            status: found(log, EventFilter(status=status, trigger="welcome-email"))
+            for status in expected
+        }
+        assert mine == expected | {"cancelled": []}
+        assert log.counts(1) == {status: len(ids) for status, ids in expected.items()}
+        assert set(log.counts(2).values()) == {0}
+
+    def test_a_trigger_made_anew_under_its_name_is_listed_with_the_one_before(
+        self, log: Log
+    ) -> None:
+        old = stored(log, 8)
+        stored(log, 4, trigger_id=5, trigger="other")
+        new = stored(log, 8, trigger_id=9)
+        wanted = sorted(ids_of([*old, *new]), reverse=True)
+        filters = EventFilter(trigger="welcome-email")
+        page = log.browse(1, filters, None, 10)
+        rest = log.browse(1, filters, page.next_cursor, 10)
+        assert [row.id for row in [*page.rows, *rest.rows]] == wanted
+        assert rest.next_cursor is None
+
+    def test_what_another_project_owns_is_not_shown(self, log: Log) -> None:
+        (event,) = stored(log)
+        assert log.event(2, event.id) is None
+        assert log.event(1, uuid4()) is None
+        assert log.browse(2, ANYTHING, None, 10).rows == []
+
+    def test_every_status_is_counted(self, log: Log) -> None:
+        events = stored(log, 5)
+        claims = log.claim(ids_of(events[:3]), 60)
+        log.record([make_outcome(claims[0], 200), make_outcome(claims[1], 500)], "worker")
+        assert log.counts(1) == {
+            "pending": 2,
+            "delivering": 1,
+            "delivered": 1,
+            "failed": 1,
+            "cancelled": 0,
+        }
+        assert log.pending_of([1, 2]) == {1: 3, 2: 0}
+        assert log.pending_of([]) == {}
+
+    def test_a_page_takes_as_many_statements_however_many_events_there_are(self, log: Log) -> None:
+        def statements_of_a_page() -> int:
+            before = log.statements
+            log.browse(1, EventFilter(trigger="welcome-email", status="pending"), None, 50)
+            log.browse(1, ANYTHING, None, 50)
+            return log.statements - before
+
+        stored(log, 10)
+        few = statements_of_a_page()
+        stored(log, 5000)
+        assert statements_of_a_page() == few <= 3
+
+    # Retention
+
+    def test_days_beyond_retention_go_with_their_deliveries_and_counts(self, log: Log) -> None:
+        now = int(time.time() * 1000)
+        today = now // DAY_MS
+        gone = stored(log, 3, committed_at_ms=now - 40 * DAY_MS)
+        deliver(log, gone[:1])
+        kept = stored(log, 1, committed_at_ms=now - 30 * DAY_MS) + stored(log)
+        log.drop_partitions_before(today - 30)
+        assert log.drop_partitions_before(today - 30) == []
+        assert [log.event(1, event.id) for event in gone] == [None] * 3
+        assert found(log) == ids_of(kept)[::-1]
+        assert [status_of(log, event.id) for event in kept] == ["pending", "pending"]
+        counts = log.counts(1)
+        assert (counts["pending"], counts["delivered"]) == (2, 0)
+        assert log.pending_of([1]) == {1: 2}
+
+    def test_days_that_come_and_go_leave_a_log_that_goes_on(self, log: Log) -> None:
+        today = int(time.time()) // 86_400
+        (event,) = stored(log)
+        assert log.drop_partitions_before(today + 1)
+        assert log.event(1, event.id) is None
+        log.make_tables()
+        (event,) = stored(log)
+        assert found(log) == [event.id]
+
+    def test_a_project_may_keep_its_events_and_payloads_for_less_long(self, log: Log) -> None:
+        now = int(time.time() * 1000)
+        today = now // DAY_MS
+        (gone,) = stored(log, 1, committed_at_ms=now - 9 * DAY_MS)
+        (bare, waiting) = stored(log, 2, committed_at_ms=now - 5 * DAY_MS)
+        (kept,) = stored(log)
+        deliver(log, [bare])
+        assert log.expire(2, today - 7, today - 3) == (0, 0)
+        assert log.expire(1, today - 7, today - 3) == (1, 1)
+        assert log.expire(1, today - 7, today - 3) == (0, 0)
+        assert log.event(1, gone.id) is None
+        payloads = [detail.payload for e in (bare, waiting, kept) if (detail := log.event(1, e.id))]
+        assert payloads == [None, waiting.payload, kept.payload]
+        assert log.counts(1)["pending"] == 2
+        assert log.redeliver(1, [bare.id], [1]) == []
+
+    def test_many_old_events_expire(self, log: Log) -> None:
+        now = int(time.time() * 1000)
+        stored(log, 2500, committed_at_ms=now - 9 * DAY_MS)
+        today = now // DAY_MS
+        assert log.expire(1, today - 7, today - 3) == (2500, 0)
+        assert found(log) == []
+        assert log.pending_of([1]) == {1: 0}
+
+
+def make_tables_and_close(log: Log) -> None:
+    """Make the tables in a thread that ends."""
+    log.make_tables()
+    log.close()
