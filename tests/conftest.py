@@ -94,6 +94,12 @@ def mariadb_database(mariadb_server: MariaDbServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def second_mariadb_database(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """The URL of another new database on the same MariaDB; gone afterwards."""
+    yield from _new_mysql_database(mariadb_server)
+
+
+@pytest.fixture
 def mysql_database(mysql_server: MySqlServer | ExternalMySql) -> Iterator[str]:
     """The URL of a new database on MySQL; gone afterwards."""
     yield from _new_mysql_database(mysql_server)

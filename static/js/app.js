@@ -112,7 +112,17 @@ document.addEventListener("submit", (event) => {
   button.setAttribute("aria-busy", "true");
 });
 
+// Another Eventing DB takes a moment: its rights are checked and its tables made.
+
+document.addEventListener("submit", (event) => {
+  const line = event.target.querySelector("[data-progress]");
+  const chosen = event.target.elements.db?.selectedOptions[0];
+  if (event.defaultPrevented || !line || !chosen || chosen.value === line.dataset.progress) return;
+  line.textContent = `Checking ${chosen.text} and making its tables…`;
+});
+
 addEventListener("pageshow", () => {
+  for (const line of all("[data-progress]")) line.textContent = "";
   for (const button of all("button[aria-busy]")) button.removeAttribute("aria-busy");
 });
 

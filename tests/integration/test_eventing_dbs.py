@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from demo.servers import execute
+from tests.databases import execute as run_on_mysql
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.servers import ExternalPostgres, PostgresServer, drop_database
@@ -193,3 +194,101 @@ def test_a_database_with_the_log_of_another_installation_or_a_control_plane_is_r
         product.apply(trigger(receiver), eventing_db="logs")
     assert "builtin" in stack.manage("export", product.name).stdout
     execute(logs_database, "DROP TABLE eventing_installation")
+
+
+@pytest.fixture
+def mariadb_product(
+    stack: Stack,
+    mariadb_database: str,
+    second_mariadb_database: str,
+    request: pytest.FixtureRequest,
+) -> Iterator[Product]:
+    """A project that watches one database of a MariaDB server; another one is `logs`."""
+    name = request.node.name.replace("_", "-").split("[")[0][:60].strip("-")
+    others = [{"alias": "logs", "type": "mysql", "url": second_mariadb_database}]
+    found = Product(stack, name, mariadb_database, "mysql", more_databases=others)
+    run_on_mysql(mariadb_database, "CREATE TABLE users (id BIGINT PRIMARY KEY, email TEXT)")
+    yield found
+    found.apply(enabled=False, live=False)
+
+
+def stored_in_mysql(url: str, project: str) -> int:
+    """How many events of a project the log in this database has."""
+    sql = "SELECT COUNT(*) FROM mission_control_event_log WHERE project = %s"
+    return int(run_on_mysql(url, sql, [project])[0][0])
+
+
+def test_a_mariadb_holds_the_log_of_what_it_and_others_are_watched_for(
+    mariadb_product: Product, receiver: Receiver, second_mariadb_database: str
+) -> None:
+    product = mariadb_product
+    ordered = trigger(receiver, ordered=True, backoff={"initial_ms": 100, "factor": 1})
+    receiver.behave("/all", Behaviour(statuses=(503, 200)))
+    product.apply(ordered)
+    insert = "INSERT INTO users VALUES (%s, 'a@example.com')"
+    run_on_mysql(product.source_url, insert, [1])
+    product.wait_for(delivered=1)
+    product.apply(ordered, eventing_db="logs")
+    for number in range(2, 42):
+        run_on_mysql(product.source_url, insert, [number])
+    product.wait_for(delivered=41, timeout_seconds=60)
+    times = Counter(event["doc_id"] for event in product.events())
+    assert times == {str(number): 1 for number in range(1, 42)}
+    there = stored_in_mysql(second_mariadb_database, product.name)
+    assert there + stored_in(product.stack.database_url, product.name) == 41
+    assert there > 0
+    newest = product.events()[0]
+    detail = product.event(newest["id"])
+    assert detail["payload"]["data"]["doc"] == {"id": 41, "email": "a@example.com"}
+    attempts = len(detail["invocations"])
+    product.post(f"events/{newest['id']}/redeliver/")
+    product.wait_for(delivered=41)
+    wait_until(
+        lambda: len(product.event(newest["id"])["invocations"]) > attempts,
+        30,
+        "the redelivery is not logged",
+    )
+    # Back into the control database, with the position.
+    product.apply(ordered)
+    before = stored_in(product.stack.database_url, product.name)
+    number = 41
+    while stored_in(product.stack.database_url, product.name) == before:
+        number += 1
+        run_on_mysql(product.source_url, insert, [number])
+        product.wait_for(delivered=number)
+    times = Counter(event["doc_id"] for event in product.events())
+    assert times == {str(each): 1 for each in range(1, number + 1)}
+
+
+def test_the_watched_mariadb_may_hold_the_log_without_a_loop(
+    mariadb_product: Product, receiver: Receiver
+) -> None:
+    product = mariadb_product
+    # On all tables of all databases: the log's own tables must not be among them.
+    everything = trigger(receiver, databases=[], tables=[])
+    product.apply(everything, eventing_db="main")
+    for number in (1, 2):
+        run_on_mysql(product.source_url, f"INSERT INTO users VALUES ({number}, 'a@example.com')")
+        product.wait_for(delivered=number)
+    assert stored_in_mysql(product.source_url, product.name) == 2
+    assert {event["table"] for event in product.events()} == {"users"}
+
+
+def test_a_mariadb_that_cannot_hold_the_log_is_refused_with_the_grant(
+    mariadb_product: Product, receiver: Receiver, second_mariadb_database: str
+) -> None:
+    product = mariadb_product
+    product.apply(trigger(receiver))
+    parts = urlsplit(second_mariadb_database)
+    run_on_mysql(second_mariadb_database, "CREATE USER weak@'%%' IDENTIFIED BY 'weak'", [])
+    place = parts.netloc.rpartition("@")[2]
+    weak = parts._replace(netloc=f"weak:weak@{place}").geturl()
+    product.more_databases = [{"alias": "logs", "type": "mysql", "url": weak}]
+    try:
+        with pytest.raises(AssertionError, match="GRANT SELECT, INSERT, UPDATE, DELETE, CREATE"):
+            product.apply(trigger(receiver), eventing_db="logs")
+        assert product.get("settings/")["eventing"]["db"] == "builtin"
+        assert run_on_mysql(second_mariadb_database, "SHOW TABLES") == []
+    finally:
+        product.more_databases = []
+        run_on_mysql(second_mariadb_database, "DROP USER weak@'%'")

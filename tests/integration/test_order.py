@@ -4,26 +4,25 @@ import itertools
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Callable
 
-import psycopg2
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
+from demo.servers import execute
 from eventing.changes import Claim
 from eventing.cloudevents import EventBuilder
-from eventing.logs import control_database_dsn
+from eventing.logs.mysql import MySqlEventLog
 from eventing.logs.postgres import PostgresEventLog
 from eventing.matching import Matcher, Rule
+from tests import databases
 from tests.factories import NODE_ID, make_change, make_origin, make_outcome
-
-pytestmark = pytest.mark.django_db(transaction=True)
+from tests.integration.log_contract import Log
 
 _numbers = itertools.count(1)
 DOCUMENTS = st.sampled_from("abc")
@@ -31,11 +30,15 @@ WHICH = st.integers(0, 1000)
 
 
 class OrderMachine(RuleBasedStateMachine):
-    """Workers that claim, record and vanish as they like; the oracle is a list a document."""
+    """Workers that claim, record and vanish as they like; the oracle is a list a document.
 
-    def __init__(self, log: PostgresEventLog) -> None:
+    What is drawn does not depend on what was claimed: that follows the clock of the server.
+    """
+
+    def __init__(self, log: Log, end_lease: Callable[[uuid.UUID], None]) -> None:
         super().__init__()
         self.log = log
+        self.end_lease = end_lease
         self.trigger_id = next(_numbers)
         self.origin = make_origin(database_id=self.trigger_id)
         rule = Rule(self.trigger_id, "orders", (), frozenset(("insert",)), ordered=True)
@@ -67,9 +70,10 @@ class OrderMachine(RuleBasedStateMachine):
             assert claim.event_id not in {other.event_id for other in self.claims}
         self.claims += claims
 
-    @precondition(lambda self: self.claims)
     @rule(which=WHICH, status=st.sampled_from([200, 500]), retries=st.booleans())
     def record(self, which: int, status: int, retries: bool) -> None:
+        if not self.claims:
+            return
         claim = self.claims.pop(which % len(self.claims))
         retry_at = int(time.time() * 1000) - 1 if retries and status == 500 else None
         recorded = self.log.record([make_outcome(claim, status, retry_at)], "w")
@@ -83,28 +87,24 @@ class OrderMachine(RuleBasedStateMachine):
         freed = [event_id for chunk in recorded.freed for event_id in chunk.event_ids]
         assert freed == waiting[:1]
 
-    @precondition(lambda self: self.claims)
     @rule(which=WHICH)
     def give_back(self, which: int) -> None:
+        if not self.claims:
+            return
         self.log.release([self.claims.pop(which % len(self.claims))])
 
-    @precondition(lambda self: self.claims)
     @rule(which=WHICH)
     def vanish(self, which: int) -> None:
+        if not self.claims:
+            return
         claim = self.claims.pop(which % len(self.claims))
-        connection = psycopg2.connect(control_database_dsn())
-        with connection, connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE mission_control.delivery SET lease_until = now() - interval '1 second'"
-                " WHERE event_id = %s",
-                (str(claim.event_id),),
-            )
-        connection.close()
+        self.end_lease(claim.event_id)
         assert self.log.expire_leases() == 1
 
-    @precondition(lambda self: self.redeliverable)
     @rule(which=WHICH)
     def redeliver(self, which: int) -> None:
+        if not self.redeliverable:
+            return
         document, event_id = self.redeliverable.pop(which % len(self.redeliverable))
         self.log.redeliver(1, [event_id], [self.trigger_id], [self.trigger_id])
         self.unfinished[document].append(event_id)
@@ -122,11 +122,37 @@ class OrderMachine(RuleBasedStateMachine):
         assert self.log.pending_of([self.trigger_id]) == {self.trigger_id: 0}
 
 
-def test_no_interleaving_sends_an_event_before_those_of_its_document(
-    log: PostgresEventLog,
-) -> None:
+def test_no_interleaving_sends_an_event_before_those_of_its_document(source_database: str) -> None:
+    log = PostgresEventLog(source_database)
+
+    def end_lease(event_id: uuid.UUID) -> None:
+        execute(
+            source_database,
+            "UPDATE mission_control.delivery SET lease_until = now() - interval '1 second'"
+            " WHERE event_id = %s",
+            [str(event_id)],
+        )
+
+    run_machine(log, end_lease)
+
+
+def test_no_interleaving_breaks_the_order_in_a_mariadb(mariadb_database: str) -> None:
+    log = MySqlEventLog(mariadb_database)
+
+    def end_lease(event_id: uuid.UUID) -> None:
+        databases.execute(
+            mariadb_database,
+            "UPDATE mission_control_delivery SET lease_until = 1 WHERE event_id = %s",
+            [event_id.bytes],
+        )
+
+    run_machine(log, end_lease)
+
+
+def run_machine(log: Log, end_lease: Callable[[uuid.UUID], None]) -> None:
+    log.make_tables()
     run_state_machine_as_test(
-        lambda: OrderMachine(log),
+        lambda: OrderMachine(log, end_lease),
         settings=settings(
             max_examples=60,
             stateful_step_count=40,
@@ -134,3 +160,4 @@ def test_no_interleaving_sends_an_event_before_those_of_its_document(
             suppress_health_check=list(HealthCheck),
         ),
     )
+    log.close()
