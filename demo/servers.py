@@ -138,7 +138,7 @@ class PostgresServer(Server):
         self.password = password or secrets.token_urlsafe(18)
         self._binaries = binaries
         self._cluster = folder / "cluster"
-        self._settings = {
+        self.settings = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
@@ -154,7 +154,7 @@ class PostgresServer(Server):
         """Start the cluster, made first if the folder has none, and wait until it answers."""
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster()
-        arguments = [f"--{name}={value}" for name, value in self._settings.items()]
+        arguments = [f"--{name}={value}" for name, value in self.settings.items()]
         self._spawn([self._binaries / "postgres", "-D", self._cluster, *arguments])
         self._wait_until_ready(self._answers)
 

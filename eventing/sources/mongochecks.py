@@ -14,6 +14,8 @@ from eventing.changes import CatalogueTable, Finding
 
 OLDEST_VERSION: Final = (6, 0)
 _SHORT_OPLOG_HOURS: Final = 24
+# The least that replSetResizeOplog takes.
+_LEAST_OPLOG_MB: Final = 990
 _SAMPLED_DOCUMENTS: Final = 20
 _NO_PRE_IMAGES: Final = "a delete tells the _id only: no pre-images are kept"
 
@@ -149,13 +151,14 @@ def _oplog_finding(database: Documents) -> Finding:
     hours = _oplog_hours(database) or 0.0
     is_full = stats["size"] >= 0.9 * stats["maxSize"]
     what = f"the oplog reaches {hours:.1f} hours back ({stats['maxSize']} MB at most)"
+    longer = max(_LEAST_OPLOG_MB, stats["maxSize"] * 4)
     if is_full and hours < _SHORT_OPLOG_HOURS:
         return Finding(
             "oplog",
             "warning",
             what,
             "capture that stands still for longer loses its place",
-            f"db.adminCommand({{replSetResizeOplog: 1, size: {stats['maxSize'] * 4}}})",
+            f"db.adminCommand({{replSetResizeOplog: 1, size: {longer}}})",
         )
     return Finding("oplog", "ok", what)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demo.servers import give_away
-from eventing.changes import Change
+from eventing.changes import Change, Finding
 from eventing.matching import Matcher, Rule
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
 from eventing.sources.mongodb import MongoSource
@@ -382,6 +382,27 @@ def test_a_server_that_stands_alone_is_blocked_with_what_to_do() -> None:
             MongoSource(url, "x").open(EVERYTHING, None)
     finally:
         server.kill()
+
+
+def test_an_oplog_that_is_full_after_less_than_a_day_is_found_and_mended() -> None:
+    server = new_mongodb()
+    server.options = ("--oplogSize", "1")
+    server.start()
+    url = server.url("shop")
+    with server.client() as client:
+        documents = [{"text": "x" * 10_000} for _ in range(300)]
+        client["shop"]["bulky"].insert_many(documents)
+
+        def finding() -> Finding:
+            return next(each for each in MongoSource(url, "x").check() if each.name == "oplog")
+
+        wait_until(lambda: finding().status == "warning", 30, "a full oplog is not found")
+        mend = finding().mend
+        assert mend == "db.adminCommand({replSetResizeOplog: 1, size: 990})"
+        # The same as a command, since the shell is not at hand.
+        client.admin.command({"replSetResizeOplog": 1, "size": 990.0})
+        assert finding().status == "ok"
+    server.kill()
 
 
 def test_a_server_that_does_not_answer_is_a_finding_and_no_exception() -> None:

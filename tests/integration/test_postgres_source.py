@@ -19,7 +19,8 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from eventing.changes import OPERATIONS, Change, Operation
+from demo.servers import give_away
+from eventing.changes import OPERATIONS, Change, Finding, Operation
 from eventing.sources.base import SourceBlocked, SourceUnavailable
 from eventing.sources.postgres import PostgresSource
 from tests.servers import PostgresServer, drop_database, execute, new_postgres
@@ -1089,3 +1090,75 @@ def test_the_doctor_finds_what_limits_a_healthy_server(capture: Capture) -> None
     assert "replica identity" not in {finding.name for finding in capture.source.check()}
     tables = {table.name: table.columns for table in capture.source.catalogue()}
     assert tables == {"bare": ("a",), "fine": ("id",)}
+
+
+def finding(capture: Capture, name: str) -> Finding:
+    return next(each for each in capture.source.check() if each.name == name)
+
+
+@pytest.mark.parametrize("name", ["max_replication_slots", "max_wal_senders"])
+def test_a_server_whose_slots_or_senders_are_all_taken_is_found_and_mended(name: str) -> None:
+    server = new_postgres(**{name: "1"})
+    server.start()
+    url = server.create_database()
+    other = Capture(url).open()
+    capture = Capture(url)
+    found = finding(capture, name)
+    assert (found.status, found.restart) == ("error", True)
+    assert found.what.startswith("0 of 1")
+    other.source.close()
+    statement, _, _ = found.mend.partition(" -- ")
+    run(url, statement)
+    # What was given on the command line wins over ALTER SYSTEM.
+    del server.settings[name]
+    server.restart()
+    other.reopen()
+    assert finding(capture, name).status == "ok"
+    assert {each.status for each in capture.source.check()} <= {"ok", "warning"}
+    other.source.close()
+    server.stop()
+
+
+def test_a_server_that_is_a_standby_is_found() -> None:
+    server = new_postgres()
+    server.start()
+    capture = Capture(server.create_database())
+    assert finding(capture, "primary").status == "ok"
+    server.stop()
+    # A standby of nobody: enough to be in recovery, and to take read-only connections.
+    signal = server.folder / "cluster" / "standby.signal"
+    signal.touch()
+    give_away(signal)
+    server.start()
+    found = finding(capture, "primary")
+    assert (found.status, found.mend) == ("error", "use the address of the primary server")
+    with pytest.raises(SourceBlocked, match="standby"):
+        capture.open()
+    server.stop("immediate")
+
+
+def test_wal_that_is_kept_without_limit_is_found_and_mended(url: str) -> None:
+    capture = Capture(url)
+    assert finding(capture, "max_slot_wal_keep_size").status == "warning"
+    for statement in finding(capture, "max_slot_wal_keep_size").mend.split("; "):
+        run(url, statement)
+    wait_until(
+        lambda: finding(capture, "max_slot_wal_keep_size").status == "ok", 10, "it has no effect"
+    )
+    run(url, "ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
+
+
+def test_an_address_that_pg_hba_refuses_is_found() -> None:
+    server = new_postgres()
+    server.start()
+    url = server.create_database()
+    capture = Capture(url)
+    assert finding(capture, "replication connection").status == "ok"
+    database = urlsplit(url).path.lstrip("/")
+    rules = server.folder / "cluster" / "pg_hba.conf"
+    rules.write_text(f"host {database} all all reject\n" + rules.read_text())
+    server.restart()
+    (only,) = capture.source.check()
+    assert (only.name, only.status) == ("connection", "error")
+    assert "pg_hba.conf" in only.what
+    server.stop()
