@@ -340,6 +340,11 @@ def _retired_sources_due() -> QuerySet[RetiredSource]:
     return RetiredSource.objects.filter(next_try_at__lte=Now())
 
 
+def number_of_databases() -> int:
+    """How many databases are to be captured, by whichever process."""
+    return Database.objects.filter(project__eventing_enabled=True).count()
+
+
 def databases_to_capture() -> list[int]:
     """Ids of databases that should be captured and that nobody captures at present.
 

@@ -1,7 +1,7 @@
 """Which processes are alive, and whether the installation can do its work."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from celery import current_app
@@ -30,6 +30,17 @@ class ProcessHealth:
 def beat(process: str, name: str) -> None:
     """Note that a process is alive; called every `HEARTBEAT_SECONDS`."""
     Heartbeat.objects.update_or_create(process=process, name=name, defaults={"seen_at": Now()})
+
+
+def sign_off(process: str, name: str) -> None:
+    """Note that a process has ended in good order, so that nobody waits for it."""
+    Heartbeat.objects.filter(process=process, name=name).delete()
+
+
+def alive(process: str) -> int:
+    """How many processes of a kind have lately been seen."""
+    since = Now() - timedelta(seconds=_SILENCE_SECONDS)
+    return Heartbeat.objects.filter(process=process, seen_at__gt=since).count()
 
 
 def process_health() -> list[ProcessHealth]:

@@ -1,6 +1,7 @@
 """The Celery tasks, a few lines each: what they do is in delivery and sweep."""
 
 import os
+import secrets
 import socket
 import threading
 import time
@@ -38,6 +39,8 @@ class _Worker:
         self._dispatchers: dict[int, Dispatcher] = {}
         self._stopped = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        # Containers on two machines may agree in both, and must not share what each is allotted.
+        self._place = f"{self.name}/{secrets.token_hex(4)}"
 
     def dispatcher(self, log_number: int) -> Dispatcher:
         """What delivers from the log with this number. Raises LogUnavailable if it is gone."""
@@ -51,7 +54,7 @@ class _Worker:
                     log,
                     self._destination,
                     Endpoints().of_trigger,
-                    SharedLimits(f"{self.name}/{log_number}"),
+                    SharedLimits(f"{self._place}/{log_number}"),
                     Breakers(),
                     self.name,
                 )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,19 @@ _READY_SECONDS = 60.0
 
 
 class Stack:
-    """The four processes. Outputs are in `folder`; `environment` is what they all run with."""
+    """The four processes. Outputs are in `folder`; `environment` is what they all run with.
 
-    def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
+    `copies` says of which kinds there are several, as on several machines: of three workers the
+    names are `worker`, `worker-2` and `worker-3`. There is one `web`, since its port is one.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        redis_url: str,
+        folder: Path,
+        copies: Mapping[str, int] | None = None,
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.database_url = database_url
@@ -42,7 +52,12 @@ class Stack:
             "WEB_CONCURRENCY": "1",
             "PYTHONUNBUFFERED": "1",
         }
-        self._processes = Processes(procfile(), self.environment, folder)
+        commands = {
+            name if number == 1 else f"{name}-{number}": command
+            for name, command in procfile().items()
+            for number in range(1, (copies or {}).get(name, 1) + 1)
+        }
+        self._processes = Processes(commands, self.environment, folder)
 
     def start_all(self) -> None:
         """Migrate, start everything and wait until `/readyz` says 200."""

@@ -1,12 +1,14 @@
 """`manage.py capture`: one child process for each database that is to be captured.
 
-Any number of these may run on any number of machines: a lease decides which of them captures which
-database. A child that dies is started again, and its neighbours never notice.
+Any number of these may run on any number of machines: they share the databases evenly, and a lease
+decides which of them captures which. A child that dies is started again, and its neighbours never
+notice.
 """
 
 import ctypes
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
@@ -23,8 +25,10 @@ from eventing.capture import (
     capture_database,
     databases_to_capture,
     has_retired_sources_due,
+    number_of_databases,
     remove_retired_sources,
 )
+from eventing.sharing import FairShare
 
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 4.0
@@ -49,6 +53,11 @@ class Supervisor:
         self._children: dict[int, ForkProcess] = {}
         self._not_before: dict[int, float] = {}
         self._remover: ForkProcess | None = None
+        self._share = FairShare()
+        # Children that have been asked to end, so that another process takes their databases.
+        self._leaving: set[int] = set()
+        self._processes = 1
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._beat_at = float("-inf")
         self._stopping = False
 
@@ -65,6 +74,7 @@ class Supervisor:
                 logger.warning("the control database does not answer", error=_first_line(error))
             _sleep(_LOOK_SECONDS, lambda: self._stopping)
         self._end_children()
+        self._sign_off()
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -73,15 +83,33 @@ class Supervisor:
         self._reap()
         now = time.monotonic()
         if now - self._beat_at >= health.HEARTBEAT_SECONDS:
-            health.beat("capture", f"{socket.gethostname()}:{os.getpid()}")
+            health.beat("capture", self._name)
+            self._processes = health.alive("capture")
             self._beat_at = now
-        for database_id in databases_to_capture():
-            if database_id not in self._children and now >= self._not_before.get(database_id, 0):
-                self._children[database_id] = self._fork(
-                    f"capture-{database_id}", _capture_child, database_id
-                )
+        self._balance(now)
         if self._remover is None and has_retired_sources_due():
             self._remover = self._fork("remove-sources", _remover_child)
+
+    def _balance(self, now: float) -> None:
+        """Take databases that nobody captures; let go of some while others have fewer."""
+        databases = number_of_databases()
+        free = [
+            database_id
+            for database_id in databases_to_capture()
+            if database_id not in self._children and now >= self._not_before.get(database_id, 0)
+        ]
+        # Each in an order of its own, lest all reach for the same one.
+        random.shuffle(free)
+        own = [each for each in self._children if each not in self._leaving]
+        for database_id in self._share.to_take(free, len(own), databases, self._processes, now):
+            self._children[database_id] = self._fork(
+                f"capture-{database_id}", _capture_child, database_id
+            )
+        surplus = self._share.to_give(own, databases, self._processes, now)
+        if surplus is not None:
+            logger.info("leaving a database to another process", database=surplus)
+            self._leaving.add(surplus)
+            self._children[surplus].terminate()
 
     def _fork(self, name: str, target: Any, *arguments: Any) -> ForkProcess:
         # A child must not share a connection with its parent.
@@ -97,6 +125,7 @@ class Supervisor:
             if not child.is_alive():
                 child.join()
                 del self._children[database_id]
+                self._leaving.discard(database_id)
                 if child.exitcode:
                     logger.error(
                         "a capture process died", database=database_id, exit_code=child.exitcode
@@ -117,6 +146,13 @@ class Supervisor:
                 child.kill()
                 child.join()
         logger.info("capture has stopped")
+
+    def _sign_off(self) -> None:
+        """Say that this process is gone, so that the others do not leave its share free."""
+        try:
+            health.sign_off("capture", self._name)
+        except DatabaseError as error:
+            logger.warning("the control database does not answer", error=_first_line(error))
 
 
 def _run_child(target: Any, parent: int, *arguments: Any) -> None:
