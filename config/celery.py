@@ -5,9 +5,10 @@ acknowledged at once, carry ids alone, and no result is kept.
 """
 
 import os
+from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -19,7 +20,16 @@ app.conf.update(
     broker_url=settings.REDIS_URL,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    broker_connection_timeout=2,
+    # Of RabbitMQ: how soon either side notices that the other is gone without a word.
+    broker_heartbeat=10,
     broker_transport_options={
+        # Whoever publishes is told at once that the broker is away; a worker still waits for it.
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0,
+        "interval_max": 0,
+        # Of Redis; other brokers' clients pass them over.
         "socket_timeout": 10,
         "socket_connect_timeout": 2,
         "socket_keepalive": True,
@@ -31,11 +41,16 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     task_default_queue="upkeep",
-    task_queues=[Queue("deliver"), Queue("upkeep")],
+    task_queues=[Queue("deliver", routing_key="deliver"), Queue("upkeep", routing_key="upkeep")],
+    # What a broker loses is found again, so it need not write it to its disk.
+    task_default_delivery_mode="transient",
     worker_pool="threads",
     worker_concurrency=8,
     worker_prefetch_multiplier=2,
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    # Each process tells that it lives in the control database; what Celery has for it takes queues
+    # of their own, which RabbitMQ gives to one worker a machine only.
+    worker_enable_remote_control=False,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     task_routes={"eventing.tasks.deliver": {"queue": "deliver"}},
@@ -61,6 +76,12 @@ app.conf.update(
 @setup_logging.connect
 def keep_django_logging(**_: object) -> None:
     """Celery would otherwise replace the logging that the settings describe."""
+
+
+@worker_init.connect
+def keep_to_itself(sender: Any, **_: object) -> None:
+    """Workers have nothing to tell each other, whatever the command line says."""
+    sender.options.update(without_gossip=True, without_mingle=True, without_heartbeat=True)
 
 
 app.autodiscover_tasks(["eventing"])

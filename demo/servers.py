@@ -78,7 +78,12 @@ class Server:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def _spawn(self, command: Sequence[str | Path], configuration: str = "") -> None:
+    def _spawn(
+        self,
+        command: Sequence[str | Path],
+        configuration: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 — a server's own program
                 [*without_root(self.folder, Path(command[0])), *command],
@@ -86,7 +91,12 @@ class Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={"LC_ALL": "C.UTF-8", "TZ": "UTC", "PATH": os.environ.get("PATH", "")},
+                env={
+                    "LC_ALL": "C.UTF-8",
+                    "TZ": "UTC",
+                    "PATH": os.environ.get("PATH", ""),
+                    **(environment or {}),
+                },
                 # A Ctrl-C in the terminal is for us; we stop the servers last.
                 start_new_session=True,
             )
@@ -119,6 +129,21 @@ class Server:
                 return
             except subprocess.TimeoutExpired:
                 continue
+
+    def _end_family(self) -> None:
+        """SIGKILL for the process and all that it has started."""
+        if self._process is None:
+            return
+        parent = psutil.Process(self._process.pid)
+        processes = [parent, *parent.children(recursive=True)]
+        for process in processes:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._process.wait()
+        self._process = None
+        psutil.wait_procs(processes, timeout=_STOP_SECONDS)
 
 
 class PostgresServer(Server):
@@ -168,18 +193,7 @@ class PostgresServer(Server):
 
     def kill(self) -> None:
         """SIGKILL for every process of the server, as when the machine loses power."""
-        if self._process is None:
-            return
-        postmaster = psutil.Process(self._process.pid)
-        processes = [postmaster, *postmaster.children(recursive=True)]
-        for process in processes:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        self._process.wait()
-        self._process = None
-        psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+        self._end_family()
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"

@@ -127,7 +127,9 @@ def waiting_messages() -> int | None:
             try:
                 declared = connection.default_channel.queue_declare(DELIVER_QUEUE, passive=True)
             except connection.channel_errors:
-                # An empty queue does not exist in Redis.
+                # An empty queue does not exist in Redis, nor in RabbitMQ one that nobody has used;
+                # that error ends the channel there.
+                connection.close()
                 return 0
             return int(declared.message_count)
     except connection_errors() as error:

@@ -93,6 +93,15 @@ class Product:
             f"{counts} expected",
         )
 
+    def metric(self, name: str) -> float | None:
+        """A metric of the whole installation, None if it is not told."""
+        request = urllib.request.Request(f"{self.stack.url}/metrics")
+        request.add_header("Authorization", f"Bearer {self.token}")
+        with urllib.request.urlopen(request, timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        found = [line for line in lines if line.startswith(f"mission_control_{name} ")]
+        return float(found[0].split()[1]) if found else None
+
     def get(self, path: str, **query: Any) -> Any:
         return self._request("GET", path, query)
 

@@ -5,9 +5,12 @@ one to use instead. A server that cannot be had fails the run: nothing here ever
 """
 
 import atexit
+import contextlib
 import os
 import secrets
 import shutil
+import signal
+import socket
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -16,12 +19,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
+from kombu import Connection
 
 from demo.servers import (
     PostgresServer,
     RedisServer,
+    Server,
     ServerError,
     execute,
+    free_port,
+    give_away,
     wheel_postgres,
     wheel_redis,
 )
@@ -30,11 +37,13 @@ from tests.waiting import wait_until
 __all__ = [
     "ExternalPostgres",
     "PostgresServer",
+    "RabbitMqServer",
     "RedisServer",
     "ServerError",
     "drop_database",
     "execute",
     "new_postgres",
+    "new_rabbitmq",
     "new_redis",
     "session_postgres",
     "session_redis",
@@ -86,6 +95,91 @@ class ExternalPostgres:
         return execute(self.url(database), sql, parameters)
 
 
+class ErlangPorts(Server):
+    """The daemon by which nodes of Erlang find each other; this one knows ours alone."""
+
+    name = "epmd"
+
+    def start(self) -> None:
+        give_away(self.folder)
+        self._spawn(["/usr/bin/epmd", "-port", str(self.port), "-address", "127.0.0.1"])
+        self._wait_until_ready(self._answers)
+
+    def stop(self) -> None:
+        self._end([signal.SIGTERM])
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+
+class RabbitMqServer(Server):
+    """Debian's RabbitMQ as a node of our own; `restart(empty=True)` loses all it held."""
+
+    name = "RabbitMQ"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.password = secrets.token_urlsafe(18)
+        self._files = folder / "files"
+        self._ports = ErlangPorts(folder / "epmd")
+
+    def start(self) -> None:
+        self._files.mkdir(exist_ok=True)
+        configuration = self.folder / "rabbitmq.conf"
+        configuration.write_text(
+            f"listeners.tcp.local = 127.0.0.1:{self.port}\n"
+            f"default_user = tester\ndefault_pass = {self.password}\ndefault_vhost = hooks\n"
+            "log.console = true\nlog.file = false\n"
+        )
+        plugins = self.folder / "plugins"
+        plugins.write_text("[].\n")
+        give_away(self.folder, self._files, configuration, plugins)
+        if not self._ports.is_running:
+            self._ports.start()
+        environment = {
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(self._ports.port),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(configuration),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            "RABBITMQ_MNESIA_BASE": str(self._files),
+            "RABBITMQ_LOG_BASE": str(self._files),
+            "RABBITMQ_NODENAME": f"tests{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+        }
+        # The one in the path becomes the packaged service's user first.
+        self._spawn(["/usr/lib/rabbitmq/bin/rabbitmq-server"], environment=environment)
+        self._wait_until_ready(self._answers)
+
+    def stop(self) -> None:
+        self.kill()
+        self._ports.stop()
+
+    def kill(self) -> None:
+        self._end_family()
+
+    def restart(self, *, empty: bool) -> None:
+        """Kill it and start it anew, with what it had on disk or with nothing."""
+        self.kill()
+        if empty:
+            shutil.rmtree(self._files)
+        self.start()
+
+    def url(self) -> str:
+        return f"amqp://tester:{self.password}@127.0.0.1:{self.port}/hooks"
+
+    def _answers(self) -> bool:
+        with Connection(self.url(), connect_timeout=2) as connection:
+            try:
+                connection.connect()
+            except connection.connection_errors:
+                return False
+            return True
+
+
 def temporary_folder() -> Path:
     """A folder that is removed when the process ends, open to the servers' user."""
     folder = Path(tempfile.mkdtemp(prefix="mission-control-tests-"))
@@ -108,6 +202,15 @@ def new_redis() -> RedisServer:
     debian = shutil.which("redis-server")
     binary = Path(debian) if debian else wheel_redis()
     server = RedisServer(temporary_folder() / "redis", binary)
+    atexit.register(server.stop)
+    return server
+
+
+def new_rabbitmq() -> RabbitMqServer:
+    """A RabbitMQ of our own, not started yet. Raises ServerError if the package is not there."""
+    if not Path("/usr/lib/rabbitmq/bin/rabbitmq-server").exists():
+        raise ServerError("RabbitMQ is not there: as root, apt-get install rabbitmq-server")
+    server = RabbitMqServer(temporary_folder() / "rabbitmq")
     atexit.register(server.stop)
     return server
 

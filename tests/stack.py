@@ -73,6 +73,21 @@ class Stack:
 
         wait_until(is_ready, _READY_SECONDS, f"/readyz is not 200\n{self.output('web')}")
 
+    def why_not_ready(self) -> str:
+        """What `/readyz` says while it is not 200, which it is waited for."""
+
+        def answer() -> str:
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=10):
+                    return ""
+            except urllib.error.HTTPError as error:
+                text: str = error.read().decode()
+                return text
+            except (urllib.error.URLError, ConnectionError):
+                return ""
+
+        return wait_until(answer, 10, "/readyz stays 200")
+
     def start(self, name: str) -> None:
         self._processes.start(name)
 

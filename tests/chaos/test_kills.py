@@ -10,6 +10,7 @@ from demo.servers import RedisServer
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.stack import Stack
+from tests.waiting import wait_until
 
 ROUNDS = 4
 ROWS_A_ROUND = 500
@@ -84,6 +85,24 @@ def test_a_broker_that_loses_everything_loses_no_event(
         stack_redis.start()
 
     pour(product, receiver, restart_empty)
+
+
+def test_while_the_broker_is_away_web_says_so_and_does_not_hang(
+    stack: Stack, stack_redis: RedisServer, source_database: str
+) -> None:
+    product = Product(stack, "redis-away", source_database)
+    assert product.metric("queue_messages") == 0
+    # A process that has never reached the broker.
+    stack_redis.kill()
+    stack.kill("web")
+    stack.start("web")
+    try:
+        wait_until(lambda: "REDIS_URL" in stack.why_not_ready(), 20, "web does not start")
+        assert product.metric("broker_up") == 0
+    finally:
+        stack_redis.start()
+    stack.wait_until_ready()
+    wait_until(lambda: product.metric("broker_up") == 1, 10, "the broker is not seen")
 
 
 def test_an_event_whose_worker_dies_mid_request_is_sent_again_with_the_same_id(

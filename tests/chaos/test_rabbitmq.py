@@ -1,0 +1,106 @@
+"""The whole product on RabbitMQ: restarted in the middle, with its messages and without."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.product import Product
+from tests.receiver import Receiver
+from tests.servers import (
+    ExternalPostgres,
+    PostgresServer,
+    RabbitMqServer,
+    drop_database,
+    new_rabbitmq,
+)
+from tests.stack import Stack
+from tests.waiting import wait_until
+
+ROWS = 500
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[RabbitMqServer]:
+    server = new_rabbitmq()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(
+    postgres_server: PostgresServer | ExternalPostgres,
+    rabbitmq: RabbitMqServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """The product with RabbitMQ for its broker."""
+    url = postgres_server.create_database()
+    folder = tmp_path_factory.mktemp("rabbitmq")
+    running = Stack(url, rabbitmq.url(), folder, copies={"worker": 2})
+    try:
+        running.start_all()
+        yield running
+    finally:
+        ended_late = running.stop_all()
+        drop_database(postgres_server, url.rpartition("/")[2])
+    assert ended_late == []
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as endpoint:
+        yield endpoint
+
+
+def test_a_change_is_delivered_at_once(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "rabbit-at-once", source_database)
+    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    product.apply({"name": "all", "url": receiver.url("/all")})
+    product.run_sql("INSERT INTO orders VALUES (1)")
+    # Sooner than the sweep looks for lost messages, so it was the message that did it.
+    receiver.wait_for(1, "/all", timeout=3)
+    product.run_sql(f"INSERT INTO orders SELECT generate_series(2, {ROWS})")
+    product.wait_for(delivered=ROWS)
+    product.apply(enabled=False, live=False)
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["with-its-disk", "empty"])
+def test_a_broker_that_restarts_loses_no_event(
+    empty: bool,
+    stack: Stack,
+    rabbitmq: RabbitMqServer,
+    source_database: str,
+    receiver: Receiver,
+) -> None:
+    product = Product(stack, f"rabbit-{'empty' if empty else 'kept'}", source_database)
+    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    product.apply({"name": "all", "url": receiver.url("/all")})
+    product.run_sql(f"INSERT INTO orders SELECT generate_series(1, {ROWS})")
+    rabbitmq.restart(empty=empty)
+    product.run_sql(f"INSERT INTO orders SELECT generate_series({ROWS + 1}, {2 * ROWS})")
+    product.wait_for(60, delivered=2 * ROWS)
+    assert len(product.events()) == 2 * ROWS
+    # All is as before: a single change goes out by its message.
+    stack.wait_until_ready()
+    wait_until(lambda: product.metric("broker_up") == 1, 10, "the broker is not seen")
+    before = len(receiver.received("/all"))
+    product.run_sql(f"INSERT INTO orders VALUES ({2 * ROWS + 1})")
+    receiver.wait_for(before + 1, "/all", timeout=3)
+    product.apply(enabled=False, live=False)
+
+
+def test_while_the_broker_is_away_web_says_so_and_does_not_hang(
+    stack: Stack, rabbitmq: RabbitMqServer, source_database: str
+) -> None:
+    product = Product(stack, "rabbit-away", source_database)
+    assert product.metric("queue_messages") == 0
+    rabbitmq.kill()
+    try:
+        assert "the broker (REDIS_URL) does not answer" in stack.why_not_ready()
+        assert product.metric("broker_up") == 0
+    finally:
+        rabbitmq.start()
+    stack.wait_until_ready()
+    wait_until(lambda: product.metric("broker_up") == 1, 10, "the broker is not seen")
