@@ -65,11 +65,16 @@ def _database(variable: str) -> dict[str, object]:
         _stop(variable, _DATABASE_URL_ALLOWED)
     if database.get("ENGINE") != "django.db.backends.postgresql" or not database.get("NAME"):
         _stop(variable, _DATABASE_URL_ALLOWED)
+    # A cursor that outlives its statement belongs to a session, which a pooler may not give.
+    database["DISABLE_SERVER_SIDE_CURSORS"] = True
     return database
 
 
-def _redis_url(variable: str) -> str:
-    allowed = "redis://HOST:PORT/NUMBER (or rediss://, unix://, amqp:// for RabbitMQ)"
+def _broker_url(variable: str) -> str:
+    allowed = (
+        "redis://HOST:PORT/NUMBER (or rediss://, unix://),"
+        " amqp://USER:PASSWORD@HOST:PORT/VHOST (or amqps://) for RabbitMQ"
+    )
     url = _text(variable, allowed)
     schemes = ("redis://", "rediss://", "unix://", "amqp://", "amqps://")
     return url if url.startswith(schemes) else _stop(variable, allowed)
@@ -103,7 +108,7 @@ DEBUG = _flag("DEBUG")
 SECRET_KEY = _text("SECRET_KEY", "a long random text")
 ENCRYPTION_KEYS = _encryption_keys("ENCRYPTION_KEYS")
 DATABASES = {"default": _database("DATABASE_URL")}
-REDIS_URL = _redis_url("REDIS_URL")
+REDIS_URL = _broker_url("REDIS_URL")
 ALLOWED_HOSTS = _list("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = _list("CSRF_TRUSTED_ORIGINS")
 NODE_ID = _node_id("NODE_ID")

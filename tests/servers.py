@@ -36,12 +36,14 @@ from tests.waiting import wait_until
 
 __all__ = [
     "ExternalPostgres",
+    "PgBouncer",
     "PostgresServer",
     "RabbitMqServer",
     "RedisServer",
     "ServerError",
     "drop_database",
     "execute",
+    "new_pgbouncer",
     "new_postgres",
     "new_rabbitmq",
     "new_redis",
@@ -93,6 +95,57 @@ class ExternalPostgres:
         self, sql: str, parameters: Sequence[object] | None = None, database: str = "postgres"
     ) -> list[tuple[Any, ...]]:
         return execute(self.url(database), sql, parameters)
+
+
+class PgBouncer(Server):
+    """Debian's PgBouncer before a Postgres; its few connections to it are for all clients."""
+
+    name = "PgBouncer"
+
+    def __init__(self, folder: Path, postgres: PostgresServer, mode: str, connections: int) -> None:
+        super().__init__(folder)
+        self._postgres = postgres
+        self._settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": str(folder / "users"),
+            "pool_mode": mode,
+            "default_pool_size": str(connections),
+            "max_client_conn": "200",
+        }
+
+    def start(self) -> None:
+        users, configuration = self.folder / "users", self.folder / "pgbouncer.ini"
+        users.write_text(f'"postgres" "{self._postgres.password}"\n')
+        settings = "".join(f"{name} = {value}\n" for name, value in self._settings.items())
+        server = f"host=127.0.0.1 port={self._postgres.port}"
+        configuration.write_text(f"[databases]\n* = {server}\n[pgbouncer]\n{settings}")
+        give_away(self.folder, users, configuration)
+        self._spawn(["/usr/sbin/pgbouncer", configuration])
+        self._wait_until_ready(self._answers)
+
+    def stop(self) -> None:
+        self._end([signal.SIGTERM])
+
+    def restart(self) -> None:
+        """Break off every connection."""
+        self._end([])
+        self.start()
+
+    def url(self, database: str = "postgres") -> str:
+        login = f"postgres:{self._postgres.password}"
+        return f"postgresql://{login}@127.0.0.1:{self.port}/{database}"
+
+    def through(self, url: str) -> str:
+        """The URL of the same database by way of the pooler."""
+        return self.url(url.rpartition("/")[2])
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
 
 
 class ErlangPorts(Server):
@@ -202,6 +255,15 @@ def new_redis() -> RedisServer:
     debian = shutil.which("redis-server")
     binary = Path(debian) if debian else wheel_redis()
     server = RedisServer(temporary_folder() / "redis", binary)
+    atexit.register(server.stop)
+    return server
+
+
+def new_pgbouncer(postgres: PostgresServer, mode: str, connections: int) -> PgBouncer:
+    """A PgBouncer of our own, not started yet. Raises ServerError if the package is not there."""
+    if not Path("/usr/sbin/pgbouncer").exists():
+        raise ServerError("PgBouncer is not there: as root, apt-get install pgbouncer")
+    server = PgBouncer(temporary_folder() / "pgbouncer", postgres, mode, connections)
     atexit.register(server.stop)
     return server
 

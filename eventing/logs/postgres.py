@@ -201,7 +201,8 @@ class PostgresEventLog:
                 yield cursor
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             self.close()
-            raise LogUnavailable(f"the Eventing DB cannot be used: {_first_line(error)}") from error
+            reason = _first_line(_first_failure(error))
+            raise LogUnavailable(f"the Eventing DB cannot be used: {reason}") from error
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
@@ -1210,6 +1211,12 @@ def _timestamp(milliseconds: int) -> str:
     """Milliseconds since the epoch as a timestamptz literal."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}+00"
+
+
+def _first_failure(error: psycopg2.Error) -> psycopg2.Error:
+    """What broke the connection: the roll-back that follows fails too, and says less."""
+    before = error.__context__
+    return before if isinstance(before, psycopg2.Error) else error
 
 
 def _first_line(error: Exception) -> str:

@@ -56,6 +56,10 @@ class Facts:
     keeps_unlimited_wal: bool
 
 
+class Pooled(SourceBlocked):
+    """A pooler such as PgBouncer answers in the server's place."""
+
+
 class Server:
     """The address of one watched database. Raises only SourceBlocked and SourceUnavailable."""
 
@@ -76,10 +80,20 @@ class Server:
             "keepalives_count": "3",
         }
 
-    def connect(self) -> connection:
-        """An ordinary connection in autocommit, with short timeouts."""
+    def connect(self, *, even_pooled: bool = False) -> connection:
+        """An ordinary connection in autocommit, with short timeouts.
+
+        One by way of a pooler is refused, or (`even_pooled`) left as it is: what is set there
+        would stay set for the pooler's other clients, of whom the Eventing DB may be one.
+        """
         opened = self._open(connection)
         opened.autocommit = True
+        pooled = self._pooler()
+        if pooled is not None:
+            if even_pooled:
+                return opened
+            opened.close()
+            raise pooled
         limits = {
             "lock_timeout": str(LOCK_TIMEOUT_MS),
             "statement_timeout": str(_STATEMENT_TIMEOUT_MS),
@@ -120,6 +134,16 @@ class Server:
             primary = type(error).__name__
         return SourceUnavailable(f"{self.place}: {primary} ({code})")
 
+    def _pooler(self) -> "Pooled | None":
+        """How a pooler that answers in the server's place can be told: it does not replicate."""
+        try:
+            self._open(LogicalReplicationConnection).close()
+        except Pooled as error:
+            return error
+        except (SourceBlocked, SourceUnavailable):
+            pass  # told better by whoever needs that connection
+        return None
+
     def _open(self, factory: type[Connection]) -> Connection:
         if not self._address:
             raise SourceBlocked("the connection string cannot be read as a Postgres address")
@@ -139,7 +163,7 @@ class Server:
             line = f"host  {self.database}  {user}  <address of Mission Control>  scram-sha-256"
             return SourceBlocked(f"{said} ({kind} are not let in)", f"pg_hba.conf: {line}")
         if "unsupported startup parameter" in text or "not allowed to connect to pooler" in text:
-            return SourceBlocked(
+            return Pooled(
                 f"{said} (a pooler answers, which cannot stream)",
                 "use the address of the Postgres server itself",
             )

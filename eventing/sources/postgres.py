@@ -144,7 +144,7 @@ class PostgresSource:
     def remove(self) -> None:
         self.close()
         try:
-            opened = self._server.connect()
+            opened = self._server.connect(even_pooled=True)
         except SourceBlocked as error:
             if f'database "{self._server.database}" does not exist' in str(error):
                 return  # a database with a slot cannot be dropped, so there is none
