@@ -18,6 +18,7 @@ import psycopg2
 import yaml
 
 from bench import bare
+from bench.costs import cpu_seconds
 from bench.endpoint import endpoint
 from bench.results import Figure, table, write_json
 from demo.servers import PostgresServer, RedisServer
@@ -422,6 +423,20 @@ def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
     return committed
 
 
+def measure_costs(bench: Bench, events: int) -> list[Figure]:
+    """As end to end: the processor time that an event takes of each part."""
+    with endpoint(bench.folder, timed=False) as (url, _):
+        bench.configure({"url": url})
+        before, delivered = cpu_seconds(bench.stack, bench.postgres, bench.redis), bench.delivered()
+        bench.insert(events)
+        seconds_until(lambda: bench.delivered() - delivered >= events, 300)
+        spent = cpu_seconds(bench.stack, bench.postgres, bench.redis) - before
+    return [
+        Figure(f"processor time, {part}", seconds / events * 1e6, "µs an event")
+        for part, seconds in spent.most_common()
+    ]
+
+
 BENCHMARKS = {
     "capture": measure_capture,
     "capture-mysql": measure_capture_mysql,
@@ -429,6 +444,7 @@ BENCHMARKS = {
     "capture-mongodb": measure_capture_mongodb,
     "delivery": measure_delivery,
     "end-to-end": measure_end_to_end,
+    "costs": measure_costs,
     "ordered": measure_ordered,
     "dead-endpoint": measure_dead_endpoint,
     "slow-endpoints": measure_slow_endpoints,

@@ -78,6 +78,13 @@ class Server:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process id. Raises ServerError while it does not run."""
+        if self._process is None:
+            raise ServerError(f"{self.name} does not run")
+        return self._process.pid
+
     def _spawn(
         self,
         command: Sequence[str | Path],
