@@ -345,6 +345,12 @@ def number_of_databases() -> int:
     return Database.objects.filter(project__eventing_enabled=True).count()
 
 
+def abandoned_databases() -> set[int]:
+    """Ids of databases whose process died: their lease ran out instead of being given back."""
+    abandoned = CaptureLease.objects.filter(holder__isnull=False, expires_at__lt=Now())
+    return set(abandoned.values_list("database_id", flat=True))
+
+
 def databases_to_capture() -> list[int]:
     """Ids of databases that should be captured and that nobody captures at present.
 

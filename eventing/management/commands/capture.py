@@ -22,6 +22,7 @@ from django.db import DatabaseError, connections
 
 from eventing import health
 from eventing.capture import (
+    abandoned_databases,
     capture_database,
     databases_to_capture,
     has_retired_sources_due,
@@ -101,7 +102,13 @@ class Supervisor:
         # Each in an order of its own, lest all reach for the same one.
         random.shuffle(free)
         own = [each for each in self._children if each not in self._leaving]
-        for database_id in self._share.to_take(free, len(own), databases, self._processes, now):
+        # What somebody's death left has waited for long enough.
+        abandoned = abandoned_databases().intersection(free) if free else set()
+        unclaimed = [each for each in free if each not in abandoned]
+        within_share = self._share.to_take(
+            unclaimed, len(own) + len(abandoned), databases, self._processes, now
+        )
+        for database_id in (*abandoned, *within_share):
             self._children[database_id] = self._fork(
                 f"capture-{database_id}", _capture_child, database_id
             )
