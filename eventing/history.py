@@ -97,12 +97,13 @@ def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:
     Unfinished ones are left alone, and those of deleted triggers: nobody knows where to send them.
     """
     ordered = dict(project.triggers.values_list("pk", "ordered"))
-    return sum(_redeliver(store, project, event_ids, ordered) for store in stores_of(project))
+    return sum(redeliver_in(store, project, event_ids, ordered) for store in stores_of(project))
 
 
-def _redeliver(
+def redeliver_in(
     store: Store, project: Project, event_ids: Sequence[UUID], ordered: Mapping[int, bool]
 ) -> int:
+    """The same in one log. `ordered` says of each of the project's triggers whether it is."""
     in_order = [trigger_id for trigger_id, is_ordered in ordered.items() if is_ordered]
     chunks = store.log.redeliver(project.pk, event_ids, list(ordered), in_order)
     enqueuer.enqueue(chunks, store.number)
@@ -117,7 +118,7 @@ def redeliver_matching(project: Project, filters: EventFilter) -> int:
         cursor: str | None = None
         while True:
             page = store.log.browse(project.pk, filters, cursor, _PAGE)
-            count += _redeliver(store, project, [row.id for row in page.rows], ordered)
+            count += redeliver_in(store, project, [row.id for row in page.rows], ordered)
             cursor = page.next_cursor
             if cursor is None:
                 break

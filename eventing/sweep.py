@@ -13,6 +13,7 @@ import structlog
 from django.db.models import Max
 from django.db.models.functions import Now
 
+from eventing import redeliveries
 from eventing.breakers import take_probe, triggers_to_probe
 from eventing.enqueueing import enqueuer, waiting_messages
 from eventing.eventing_dbs import BUILTIN, external_numbers, forget_if_expired, log_numbered
@@ -116,6 +117,7 @@ def sweep_patiently(log_number: int) -> None:
 def upkeep() -> None:
     """Make the partitions of the days to come, and drop what is not to be kept any longer."""
     forget_allotments()
+    redeliveries.forget_old()
     for number in [BUILTIN, *external_numbers()]:
         try:
             _keep_up(log_numbered(number))

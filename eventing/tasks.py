@@ -13,7 +13,7 @@ from celery.signals import worker_ready, worker_shutdown
 from django.conf import settings
 from django.db import close_old_connections
 
-from eventing import health
+from eventing import health, redeliveries
 from eventing.breakers import Breakers
 from eventing.delivery import Dispatcher
 from eventing.destinations.addresses import AddressGuard
@@ -121,6 +121,8 @@ def sweep() -> None:
     close_old_connections()
     for number in external_numbers():
         sweep_external.apply_async(args=[number], queue="upkeep", expires=5)
+    for redelivery_id in redeliveries.waiting():
+        redeliver.apply_async(args=[redelivery_id], queue="upkeep", expires=5)
     sweep_once(BUILTIN)
     if int(time.time()) % int(health.HEARTBEAT_SECONDS) == 0:
         health.beat("beat", "beat")
@@ -131,6 +133,13 @@ def sweep_external(log_number: int) -> None:
     """Enqueue what is due in a log that is not the built-in one, unless that is going on."""
     close_old_connections()
     sweep_patiently(log_number)
+
+
+@shared_task(name="eventing.tasks.redeliver")
+def redeliver(redelivery_id: int) -> None:
+    """Go on with a redelivery of everything that matches a filter."""
+    close_old_connections()
+    redeliveries.advance(redelivery_id)
 
 
 @shared_task(name="eventing.tasks.upkeep")

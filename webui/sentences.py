@@ -1,9 +1,11 @@
-"""What a trigger does, in words."""
+"""What a trigger does and what a filter asks for, in words."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from eventing.definitions import Backoff, TriggerDefinition
+from eventing.logs.base import EventFilter
 from webui.templatetags.console import duration
 
 _DONE: Final = {"insert": "inserted", "update": "updated", "delete": "deleted"}
@@ -49,3 +51,18 @@ def _listed(words: Sequence[str], last: str) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def selection_of(filters: EventFilter) -> list[tuple[str, str | datetime]]:
+    """What a filter asks for, as names and values; empty if it asks for everything."""
+    named = (
+        ("Trigger", filters.trigger),
+        ("Status", filters.status),
+        ("Database", filters.database),
+        ("Table", filters.table),
+        ("Operation", filters.operation),
+        ("Document id", filters.document_id),
+        ("From", filters.after),
+        ("Until", filters.before),
+    )
+    return [(name, value) for name, value in named if value is not None]

@@ -3,7 +3,17 @@
 from django.urls import URLPattern, URLResolver, include, path, register_converter
 
 from webui.names import NameConverter
-from webui.views import accounts, databases, events, health, overview, projects, settings, triggers
+from webui.views import (
+    accounts,
+    databases,
+    events,
+    health,
+    overview,
+    projects,
+    redeliveries,
+    settings,
+    triggers,
+)
 
 register_converter(NameConverter, "named")
 
@@ -33,6 +43,9 @@ _project: list[URLPattern | URLResolver] = [
     path("triggers/preview/", triggers.preview, name="trigger-preview"),
     path("triggers/<named:name>/", include(_trigger)),
     path("events/", events.index, name="events"),
+    path("events/redeliver/", redeliveries.start, name="events-redeliver"),
+    path("redeliveries/<int:number>/", redeliveries.show, name="redelivery"),
+    path("redeliveries/<int:number>/cancel/", redeliveries.cancel, name="redelivery-cancel"),
     path("events/<uuid:event_id>/", events.show, name="event"),
     path("events/<uuid:event_id>/redeliver/", events.redeliver, name="event-redeliver"),
     path("settings/", settings.edit, name="settings"),

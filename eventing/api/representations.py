@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from eventing import redeliveries
 from eventing.access import Actor
 from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Finding
 from eventing.cloudevents import time_text
@@ -19,7 +20,7 @@ from eventing.definitions import DatabaseDefinition, SettingsDefinition, Trigger
 from eventing.doctor import passes
 from eventing.lanes import MASK
 from eventing.logs.base import EventDetail, EventRow, Invocation
-from eventing.models import Database, Project, Trigger
+from eventing.models import Database, Project, Redelivery, Trigger
 from eventing.projects import (
     CaptureStatus,
     database_definition_of,
@@ -209,3 +210,31 @@ def _moment(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def redelivery_shown(redelivery: Redelivery) -> dict[str, object]:
+    """A redelivery of everything that matches a filter. The filter in a request's own words."""
+    filters = redeliveries.filters_of(redelivery)
+    given = {
+        "trigger": filters.trigger,
+        "status": filters.status,
+        "database": filters.database,
+        "table": filters.table,
+        "type": EVENT_TYPES[filters.operation] if filters.operation else None,
+        "doc_id": filters.document_id,
+        "after": _moment(filters.after),
+        "before": _moment(filters.before),
+    }
+    return {
+        "id": redelivery.pk,
+        "state": redelivery.state,
+        "filters": {name: value for name, value in given.items() if value is not None},
+        "rate_per_second": redelivery.rate_per_second,
+        "looked_at": redelivery.looked_at,
+        "redelivered": redelivery.redelivered,
+        "reached_at": _moment(redelivery.reached_at),
+        "error": redelivery.error,
+        "requested_by": redelivery.requested_by,
+        "created_at": _moment(redelivery.created_at),
+        "finished_at": _moment(redelivery.finished_at),
+    }

@@ -218,6 +218,28 @@ class Redelivered(serializers.Serializer[object]):
     redelivered = _Number()
 
 
+class Redelivery(serializers.Serializer[object]):
+    id = _Number()
+    state = serializers.ChoiceField(["running", "done", "cancelled"])
+    filters = serializers.DictField(child=_Text())
+    rate_per_second = _Number()
+    looked_at = _Number(help_text="How many events were looked at so far.")
+    redelivered = _Number(help_text="How many of them were put back to pending.")
+    reached_at = _Moment(allow_null=True, help_text="Commit time of the last one.")
+    error = _Text(help_text="What keeps it from going on at the moment; mostly empty.")
+    requested_by = _Text()
+    created_at = _Moment()
+    finished_at = _Moment(allow_null=True)
+
+
+class Redeliveries(serializers.Serializer[object]):
+    results = Redelivery(many=True)
+
+
+class RedeliveryRequest(EventFilters):
+    rate_per_second = _Number(default=0, min_value=0, max_value=100_000, help_text="0: no limit.")
+
+
 class Counts(serializers.Serializer[object]):
     pending = _Number()
     delivering = _Number()

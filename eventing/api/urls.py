@@ -5,7 +5,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from eventing.api.health import healthz, metrics, readyz
 from eventing.api.problem_details import nothing_here
-from eventing.api.views import databases, events, projects, triggers
+from eventing.api.views import databases, events, projects, redeliveries, triggers
 
 
 class NameConverter:
@@ -35,6 +35,13 @@ _of_a_project = [
     path("events/redeliver/", events.EventsRedelivery.as_view()),
     path("events/<uuid:event_id>/", events.OneEvent.as_view()),
     path("events/<uuid:event_id>/redeliver/", events.EventRedelivery.as_view()),
+    path("redeliveries/", redeliveries.Redeliveries.as_view()),
+    path(
+        "redeliveries/<int:number>/",
+        redeliveries.OneRedelivery.as_view(),
+        name="api-redelivery",
+    ),
+    path("redeliveries/<int:number>/cancel/", redeliveries.RedeliveryCancelling.as_view()),
     path("stats/", events.Stats.as_view()),
 ]
 

@@ -11,6 +11,7 @@ from eventing.models.control import (
     Installation,
     Membership,
     Project,
+    Redelivery,
     RetiredSource,
     Trigger,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Installation",
     "Membership",
     "Project",
+    "Redelivery",
     "RetiredSource",
     "Trigger",
 ]

@@ -127,6 +127,36 @@ class Database(models.Model):
         return self.alias
 
 
+class Redelivery(models.Model):
+    """The redelivery of every finished event that matches `filters`, page by page.
+
+    `cursor` is where it goes on, empty at the newest event; `busy_until` keeps others from going on
+    with it meanwhile. `rate_per_second` is 0 for as fast as can be.
+    """
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        DONE = "done"
+        CANCELLED = "cancelled"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="redeliveries")
+    filters = models.JSONField()
+    rate_per_second = models.PositiveIntegerField(default=0)
+    requested_by = models.TextField()
+    state = models.CharField(max_length=9, choices=State, default=State.RUNNING)
+    cursor = models.TextField(blank=True, default="")
+    looked_at = models.BigIntegerField(default=0)
+    redelivered = models.BigIntegerField(default=0)
+    reached_at = models.DateTimeField(null=True)
+    error = models.TextField(blank=True, default="")
+    busy_until = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+
 class RetiredSource(models.Model):
     """What a database left at its server and capture has yet to take away."""
 

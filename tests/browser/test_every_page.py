@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import BrowserContext, Page
 
+from eventing import redeliveries
 from eventing.logs.base import EventFilter
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.web.conftest import Shop
@@ -33,6 +34,8 @@ PAGES = (
     "/projects/shop/events/",
     "/projects/shop/events/?status=failed&table=users",
     "/projects/shop/events/EVENT/",
+    "/projects/shop/events/redeliver/?status=failed&trigger=x",
+    "/projects/shop/redeliveries/REDELIVERY/",
     "/projects/shop/settings/",
     "/projects/shop/settings/delete/",
     "/projects/empty/",
@@ -63,7 +66,9 @@ def test_a_page_is_fine_at_every_width_in_both_themes(
 ) -> None:
     sign_in(context, live_server)
     event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
-    page.goto(live_server.url + path.replace("EVENT", str(event.id)))
+    redelivery = redeliveries.start(shop.project, EventFilter(status="failed"), 5, "ada")
+    place = path.replace("EVENT", str(event.id)).replace("REDELIVERY", str(redelivery.pk))
+    page.goto(live_server.url + place)
     for theme in THEMES:
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         for width in WIDTHS:

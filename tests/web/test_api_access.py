@@ -61,6 +61,10 @@ MATRIX = [
     ("POST", "projects/shop/events/{event}/redeliver/", None, (401, 404, 403, 202, 202, 202)),
     ("POST", "projects/shop/events/redeliver/", None, (401, 404, 403, 202, 202, 202)),
     ("GET", "projects/shop/stats/", None, READ),
+    ("GET", "projects/shop/redeliveries/", None, READ),
+    ("POST", "projects/shop/redeliveries/", {}, (401, 404, 403, 201, 201, 201)),
+    ("GET", "projects/shop/redeliveries/0/", None, (401, 404, 404, 404, 404, 404)),
+    ("POST", "projects/shop/redeliveries/0/cancel/", None, (401, 404, 403, 404, 404, 404)),
 ]
 
 

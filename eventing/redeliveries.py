@@ -1,0 +1,130 @@
+"""Redeliveries of everything that matches a filter, in the background: a second of work at a time,
+with what is done so far for all to see.
+
+A step that dies on the way is done again from its last page; what that page had put back to
+`pending` is left alone, unless it has been delivered since.
+"""
+
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from eventing import history
+from eventing.logs.base import EventFilter, InvalidCursor, LogUnavailable
+from eventing.models import Project, Redelivery
+from eventing.problems import InvalidInput, Problem
+
+MOST_PER_SECOND: Final = 100_000
+_PAGE: Final = 500
+_STEP_SECONDS: Final = 0.8
+# Of a step whose process died; and of one that found its log away.
+_BUSY: Final = timedelta(seconds=30)
+_PAUSE: Final = timedelta(seconds=10)
+_KEPT: Final = timedelta(days=30)
+
+
+def start(project: Project, filters: EventFilter, rate: object, requested_by: str) -> Redelivery:
+    """Begin with the newest event there is now. `rate` is a number of events a second, 0 for any.
+
+    Raises InvalidInput.
+    """
+    if not isinstance(rate, int) or isinstance(rate, bool) or not 0 <= rate <= MOST_PER_SECOND:
+        allowed = f"a whole number from 0 (no limit) to {MOST_PER_SECOND}"
+        raise InvalidInput([Problem("rate_per_second", repr(rate)[:80], allowed)])
+    now = datetime.now(UTC)
+    bounded = replace(filters, before=min(filters.before or now, now))
+    return Redelivery.objects.create(
+        project=project,
+        filters=_stored(bounded),
+        rate_per_second=rate,
+        requested_by=requested_by,
+    )
+
+
+def cancel(redelivery: Redelivery) -> bool:
+    """Stop one that runs; False if it no longer does. What was put back stays put back."""
+    running = Redelivery.objects.filter(pk=redelivery.pk, state=Redelivery.State.RUNNING)
+    return bool(running.update(state=Redelivery.State.CANCELLED, finished_at=Now(), error=""))
+
+
+def filters_of(redelivery: Redelivery) -> EventFilter:
+    """Which events it is about."""
+    given: dict[str, Any] = dict(redelivery.filters)
+    for name in ("after", "before"):
+        if given.get(name) is not None:
+            given[name] = datetime.fromisoformat(given[name])
+    return EventFilter(**given)
+
+
+def _stored(filters: EventFilter) -> dict[str, Any]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in asdict(filters).items()
+        if value is not None
+    }
+
+
+def waiting() -> list[int]:
+    """Ids of those that somebody should go on with now."""
+    return list(_free().order_by("pk").values_list("pk", flat=True))
+
+
+def _free() -> Any:
+    free = Q(busy_until=None) | Q(busy_until__lt=Now())
+    return Redelivery.objects.filter(free, state=Redelivery.State.RUNNING)
+
+
+def advance(redelivery_id: int) -> None:
+    """Go on for about a second, unless somebody else does."""
+    if not _free().filter(pk=redelivery_id).update(busy_until=Now() + _BUSY):
+        return
+    running = Redelivery.objects.filter(pk=redelivery_id, state=Redelivery.State.RUNNING)
+    redelivery = Redelivery.objects.select_related("project").get(pk=redelivery_id)
+    try:
+        _advance(redelivery)
+    except LogUnavailable as error:
+        running.update(error=str(error), busy_until=Now() + _PAUSE)
+    except InvalidCursor:
+        # The log it was in has been forgotten: retention has passed all of that by.
+        running.update(state=Redelivery.State.DONE, finished_at=Now(), busy_until=None)
+    else:
+        running.update(busy_until=None)
+
+
+def _advance(redelivery: Redelivery) -> None:
+    """Page after page until the second is over, the rate is used up, or nothing is left."""
+    project, filters = redelivery.project, filters_of(redelivery)
+    ordered = dict(project.triggers.values_list("pk", "ordered"))
+    cursor = redelivery.cursor or None
+    room = redelivery.rate_per_second or _PAGE
+    ends_at = time.monotonic() + _STEP_SECONDS
+    while room > 0 and time.monotonic() < ends_at:
+        page = history.browse(project, filters, cursor, min(room, _PAGE))
+        ids = [row.id for row in page.rows]
+        count = history.redeliver_in(page.store, project, ids, ordered)
+        if redelivery.rate_per_second:
+            room -= count
+        cursor = page.next_cursor
+        is_done = cursor is None
+        # Cancelled meanwhile, it stays so.
+        running = Redelivery.objects.filter(pk=redelivery.pk, state=Redelivery.State.RUNNING)
+        goes_on = running.update(
+            cursor=cursor or "",
+            looked_at=F("looked_at") + len(ids),
+            redelivered=F("redelivered") + count,
+            reached_at=page.rows[-1].committed_at if page.rows else F("reached_at"),
+            error="",
+            state=Redelivery.State.DONE if is_done else Redelivery.State.RUNNING,
+            finished_at=Now() if is_done else None,
+        )
+        if is_done or not goes_on:
+            return
+
+
+def forget_old() -> None:
+    """Remove those that ended long ago."""
+    Redelivery.objects.filter(finished_at__lt=Now() - _KEPT).delete()

@@ -1,0 +1,64 @@
+"""Redelivering everything that matches the filters of the log: asking first, then watching."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, resolve_url
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from eventing import redeliveries
+from eventing.access import EDITOR
+from eventing.models import Project, Redelivery
+from eventing.problems import InvalidInput
+from webui.filters import LogQuery, log_query
+from webui.pages import SeeOther, form_answer, live_answer, project_page
+from webui.requests import Request
+from webui.sentences import selection_of
+
+
+@project_page(EDITOR)
+def start(request: Request, project: Project) -> HttpResponse:
+    """What would be redelivered and how fast; to POST begins it."""
+    query = log_query(request.GET, timezone.now())
+    context = _asked(query)
+    if request.method != "POST" or query.problems:
+        refused = bool(query.problems)
+        return form_answer(request, "redeliveries/start.html", context, refused=refused)
+    rate = request.POST.get("rate_per_second", "").strip() or "0"
+    try:
+        number: object = int(rate) if rate.isascii() and rate.isdigit() else rate
+        begun = redeliveries.start(project, query.filters, number, request.user.get_username())
+    except InvalidInput as error:
+        (problem,) = error.problems
+        told = f"Got {problem.given}. Allowed: {problem.allowed}."
+        context |= {"rate": rate, "errors": {problem.field: told}}
+        return form_answer(request, "redeliveries/start.html", context, refused=True)
+    return SeeOther(resolve_url("redelivery", project.name, begun.pk))
+
+
+def _asked(query: LogQuery) -> dict[str, Any]:
+    return {"query": query, "selection": selection_of(query.filters), "rate": "", "errors": {}}
+
+
+@project_page()
+def show(request: Request, project: Project, number: int) -> HttpResponse:
+    """How far a redelivery is."""
+    found = get_object_or_404(project.redeliveries, pk=number)
+    context = {
+        "redelivery": found,
+        "selection": selection_of(redeliveries.filters_of(found)),
+        "is_running": found.state == Redelivery.State.RUNNING,
+    }
+    return live_answer(request, "redeliveries/show.html", "redeliveries/_state.html", context)
+
+
+@require_POST
+@project_page(EDITOR)
+def cancel(request: Request, project: Project, number: int) -> HttpResponse:
+    """Stop a redelivery."""
+    found = get_object_or_404(project.redeliveries, pk=number)
+    if not redeliveries.cancel(found):
+        messages.warning(request, "The redelivery had ended already.")
+    return SeeOther(resolve_url("redelivery", project.name, number))
