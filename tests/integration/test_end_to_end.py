@@ -103,6 +103,24 @@ def test_a_failing_webhook_is_tried_one_and_retries_times_with_one_id(
     ]
 
 
+def test_everything_that_matches_is_redelivered_in_the_background(
+    product: Product, receiver: Receiver
+) -> None:
+    receiver.behave("/all", Behaviour(statuses=[500]))
+    product.run_sql(USERS)
+    product.apply(trigger(receiver, retries=0))
+    product.run_sql("INSERT INTO users SELECT n FROM generate_series(1, 300) n")
+    product.wait_for(failed=300)
+    receiver.behave("/all", Behaviour(statuses=[204]))
+    begun = product.post("redeliveries/")
+    product.wait_for(delivered=300)
+    wait_until(
+        lambda: product.get(f"redeliveries/{begun['id']}/")["state"] == "done", 10, "it goes on"
+    )
+    assert product.get(f"redeliveries/{begun['id']}/")["redelivered"] == 300
+    assert {event["attempts"] for event in product.events()} == {2}
+
+
 def test_users_keep_working_on_tables_without_primary_key(
     product: Product, receiver: Receiver
 ) -> None:

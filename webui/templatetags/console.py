@@ -29,6 +29,8 @@ _STATUS_ICONS: Final = {
     "streaming": "check-circle",
     "retrying": "arrow-path",
     "blocked": "exclamation-triangle",
+    "running": "arrow-path",
+    "done": "check-circle",
     "ok": "check-circle",
     "warning": "exclamation-triangle",
     "error": "x-circle",
