@@ -109,15 +109,16 @@ def revoke_token(token: ApiToken, project: Project, *, by: Actor) -> None:
         allowed = "one with no stronger role than the token that asks for it"
         raise InvalidInput([Problem("token", f"one with the role {token.role}", allowed)])
     with transaction.atomic():
-        _note_the_end(token, project, by)
+        for each in [token, *made_with(token)]:
+            place = each.project or project
+            audit.write(by, place, "token.delete", each.name, each.pk, old=_facts(each))
         token.delete()
 
 
-def _note_the_end(token: ApiToken, project: Project, by: Actor) -> None:
-    """An entry for a token, and one for each that goes with it."""
-    audit.write(by, project, "token.delete", token.name, token.pk, old=_facts(token))
-    for made in ApiToken.objects.select_related("user", "project").filter(made_with=token):
-        _note_the_end(made, made.project or project, by)
+def made_with(token: ApiToken) -> list[ApiToken]:
+    """The tokens that were made with this one, or with one of those."""
+    made = list(ApiToken.objects.select_related("user", "project").filter(made_with=token))
+    return made + [below for each in made for below in made_with(each)]
 
 
 def _facts(token: ApiToken) -> audit.Facts:

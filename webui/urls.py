@@ -3,7 +3,19 @@
 from django.urls import URLPattern, URLResolver, include, path, register_converter
 
 from webui.names import NameConverter
-from webui.views import accounts, databases, events, health, overview, projects, settings, triggers
+from webui.views import (
+    accounts,
+    audit,
+    databases,
+    events,
+    health,
+    members,
+    overview,
+    projects,
+    settings,
+    tokens,
+    triggers,
+)
 
 register_converter(NameConverter, "named")
 
@@ -36,6 +48,12 @@ _project: list[URLPattern | URLResolver] = [
     path("events/<uuid:event_id>/", events.show, name="event"),
     path("events/<uuid:event_id>/redeliver/", events.redeliver, name="event-redeliver"),
     path("settings/", settings.edit, name="settings"),
+    path("settings/members/", members.index, name="settings-members"),
+    path("settings/members/<int:user_id>/role/", members.change_role, name="settings-member-role"),
+    path("settings/members/<int:user_id>/remove/", members.remove, name="settings-member-remove"),
+    path("settings/tokens/", tokens.index, name="settings-tokens"),
+    path("settings/tokens/<int:token_id>/revoke/", tokens.revoke, name="settings-token-revoke"),
+    path("settings/audit/", audit.index, name="settings-audit"),
     path("settings/delete/", projects.delete, name="project-delete"),
 ]
 

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import BrowserContext, Page
 
 from eventing.logs.base import EventFilter
+from eventing.models import ApiToken, Membership
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.web.conftest import Shop
 
@@ -34,6 +35,12 @@ PAGES = (
     "/projects/shop/events/?status=failed&table=users",
     "/projects/shop/events/EVENT/",
     "/projects/shop/settings/",
+    "/projects/shop/settings/members/",
+    "/projects/shop/settings/members/MEMBER/remove/",
+    "/projects/shop/settings/tokens/",
+    "/projects/shop/settings/tokens/TOKEN/revoke/",
+    "/projects/shop/settings/audit/",
+    "/projects/shop/settings/audit/?kind=user",
     "/projects/shop/settings/delete/",
     "/projects/empty/",
     "/projects/empty/databases/",
@@ -63,7 +70,9 @@ def test_a_page_is_fine_at_every_width_in_both_themes(
 ) -> None:
     sign_in(context, live_server)
     event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
-    page.goto(live_server.url + path.replace("EVENT", str(event.id)))
+    member, token = Membership.objects.latest("pk"), ApiToken.objects.latest("pk")
+    path = path.replace("EVENT", str(event.id)).replace("MEMBER", str(member.user_id))
+    page.goto(live_server.url + path.replace("TOKEN", str(token.pk)))
     for theme in THEMES:
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         for width in WIDTHS:
@@ -111,6 +120,17 @@ def test_what_opens_on_a_page_is_fine_too(
     page.get_by_label("Webhook URL").fill("nonsense")
     page.get_by_role("button", name="Add", exact=True).click()
     page.get_by_text("Nothing was saved.").wait_for()
+    assert not scrolls_sideways(page)
+    assert violations(page) == []
+    for path in ("settings/audit/", f"triggers/{LONG}/"):
+        page.goto(live_server.url + shop.path(path))
+        for details in page.locator("details.changes > summary").all():
+            details.click()
+        assert not scrolls_sideways(page)
+        assert violations(page) == []
+    page.goto(live_server.url + shop.path("settings/tokens/"))
+    page.get_by_role("button", name="Create").click()
+    page.get_by_text("It is shown this once.").wait_for()
     assert not scrolls_sideways(page)
     assert violations(page) == []
     page.goto(live_server.url + shop.path("triggers/"))

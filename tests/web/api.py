@@ -103,6 +103,10 @@ class Shop:
     def admin(self) -> Api:
         return self.api_of["admin"]
 
+    @property
+    def root(self) -> Api:
+        return self.api_of["root"]
+
     def events(self, log: PostgresEventLog, count: int = 1, **change: Any) -> list[Event]:
         """Store events of the shop's trigger; oldest first."""
         changes = [make_change(**change) for _ in range(count)]

@@ -15,6 +15,7 @@ from tests.web.api import HOOK, SOURCE, Api, Shop, deliver, make_shop
 
 ROLES = ("nobody", "stranger", "viewer", "editor", "admin", "root")
 READ = (401, 404, 200, 200, 200, 200)
+ADMINISTER = (401, 404, 403, 403, 200, 200)
 NEW_TRIGGER = {"name": "new", "url": HOOK, "operations": ["insert"]}
 
 # Method, path, body, and the status for each of ROLES. `{event}` is a delivered event.
@@ -60,6 +61,22 @@ MATRIX = [
     ("POST", "projects/shop/events/{event}/redeliver/", None, (401, 404, 403, 202, 202, 202)),
     ("POST", "projects/shop/events/redeliver/", None, (401, 404, 403, 202, 202, 202)),
     ("GET", "projects/shop/stats/", None, READ),
+    ("GET", "projects/shop/members/", None, ADMINISTER),
+    (
+        "POST",
+        "projects/shop/members/",
+        {"user": "shop-stranger", "role": "viewer"},
+        (401, 404, 403, 403, 201, 201),
+    ),
+    ("GET", "projects/shop/members/shop-viewer/", None, ADMINISTER),
+    ("PATCH", "projects/shop/members/shop-viewer/", {"role": "editor"}, ADMINISTER),
+    ("DELETE", "projects/shop/members/shop-viewer/", None, (401, 404, 403, 403, 204, 204)),
+    ("GET", "projects/shop/tokens/", None, READ),
+    ("POST", "projects/shop/tokens/", {"role": "viewer"}, (401, 404, 201, 201, 201, 201)),
+    ("POST", "projects/shop/tokens/", {"role": "admin"}, (401, 404, 422, 422, 201, 201)),
+    ("GET", "projects/shop/tokens/0/", None, (401, 404, 404, 404, 404, 404)),
+    ("DELETE", "projects/shop/tokens/0/", None, (401, 404, 404, 404, 404, 404)),
+    ("GET", "projects/shop/audit/", None, ADMINISTER),
 ]
 
 

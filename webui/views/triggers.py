@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST
 
 from eventing import history
 from eventing.access import EDITOR
+from eventing.audit import history_of
 from eventing.changes import OPERATIONS
 from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefinition
 from eventing.eventing_dbs import current_log
@@ -206,7 +207,9 @@ def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
 def show(request: Request, project: Project, name: str) -> HttpResponse:
     """One trigger: what it does, how it fares, its last events."""
     trigger = _trigger(project, name)
-    return live_answer(request, "triggers/show.html", "triggers/_state.html", _shown(trigger))
+    # A query that runs only if the whole page is asked for.
+    context = {**_shown(trigger), "history": history_of(trigger)}
+    return live_answer(request, "triggers/show.html", "triggers/_state.html", context)
 
 
 def _trigger(project: Project, name: str) -> Trigger:
