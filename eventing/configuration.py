@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 from django.db import transaction
 
+from eventing.access import Actor
 from eventing.definitions import (
     DatabaseDefinition,
     ProjectDefinition,
@@ -53,7 +54,9 @@ class _DryRun(Exception):
     """Ends the transaction of a dry run, undoing it."""
 
 
-def apply(text: str, environment: Mapping[str, str], *, dry_run: bool, prune: bool) -> Plan:
+def apply(
+    text: str, environment: Mapping[str, str], *, by: Actor, dry_run: bool, prune: bool
+) -> Plan:
     """Make the configuration what `text` says. Raises InvalidInput, having changed nothing.
 
     `prune` deletes databases and triggers of the named projects, and projects, that the file does
@@ -61,7 +64,7 @@ def apply(text: str, environment: Mapping[str, str], *, dry_run: bool, prune: bo
     """
     definitions = parse(text, environment)
     _prepare_logs(definitions, text, dry_run)
-    applier = _Applier(prune)
+    applier = _Applier(prune, by)
     try:
         with transaction.atomic():
             applier.apply(definitions)
@@ -151,8 +154,9 @@ def _with_line(problem: Problem, lines: Mapping[str, int]) -> Problem:
 class _Applier:
     """Carries definitions out one after another and notes each step as a line of the plan."""
 
-    def __init__(self, prune: bool) -> None:
+    def __init__(self, prune: bool, by: Actor) -> None:
         self._prune = prune
+        self._by = by
         self.lines: list[str] = []
         self.cancelled_triggers: list[int] = []
 
@@ -163,14 +167,14 @@ class _Applier:
             kept = [definition.name for definition in definitions]
             for project in Project.objects.exclude(name__in=kept):
                 self.lines.append(f"- project {project.name}")
-                self.cancelled_triggers += delete_project(project)
+                self.cancelled_triggers += delete_project(project, by=self._by)
 
     def _apply_project(self, definition: ProjectDefinition) -> None:
         project = Project.objects.filter(name=definition.name).first()
         if project is None:
             self.lines.append(f"+ project {definition.name}")
             # Eventing goes on last, when all that it is to capture is there.
-            project = create_project(definition.name, SettingsDefinition())
+            project = create_project(definition.name, SettingsDefinition(), by=self._by)
         databases = {database.alias: database for database in project.databases.all()}
         triggers = {trigger.name: trigger for trigger in project.triggers.all()}
         for wanted in definition.databases:
@@ -180,7 +184,7 @@ class _Applier:
         changes = _differences(settings_of(project), definition.settings)
         if changes:
             self.lines.append(f"~ settings {project.name}: {', '.join(changes)}")
-            update_settings(project, definition.settings)
+            update_settings(project, definition.settings, by=self._by)
         if self._prune:
             self._prune_triggers(project, list(triggers.values()))
             # Last of all: one of them may have been the Eventing DB.
@@ -192,10 +196,10 @@ class _Applier:
         name = f"database {project.name}/{wanted.alias}"
         if existing is None:
             self.lines.append(f"+ {name}")
-            save_database(project, wanted)
+            save_database(project, wanted, by=self._by)
         elif changes := _differences(database_definition_of(existing), wanted):
             self.lines.append(f"~ {name}: {', '.join(changes)}")
-            save_database(project, wanted, existing)
+            save_database(project, wanted, existing, by=self._by)
 
     def _apply_trigger(
         self, project: Project, wanted: TriggerDefinition, existing: Trigger | None
@@ -203,20 +207,20 @@ class _Applier:
         name = f"trigger {project.name}/{wanted.name}"
         if existing is None:
             self.lines.append(f"+ {name}")
-            save_trigger(project, wanted)
+            save_trigger(project, wanted, by=self._by)
         elif changes := _differences(trigger_definition_of(existing), wanted):
             self.lines.append(f"~ {name}: {', '.join(changes)}")
-            save_trigger(project, wanted, existing)
+            save_trigger(project, wanted, existing, by=self._by)
 
     def _prune_triggers(self, project: Project, triggers: list[Trigger]) -> None:
         for trigger in triggers:
             self.lines.append(f"- trigger {project.name}/{trigger.name}")
-            self.cancelled_triggers.append(delete_trigger(trigger))
+            self.cancelled_triggers.append(delete_trigger(trigger, by=self._by))
 
     def _prune_databases(self, project: Project, databases: list[Database]) -> None:
         for database in databases:
             self.lines.append(f"- database {project.name}/{database.alias}")
-            delete_database(database)
+            delete_database(database, by=self._by)
 
 
 def _differences(present: Any, wanted: Any) -> list[str]:

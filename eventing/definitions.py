@@ -1,4 +1,4 @@
-"""What a person may write about a project, a database or a trigger, and what of it is allowed.
+"""What a person may write about a project and what belongs to it, and what of that is allowed.
 
 Console forms, REST and YAML all hand plain mappings to the `parse_*` functions below, so a rule
 exists once. A parser returns a frozen definition or raises InvalidInput with every problem found.
@@ -7,6 +7,7 @@ exists once. A parser returns a frozen definition or raises InvalidInput with ev
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
@@ -25,6 +26,9 @@ FORMATS: Final[tuple[PayloadFormat, ...]] = (
     "cloudevents-batch",
 )
 
+# From the least to the most that a member may do.
+Role = Literal["viewer", "editor", "admin"]
+ROLES: Final[tuple[Role, ...]] = ("viewer", "editor", "admin")
 
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -32,6 +36,11 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PROJECT_NAME_ALLOWED = "1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit"
 _NAME_ALLOWED = "1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+_LABEL = re.compile(r"[^\x00-\x1f\x7f]{0,63}")
+_LABEL_ALLOWED = "at most 63 characters on one line"
+_USER_NAME = re.compile(r"[\w.@+-]{1,150}")
+_USER_NAME_ALLOWED = "1 to 150 letters, digits and `@`, `.`, `+`, `-`, `_`"
+_MOMENT_ALLOWED = "an ISO 8601 time such as 2026-01-31T12:00:00Z"
 _DURATION = re.compile(r"([1-9][0-9]{0,4})d")
 _RESERVED_HEADERS = frozenset(
     {"content-length", "content-type", "host", "transfer-encoding", "connection"}
@@ -88,6 +97,24 @@ class SettingsDefinition:
     eventing_db: str = "builtin"
     retention_events_days: int = 30
     retention_payloads_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDefinition:
+    """A member as a person describes them; `new_user`: one who is yet to be made."""
+
+    user: str
+    role: Role
+    new_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDefinition:
+    """An API token as a person describes it. `expires_at` is None for one that never does."""
+
+    role: Role
+    name: str = ""
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +213,18 @@ class _Reader:
             return int(match[1])
         self.refuse(name, value, "a number of days from 1d to 36500d, such as 30d")
         return default
+
+    def moment(self, name: str) -> datetime | None:
+        """An ISO 8601 time; one without a zone is UTC."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            self.refuse(name, value, _MOMENT_ALLOWED)
+            return None
 
     def resolved(self, name: str, written: str) -> str:
         """`written` with each ${NAME} replaced from the environment."""
@@ -409,6 +448,34 @@ def parse_settings(source: object, path: str = "") -> SettingsDefinition:
     if problems:
         raise InvalidInput(problems)
     return settings
+
+
+def parse_member(source: object) -> MemberDefinition:
+    """A member from `{user, role, new_user}`."""
+    reader = _Reader(source, "", {})
+    definition = MemberDefinition(
+        user=reader.text("user", _USER_NAME, _USER_NAME_ALLOWED),
+        role=cast(Role, reader.choice("role", ROLES, None)),
+        new_user=reader.flag("new_user", False),
+    )
+    reader.finish()
+    if reader.problems:
+        raise InvalidInput(reader.problems)
+    return definition
+
+
+def parse_token(source: object) -> TokenDefinition:
+    """An API token from `{role, name, expires_at}`."""
+    reader = _Reader(source, "", {})
+    definition = TokenDefinition(
+        role=cast(Role, reader.choice("role", ROLES, None)),
+        name=reader.text("name", _LABEL, _LABEL_ALLOWED, "").strip(),
+        expires_at=reader.moment("expires_at"),
+    )
+    reader.finish()
+    if reader.problems:
+        raise InvalidInput(reader.problems)
+    return definition
 
 
 def parse_project(

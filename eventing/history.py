@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from eventing.access import Actor
 from eventing.changes import EVENT_STATUSES, EventStatus
 from eventing.enqueueing import enqueuer
 from eventing.eventing_dbs import Store, all_logs, logs_of, stores_of
@@ -143,16 +144,16 @@ def pending_of(project: Project, trigger_ids: Sequence[int]) -> dict[int, int]:
     return total
 
 
-def remove_trigger(trigger: Trigger) -> int:
+def remove_trigger(trigger: Trigger, *, by: Actor) -> int:
     """Delete a trigger and cancel its unfinished events; returns how many those were."""
     logs = list(logs_of(trigger.project))
-    return _cancel(logs, [delete_trigger(trigger)])
+    return _cancel(logs, [delete_trigger(trigger, by=by)])
 
 
-def remove_project(project: Project) -> None:
+def remove_project(project: Project, *, by: Actor) -> None:
     """Delete a project with all it owns and cancel its unfinished events; its logs stay."""
     logs = list(logs_of(project))
-    _cancel(logs, delete_project(project))
+    _cancel(logs, delete_project(project, by=by))
 
 
 def cancel(trigger_ids: Sequence[int]) -> int:

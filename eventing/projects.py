@@ -1,7 +1,8 @@
 """Every change of the control plane: projects, their settings, databases and triggers.
 
-Console, REST and `apply` all come through here. Each change is one transaction that ends by raising
-the configuration version, which the running processes watch; nothing here talks to a source.
+Console, REST and `apply` all come through here, and say who they act for. Each change is one
+transaction that raises the configuration version, which the running processes watch, and notes in
+the audit log what was changed; nothing here talks to a source.
 """
 
 import secrets
@@ -17,6 +18,9 @@ from django.db import transaction
 from django.db.models import F, prefetch_related_objects
 from django.db.models.functions import Now
 
+from eventing import audit
+from eventing.access import Actor
+from eventing.audit import database_facts, settings_facts, trigger_facts
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
     Backoff,
@@ -63,7 +67,9 @@ def configuration_version() -> int:
     return Installation.objects.values_list("configuration_version", flat=True).get()
 
 
-def create_project(name: str, settings: SettingsDefinition, owner: User | None = None) -> Project:
+def create_project(
+    name: str, settings: SettingsDefinition, owner: User | None = None, *, by: Actor
+) -> Project:
     """Make a project; `owner` (a user) becomes its administrator."""
     with configuration_change():
         if Project.objects.filter(name=name).exists():
@@ -72,13 +78,17 @@ def create_project(name: str, settings: SettingsDefinition, owner: User | None =
         if owner is not None:
             Membership.objects.create(user=owner, project=project, role=Membership.Role.ADMIN)
         _write_settings(project, settings)
+        facts = {**settings_facts(settings), "administrator": owner.username if owner else None}
+        audit.write(by, project, "project.create", name, project.pk, new=facts)
     return project
 
 
-def update_settings(project: Project, settings: SettingsDefinition) -> None:
+def update_settings(project: Project, settings: SettingsDefinition, *, by: Actor) -> None:
     """Put settings into force. Turning eventing off gives up every slot: see `RetiredSource`."""
     with configuration_change():
+        old, new = settings_facts(settings_of(project)), settings_facts(settings)
         _write_settings(project, settings)
+        audit.write(by, project, "settings.update", project.name, project.pk, old=old, new=new)
 
 
 def _write_settings(project: Project, settings: SettingsDefinition) -> None:
@@ -166,7 +176,7 @@ def settings_of(project: Project) -> SettingsDefinition:
     )
 
 
-def delete_project(project: Project) -> list[int]:
+def delete_project(project: Project, *, by: Actor) -> list[int]:
     """Delete a project with all it owns; returns the ids of its triggers, to be cancelled.
 
     Its logs stay until retention drops them.
@@ -175,12 +185,22 @@ def delete_project(project: Project) -> list[int]:
         trigger_ids = list(project.triggers.values_list("pk", flat=True))
         for database in project.databases.all():
             _retire(database)
+        facts = {
+            **settings_facts(settings_of(project)),
+            "databases": list(project.databases.values_list("alias", flat=True)),
+            "triggers": list(project.triggers.values_list("name", flat=True)),
+        }
+        audit.write(by, project, "project.delete", project.name, project.pk, old=facts)
         project.delete()
     return trigger_ids
 
 
 def save_database(
-    project: Project, definition: DatabaseDefinition, existing: Database | None = None
+    project: Project,
+    definition: DatabaseDefinition,
+    existing: Database | None = None,
+    *,
+    by: Actor,
 ) -> Database:
     """Create a database, or make `existing` what `definition` says.
 
@@ -193,6 +213,7 @@ def save_database(
             raise InvalidInput(
                 [Problem("alias", repr(definition.alias), "an alias no other database has")]
             )
+        old = database_facts(database_definition_of(existing)) if existing else None
         database = existing or Database(project=project)
         if existing and _names_another_database(existing, definition):
             _refuse_if_it_holds_the_log(existing, "url", "another address")
@@ -211,6 +232,9 @@ def save_database(
         database.eventing_dbs.update(alias=database.alias, url=database.url)
         # Every trigger on all databases now also watches this one.
         project.triggers.filter(databases=None).update(configuration_version=version)
+        action = "database.update" if existing else "database.create"
+        new = database_facts(definition)
+        audit.write(by, project, action, database.alias, database.pk, old=old, new=new)
         return database
 
 
@@ -222,7 +246,7 @@ def _names_another_database(database: Database, definition: DatabaseDefinition) 
     return not stored.names_the_same_database(given)
 
 
-def delete_database(database: Database) -> None:
+def delete_database(database: Database, *, by: Actor) -> None:
     """Delete a database; its slot and publications are taken away by capture, soon after.
 
     Refused while a trigger names it alone: that trigger would silently come to mean all databases.
@@ -246,6 +270,9 @@ def delete_database(database: Database) -> None:
             )
         _refuse_if_it_holds_the_log(database, "alias", repr(database.alias))
         _retire(database)
+        old = database_facts(database_definition_of(database))
+        alias, database_id = database.alias, database.pk
+        audit.write(by, database.project, "database.delete", alias, database_id, old=old)
         database.delete()
 
 
@@ -273,14 +300,19 @@ def _retire(database: Database) -> None:
     CaptureLease.objects.create(database=database, restart_from_now=True)
 
 
-def start_anew(database: Database) -> None:
+def start_anew(database: Database, *, by: Actor) -> None:
     """Accept that changes may have been lost, and let capture start from now."""
     with configuration_change():
         CaptureLease.objects.filter(database=database).update(restart_from_now=True)
+        audit.write(by, database.project, "database.start_anew", database.alias, database.pk)
 
 
 def save_trigger(
-    project: Project, definition: TriggerDefinition, existing: Trigger | None = None
+    project: Project,
+    definition: TriggerDefinition,
+    existing: Trigger | None = None,
+    *,
+    by: Actor,
 ) -> Trigger:
     """Create a trigger, or make `existing` what `definition` says."""
     with configuration_change() as version:
@@ -290,6 +322,7 @@ def save_trigger(
             raise InvalidInput(
                 [Problem("name", repr(definition.name), "a name no other trigger has")]
             )
+        old = trigger_facts(trigger_definition_of(existing)) if existing else None
         trigger = existing or Trigger(project=project, signing_secrets=_new_signing_secrets())
         trigger.name = definition.name
         trigger.tables = list(definition.tables)
@@ -310,7 +343,10 @@ def save_trigger(
         trigger.configuration_version = version
         trigger.save()
         trigger.databases.set(databases)
-        _close_breaker(trigger)
+        action = "trigger.update" if existing else "trigger.create"
+        new = trigger_facts(definition)
+        audit.write(by, project, action, trigger.name, trigger.pk, old=old, new=new)
+        _close_breaker(trigger, by=by)
         return trigger
 
 
@@ -329,24 +365,38 @@ def _new_signing_secrets() -> str:
     return orjson.dumps([new_secret()]).decode()
 
 
-def set_trigger_state(trigger: Trigger, state: TriggerState) -> None:
+def set_trigger_state(trigger: Trigger, state: TriggerState, *, by: Actor) -> None:
     """Pause, resume, disable or enable a trigger."""
     with configuration_change() as version:
+        old, new = {"state": trigger.state}, {"state": state}
         trigger.state = state
         trigger.configuration_version = version
         trigger.save(update_fields=["state", "configuration_version", "changed_at"])
-        _close_breaker(trigger)
+        project, name = trigger.project, trigger.name
+        audit.write(by, project, "trigger.update", name, trigger.pk, old=old, new=new)
+        _close_breaker(trigger, by=by)
 
 
-def _close_breaker(trigger: Trigger) -> None:
+def _close_breaker(trigger: Trigger, *, by: Actor) -> None:
     """Deliver again at once: a person has looked at the trigger and changed what it needed."""
-    Breaker.objects.filter(trigger=trigger).delete()
+    deleted, _ = Breaker.objects.filter(trigger=trigger).delete()
+    if deleted:
+        audit.write(by, trigger.project, "trigger.close_breaker", trigger.name, trigger.pk)
 
 
-def delete_trigger(trigger: Trigger) -> int:
+def signing_secrets_of(trigger: Trigger, *, by: Actor) -> list[str]:
+    """The signing secrets of a trigger in clear; who asked for them is noted."""
+    audit.write(by, trigger.project, "trigger.reveal_secret", trigger.name, trigger.pk)
+    found: list[str] = orjson.loads(trigger.signing_secrets or "[]")
+    return found
+
+
+def delete_trigger(trigger: Trigger, *, by: Actor) -> int:
     """Delete a trigger; returns its id, whose unfinished events are then to be cancelled."""
     with configuration_change():
         trigger_id = trigger.pk
+        old = trigger_facts(trigger_definition_of(trigger))
+        audit.write(by, trigger.project, "trigger.delete", trigger.name, trigger_id, old=old)
         trigger.delete()
     return trigger_id
 

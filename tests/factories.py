@@ -7,12 +7,19 @@ from typing import Any
 
 import orjson
 
+from eventing.access import command_line
 from eventing.changes import Change, Claim, Event, Exchange, Operation, Origin, Outcome
 from eventing.cloudevents import EventBuilder
-from eventing.definitions import SettingsDefinition, parse_database, parse_trigger
+from eventing.definitions import (
+    SettingsDefinition,
+    TokenDefinition,
+    parse_database,
+    parse_trigger,
+)
 from eventing.matching import Matcher, Rule
 from eventing.models import Database, Project, Trigger
 from eventing.projects import create_project, save_database, save_trigger
+from eventing.tokens import create_token
 
 NODE_ID = "6f1ff0a4-6f2e-4d0c-9b8e-6f0a6a3f2a11"
 
@@ -83,16 +90,24 @@ def make_outcome(
 
 def make_project(name: str = "shop", *, enabled: bool = True, owner: Any = None) -> Project:
     """A project, its eventing on unless told otherwise."""
-    return create_project(name, SettingsDefinition(eventing_enabled=enabled), owner)
+    return create_project(
+        name, SettingsDefinition(eventing_enabled=enabled), owner, by=command_line()
+    )
 
 
 def make_database(project: Project, url: str, alias: str = "main", **fields: Any) -> Database:
     """A Postgres source of `project`."""
     given = {"alias": alias, "type": "postgres", "url": url} | fields
-    return save_database(project, parse_database(given, {}))
+    return save_database(project, parse_database(given, {}), by=command_line())
 
 
 def make_trigger(project: Project, url: str, name: str = "welcome-email", **fields: Any) -> Trigger:
     """A trigger of `project`, on inserts unless told otherwise."""
     given = {"name": name, "url": url, "operations": ["insert"]} | fields
-    return save_trigger(project, parse_trigger(given, {}))
+    return save_trigger(project, parse_trigger(given, {}), by=command_line())
+
+
+def make_token(user: Any, role: Any, project: Project | None, **fields: Any) -> str:
+    """What the owner of a new API token sends."""
+    definition = TokenDefinition(role, **fields)
+    return create_token(user, project, definition, by=command_line()).secret

@@ -1,12 +1,13 @@
-"""Which events the log page shows, read from its address and written back into it."""
+"""What the event log and the audit log show, read from their addresses and written back there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
 from django.http import QueryDict
 
+from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, OPERATIONS, EventStatus, Operation
 from eventing.logs.base import EventFilter
 from eventing.problems import Problem
@@ -23,17 +24,11 @@ _LONGEST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class LogQuery:
-    """What was asked for, as text for the form, and as a filter for the log."""
+class _Query:
+    """What was asked for, as text for the form, and what is wrong with it."""
 
     given: Mapping[str, str]
-    filters: EventFilter
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def more_is_used(self) -> bool:
-        """Whether a filter is set that the bar does not show at first."""
-        return any(self.given.get(name) for name in _MORE)
+    problems: list[Problem]
 
     @property
     def is_filtered(self) -> bool:
@@ -47,18 +42,41 @@ class LogQuery:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class LogQuery(_Query):
+    """What was asked of the event log."""
+
+    filters: EventFilter
+
+    @property
+    def more_is_used(self) -> bool:
+        """Whether a filter is set that the bar does not show at first."""
+        return any(self.given.get(name) for name in _MORE)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery(_Query):
+    """What was asked of the audit log."""
+
+    filters: AuditFilter
+
+
+def audit_query(query: QueryDict) -> AuditQuery:
+    """The filters of an address; what is wrong with them is noted, and filters nothing."""
+    problems: list[Problem] = []
+    given = _texts(query, ("kind", "user", "object"), problems)
+    filters = AuditFilter(
+        kind=_choice(given, "kind", KINDS, problems),
+        object_name=given.get("object"),
+        user_name=given.get("user"),
+    )
+    return AuditQuery(given, problems, filters)
+
+
 def log_query(query: QueryDict, now: datetime) -> LogQuery:
     """The filters of an address; what is wrong with them is noted, and filters nothing."""
     problems: list[Problem] = []
-    given: dict[str, str] = {}
-    for name in (*_FIRST, *_MORE):
-        value = query.get(name, "").strip()
-        if "\x00" in value or len(value) > _LONGEST:
-            problems.append(
-                Problem(name, "something else", f"text of at most {_LONGEST} characters")
-            )
-        elif value:
-            given[name] = value
+    given = _texts(query, (*_FIRST, *_MORE), problems)
     status = _choice(given, "status", EVENT_STATUSES, problems)
     operation = _choice(given, "operation", OPERATIONS, problems)
     within = _choice(given, "within", tuple(PERIODS), problems)
@@ -76,7 +94,21 @@ def log_query(query: QueryDict, now: datetime) -> LogQuery:
         after=after,
         before=_moment(given, "before", problems),
     )
-    return LogQuery(given, filters, problems)
+    return LogQuery(given, problems, filters)
+
+
+def _texts(query: QueryDict, names: tuple[str, ...], problems: list[Problem]) -> dict[str, str]:
+    """What was given under these names, without what is blank."""
+    given: dict[str, str] = {}
+    for name in names:
+        value = query.get(name, "").strip()
+        if "\x00" in value or len(value) > _LONGEST:
+            problems.append(
+                Problem(name, "something else", f"text of at most {_LONGEST} characters")
+            )
+        elif value:
+            given[name] = value
+    return given
 
 
 def _choice(

@@ -5,10 +5,12 @@ their fields. What is allowed is decided over there; secrets that are stored nev
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, Final
 
 import orjson
 from django.http import QueryDict
+from django.utils import timezone
 
 from eventing.access import Actor
 from eventing.changes import DATABASE_TYPES, DatabaseType
@@ -386,7 +388,30 @@ def _problems_of_fields(type: DatabaseType, given: Mapping[str, str]) -> list[Pr
     return problems
 
 
-# Settings
+# Settings, their members and tokens
+
+
+def given_member(post: QueryDict) -> dict[str, Any]:
+    """A member as the form describes them."""
+    return {
+        "user": post.get("user", "").strip(),
+        "role": post.get("role", ""),
+        "new_user": "new_user" in post,
+    }
+
+
+def given_token(post: QueryDict) -> dict[str, str]:
+    """The form of a new token as it was sent."""
+    return {name: post.get(name, "").strip() for name in ("name", "role", "expires_at")}
+
+
+def token_source(post: QueryDict) -> dict[str, str]:
+    """A token as the form describes it, whose life is a number of days."""
+    given = given_token(post)
+    days = given["expires_at"]
+    if days.isascii() and days.isdigit() and len(days) < 5:
+        given["expires_at"] = (timezone.now() + timedelta(days=int(days))).isoformat()
+    return {name: value for name, value in given.items() if value or name != "expires_at"}
 
 
 def stored_settings_form(settings: SettingsDefinition) -> Form:

@@ -3,17 +3,36 @@
 Nothing is looked up until a template asks, so partials cost none of it.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from django.conf import settings
 from django.utils.functional import cached_property
 
-from eventing.access import ADMIN, EDITOR, Actor
+from eventing.access import ADMIN, EDITOR, RANK, VIEWER, Actor
 from eventing.health import PROCESSES, ProcessHealth, process_health
+from eventing.models import Membership
 from webui.requests import Request
 
 THEMES: Final = ("light", "dark", "system")
 _MOST_PROJECTS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsPage:
+    """An entry of the navigation within Settings, for those who have at least `role`."""
+
+    address: str
+    label: str
+    role: Membership.Role
+
+
+SETTINGS_PAGES: Final = (
+    SettingsPage("settings", "Eventing", VIEWER),
+    SettingsPage("settings-members", "Members", ADMIN),
+    SettingsPage("settings-tokens", "API tokens", VIEWER),
+    SettingsPage("settings-audit", "Audit log", ADMIN),
+)
 
 
 class Frame:
@@ -38,9 +57,19 @@ class Frame:
     @property
     def section(self) -> str:
         """The name of the entry in the side bar that the page belongs to."""
+        return _SECTIONS.get(self.page.split("-")[0], "")
+
+    @property
+    def page(self) -> str:
+        """The name of the page's address."""
         match = self._request.resolver_match
-        name = match.url_name if match else ""
-        return _SECTIONS.get((name or "").split("-")[0], "")
+        return (match.url_name if match else "") or ""
+
+    @property
+    def settings_pages(self) -> list[SettingsPage]:
+        """The pages of Settings that are open to whoever looks."""
+        own = RANK[self._request.role]
+        return [page for page in SETTINGS_PAGES if RANK[page.role] <= own]
 
     @property
     def may_edit(self) -> bool:

@@ -17,7 +17,7 @@ from django.template.loader import render_to_string
 from django.views.decorators.cache import cache_control
 from django_htmx.http import HttpResponseClientRefresh
 
-from eventing.access import ADMIN, EDITOR, VIEWER, Actor
+from eventing.access import ADMIN, EDITOR, RANK, VIEWER, Actor
 from eventing.logs.base import LogUnavailable
 from eventing.models import Membership, Project
 from eventing.models.fields import UndecryptableValue
@@ -31,6 +31,11 @@ class SeeOther(HttpResponseRedirect):
     """303: what was asked for is done, and this page shows it."""
 
     status_code = 303
+
+
+def actor_of(request: Request) -> Actor:
+    """Who makes a request, once they have signed in."""
+    return Actor(request.user, address=request.META.get("REMOTE_ADDR", ""))
 
 
 def project_page(
@@ -48,14 +53,15 @@ def project_page(
         def page(request: Request, project: str, **named: Any) -> HttpResponse:
             if not request.user.is_authenticated:
                 return _sign_in_first(request)
+            request.actor = actor_of(request)
             found = Project.objects.filter(name=project).first()
-            own = Actor(request.user).role_in(found) if found else None
+            own = request.actor.role_in(found) if found else None
             if found is None or own is None:
                 raise Http404("There is no such project.")
             request.project = found
             request.role = own
             needed = to_post or role if request.method == "POST" else role
-            if _RANK[own] < _RANK[needed]:
+            if RANK[own] < RANK[needed]:
                 raise PermissionDenied(_NEEDED[needed])
             try:
                 return view(request, found, **named)
@@ -74,7 +80,6 @@ def _sign_in_first(request: Request) -> HttpResponse:
     return redirect_to_login(request.get_full_path())
 
 
-_RANK: Final = {VIEWER: 1, EDITOR: 2, ADMIN: 3}
 _NEEDED: Final = {
     EDITOR: "Editors and administrators of this project may do that; you may look.",
     ADMIN: "Administrators of this project may do that; ask one of them.",

@@ -5,13 +5,16 @@ from django.urls import URLPattern, URLResolver, include, path, register_convert
 from webui.names import NameConverter
 from webui.views import (
     accounts,
+    audit,
     databases,
     events,
     health,
+    members,
     overview,
     projects,
     redeliveries,
     settings,
+    tokens,
     triggers,
 )
 
@@ -49,6 +52,12 @@ _project: list[URLPattern | URLResolver] = [
     path("events/<uuid:event_id>/", events.show, name="event"),
     path("events/<uuid:event_id>/redeliver/", events.redeliver, name="event-redeliver"),
     path("settings/", settings.edit, name="settings"),
+    path("settings/members/", members.index, name="settings-members"),
+    path("settings/members/<int:user_id>/role/", members.change_role, name="settings-member-role"),
+    path("settings/members/<int:user_id>/remove/", members.remove, name="settings-member-remove"),
+    path("settings/tokens/", tokens.index, name="settings-tokens"),
+    path("settings/tokens/<int:token_id>/revoke/", tokens.revoke, name="settings-token-revoke"),
+    path("settings/audit/", audit.index, name="settings-audit"),
     path("settings/delete/", projects.delete, name="project-delete"),
 ]
 

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from eventing.access import Actor, actor_of_token
 
 
-def actor_of_header(header: str) -> Actor | None:
+def actor_of_header(header: str, address: str = "") -> Actor | None:
     """Who an Authorization header stands for, None if it is empty. Raises AuthenticationFailed."""
     scheme, _, token = header.partition(" ")
     if not scheme:
@@ -23,9 +23,11 @@ def actor_of_header(header: str) -> Actor | None:
         raise AuthenticationFailed(
             "the Authorization header is not understood; allowed: Bearer <token>"
         )
-    actor = actor_of_token(token.strip())
+    actor = actor_of_token(token.strip(), address)
     if actor is None:
-        raise AuthenticationFailed("this token is unknown, or its user is no longer active")
+        raise AuthenticationFailed(
+            "this token is unknown or has expired, or its user is no longer active"
+        )
     return actor
 
 
@@ -34,7 +36,8 @@ class TokenAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[User, Actor] | None:
         """The user and the actor, None without the header. Raises AuthenticationFailed."""
-        actor = actor_of_header(get_authorization_header(request).decode("latin-1"))
+        header = get_authorization_header(request).decode("latin-1")
+        actor = actor_of_header(header, request.META.get("REMOTE_ADDR", ""))
         return (actor.user, actor) if actor else None
 
     def authenticate_header(self, request: Request) -> str:
@@ -52,5 +55,6 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
         return {
             "type": "http",
             "scheme": "bearer",
-            "description": "A token made by `python manage.py token create`.",
+            "description": "A token made in the console's settings, by this API, or by"
+            " `python manage.py token create`.",
         }

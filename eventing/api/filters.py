@@ -1,4 +1,4 @@
-"""Which events a request asks for: the parameters of contract section 7, checked.
+"""Which events, or entries of the audit log, a request asks for: its parameters, checked.
 
 A parameter that is not known is refused by name, since leaving it out would widen the selection.
 """
@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from django.http import QueryDict
 
+from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.logs.base import EventFilter
 from eventing.problems import InvalidInput, Problem
@@ -50,6 +51,29 @@ def selection_of(query: QueryDict) -> Selection:
     if problems:
         raise InvalidInput(problems)
     return Selection(filters, given.get("cursor"), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSelection:
+    """Entries of the audit log to show: which, from where on, and how many."""
+
+    filters: AuditFilter
+    cursor: str | None
+    limit: int
+
+
+def audit_selection_of(query: QueryDict) -> AuditSelection:
+    """A page's selection from the query. Raises InvalidInput."""
+    given, problems = _texts(query, ("kind", "object", "user", *PAGING))
+    filters = AuditFilter(
+        kind=_choice(given, "kind", KINDS, problems),
+        object_name=given.get("object"),
+        user_name=given.get("user"),
+    )
+    limit = _limit(given, problems)
+    if problems:
+        raise InvalidInput(problems)
+    return AuditSelection(filters, given.get("cursor"), limit)
 
 
 def filters_of(query: QueryDict, body: Mapping[str, Any]) -> EventFilter:

@@ -1,4 +1,4 @@
-"""What the caller may do: reading takes the role `viewer`, changing what the view says.
+"""What the caller may do: reading and changing take the roles that the view says.
 
 A project the caller has no role in does not exist for them: 404, never 403.
 """
@@ -9,7 +9,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from eventing.access import VIEWER, Actor
+from eventing.access import Actor
 
 _NEEDED: Final = "this takes the role {needed} in the project; this token has the role {own}"
 
@@ -25,7 +25,7 @@ class ProjectRole(BasePermission):
         project = view.project
         if project is None:
             return True
-        needed = VIEWER if request.method in SAFE_METHODS else view.write_role
+        needed = view.read_role if request.method in SAFE_METHODS else view.write_role
         if not actor.may(needed, project):
             own = actor.role_in(project)
             raise PermissionDenied(_NEEDED.format(needed=needed.value, own=own or "none"))

@@ -20,7 +20,15 @@ from eventing.definitions import DatabaseDefinition, SettingsDefinition, Trigger
 from eventing.doctor import passes
 from eventing.lanes import MASK
 from eventing.logs.base import EventDetail, EventRow, Invocation
-from eventing.models import Database, Project, Redelivery, Trigger
+from eventing.models import (
+    ApiToken,
+    AuditEntry,
+    Database,
+    Membership,
+    Project,
+    Redelivery,
+    Trigger,
+)
 from eventing.projects import (
     CaptureStatus,
     database_definition_of,
@@ -90,6 +98,43 @@ def masked_address(url: str) -> str:
         user += f":{MASK}"
     shown = f"{parts.scheme}://{user}{'@' if credentials else ''}{place}{parts.path}"
     return f"{shown}?{MASK}" if parts.query or parts.fragment else shown
+
+
+def member_shown(membership: Membership) -> dict[str, Any]:
+    """A member of a project."""
+    user = membership.user
+    return {"user": user.username, "role": membership.role, "active": user.is_active}
+
+
+def token_shown(token: ApiToken) -> dict[str, Any]:
+    """All that is known of a token, which is not the token itself."""
+    return {
+        "id": token.pk,
+        "name": token.name,
+        "role": token.role,
+        "expires_at": _moment(token.expires_at),
+        "user": token.user.username,
+        "project": token.project.name if token.project else None,
+        "created_at": _moment(token.created_at),
+        "last_used_at": _moment(token.last_used_at),
+    }
+
+
+def entry_shown(entry: AuditEntry) -> dict[str, Any]:
+    """An entry of the audit log."""
+    return {
+        "id": entry.pk,
+        "at": _moment(entry.at),
+        "user": entry.user_name,
+        "token": entry.token_id,
+        "address": entry.address,
+        "action": entry.action,
+        "kind": entry.kind,
+        "object_id": entry.object_id,
+        "object": entry.object_name,
+        "old": entry.old,
+        "new": entry.new,
+    }
 
 
 def findings_shown(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from rest_framework import serializers
 
+from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
-from eventing.definitions import FORMATS, TRIGGER_STATES
-from eventing.models import CaptureLease, Membership
+from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES
+from eventing.models import CaptureLease
 
 _Text = serializers.CharField
 _Number = serializers.IntegerField
@@ -59,9 +60,76 @@ class Settings(serializers.Serializer[object]):
 class Project(Settings):
     name = _Text()
     created_at = _Moment(read_only=True)
-    role = serializers.ChoiceField(
-        choices=Membership.Role.choices, read_only=True, help_text="The caller's role."
+    role = serializers.ChoiceField(choices=ROLES, read_only=True, help_text="The caller's role.")
+
+
+class Member(serializers.Serializer[object]):
+    user = _Text(help_text="The user's name.")
+    role = serializers.ChoiceField(choices=ROLES)
+    active = _Flag(read_only=True, help_text="Whether the user may sign in.")
+
+
+class MemberToAdd(serializers.Serializer[object]):
+    user = _Text(help_text="The user's name.")
+    role = serializers.ChoiceField(choices=ROLES)
+    new_user = _Flag(
+        default=False,
+        help_text="Make the user, too; for administrators of the installation.",
     )
+
+
+class AddedMember(Member):
+    first_password = _Text(
+        allow_null=True, help_text="Of a user who was made; shown this once. Else null."
+    )
+
+
+class MemberChange(serializers.Serializer[object]):
+    role = serializers.ChoiceField(choices=ROLES, required=False)
+
+
+class Token(serializers.Serializer[object]):
+    id = _Number(read_only=True)
+    name = _Text(default="")
+    role = serializers.ChoiceField(choices=ROLES)
+    expires_at = _Moment(required=False, allow_null=True, help_text="null: never.")
+    user = _Text(read_only=True, help_text="The user it acts for.")
+    project = _Text(
+        read_only=True, allow_null=True, help_text="The only project it opens; null: all."
+    )
+    created_at = _Moment(read_only=True)
+    last_used_at = _Moment(read_only=True, allow_null=True)
+
+
+class NewToken(Token):
+    token = _Text(help_text="What goes into the Authorization header; shown this once.")
+
+
+class AuditEntry(serializers.Serializer[object]):
+    id = _Number()
+    at = _Moment()
+    user = _Text(help_text="Who; empty for a command.")
+    token = _Number(allow_null=True, help_text="The id of the token they used; null: none.")
+    address = _Text(help_text="From where; manage.py for a command.")
+    action = _Text(help_text="What was done, such as trigger.update.")
+    kind = serializers.ChoiceField(choices=KINDS)
+    object_id = _Number(allow_null=True)
+    object = _Text(help_text="The name of what it was done to.")
+    old = serializers.DictField(allow_null=True, help_text="Before, the fields that differ.")
+    new = serializers.DictField(allow_null=True, help_text="Afterwards, the fields that differ.")
+
+
+class AuditPage(serializers.Serializer[object]):
+    results = AuditEntry(many=True)
+    next = _Text(allow_null=True, help_text="The cursor of the next page.")
+
+
+class AuditSelection(serializers.Serializer[object]):
+    kind = serializers.ChoiceField(choices=KINDS, required=False)
+    object = _Text(required=False)
+    user = _Text(required=False)
+    cursor = _Text(required=False, help_text="`next` of the page before.")
+    limit = _Number(required=False, default=50, min_value=1, max_value=500)
 
 
 class Capture(serializers.Serializer[object]):

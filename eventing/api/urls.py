@@ -5,7 +5,16 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from eventing.api.health import healthz, metrics, readyz
 from eventing.api.problem_details import nothing_here
-from eventing.api.views import databases, events, projects, redeliveries, triggers
+from eventing.api.views import (
+    audit,
+    databases,
+    events,
+    members,
+    projects,
+    redeliveries,
+    tokens,
+    triggers,
+)
 
 
 class NameConverter:
@@ -25,6 +34,11 @@ register_converter(NameConverter, "name")
 _of_a_project = [
     path("", projects.OneProject.as_view(), name="api-project"),
     path("settings/", projects.ProjectSettings.as_view()),
+    path("members/", members.Members.as_view()),
+    path("members/<str:username>/", members.OneMember.as_view(), name="api-member"),
+    path("tokens/", tokens.Tokens.as_view()),
+    path("tokens/<int:token_id>/", tokens.OneToken.as_view(), name="api-token"),
+    path("audit/", audit.AuditLog.as_view()),
     path("databases/", databases.Databases.as_view()),
     path("databases/<name:alias>/", databases.OneDatabase.as_view(), name="api-database"),
     path("databases/<name:alias>/check/", databases.DatabaseCheck.as_view()),

@@ -3,6 +3,7 @@
 from eventing.models.control import (
     Allotment,
     ApiToken,
+    AuditEntry,
     Breaker,
     CaptureLease,
     Database,
@@ -19,6 +20,7 @@ from eventing.models.control import (
 __all__ = [
     "Allotment",
     "ApiToken",
+    "AuditEntry",
     "Breaker",
     "CaptureLease",
     "Database",

@@ -216,9 +216,43 @@ class ApiToken(models.Model):
         Project, on_delete=models.CASCADE, related_name="api_tokens", null=True, blank=True
     )
     role = models.CharField(max_length=6, choices=Membership.Role.choices)
+    name = models.CharField(max_length=63, blank=True, default="")
     digest = models.CharField(max_length=64, unique=True)
+    # The token it was made with; it goes with that one.
+    made_with = models.ForeignKey(
+        "self", on_delete=models.CASCADE, related_name="+", null=True, blank=True
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+
+class AuditEntry(models.Model):
+    """Who changed what; see `eventing.audit`, which alone writes it.
+
+    It names everything by id and by name without a foreign key, and so outlives all of it.
+    """
+
+    at = models.DateTimeField(db_default=Now())
+    # Empty for a command; `address` then names `manage.py`.
+    user_name = models.CharField(max_length=150, blank=True)
+    token_id = models.BigIntegerField(null=True)
+    address = models.CharField(max_length=64, blank=True)
+    # None for what concerns no project, or all of them.
+    project_id = models.BigIntegerField(null=True)
+    project_name = models.CharField(max_length=63, blank=True)
+    kind = models.CharField(max_length=8)
+    action = models.CharField(max_length=32)
+    object_id = models.BigIntegerField(null=True)
+    object_name = models.CharField(max_length=150)
+    old = models.JSONField(null=True)
+    new = models.JSONField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["project_id", "-id"], name="audit_of_project"),
+            models.Index(fields=["kind", "object_id", "-id"], name="audit_of_object"),
+        ]
 
 
 class CaptureLease(models.Model):

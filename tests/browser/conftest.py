@@ -3,8 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import pytest
 from django.contrib.auth.models import User
@@ -19,10 +19,14 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from eventing.access import Actor, command_line
+from eventing.definitions import MemberDefinition, Role
 from eventing.health import beat
 from eventing.logs.postgres import PostgresEventLog
+from eventing.members import add_member
 from eventing.models import CaptureLease
-from tests.factories import make_database, make_project, make_trigger
+from eventing.projects import save_trigger, trigger_definition_of
+from tests.factories import make_database, make_project, make_token, make_trigger
 from tests.web.conftest import Shop
 
 # Playwright's loop runs in the tests' thread, where Django would refuse to touch the database.
@@ -132,6 +136,16 @@ def shop(log: PostgresEventLog) -> Shop:
     found.add_events(8)
     found.add_events(4, status_code=None)
     beat("capture", "capture@host:1")
+    for name, role in (("grace", "admin"), ("a-user-of-" + "x" * 140, "viewer")):
+        member = User.objects.create_user(name)
+        add_member(project, MemberDefinition(name, cast(Role, role)), by=command_line())
+        make_token(member, role, project, name="a deploy script with a name of " + "x" * 32)
+    save_trigger(
+        project,
+        replace(trigger_definition_of(trigger), retries=9, headers={"Authorization": "other"}),
+        trigger,
+        by=Actor(member, address="2001:db8:85a3:8d3:1319:8a2e:370:7348"),
+    )
     return found
 
 

@@ -12,6 +12,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from eventing import redeliveries
 from eventing.logs.base import EventFilter
+from eventing.models import ApiToken, Membership
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.web.conftest import Shop
 
@@ -37,6 +38,12 @@ PAGES = (
     "/projects/shop/events/redeliver/?status=failed&trigger=x",
     "/projects/shop/redeliveries/REDELIVERY/",
     "/projects/shop/settings/",
+    "/projects/shop/settings/members/",
+    "/projects/shop/settings/members/MEMBER/remove/",
+    "/projects/shop/settings/tokens/",
+    "/projects/shop/settings/tokens/TOKEN/revoke/",
+    "/projects/shop/settings/audit/",
+    "/projects/shop/settings/audit/?kind=user",
     "/projects/shop/settings/delete/",
     "/projects/empty/",
     "/projects/empty/databases/",
@@ -67,8 +74,15 @@ def test_a_page_is_fine_at_every_width_in_both_themes(
     sign_in(context, live_server)
     event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
     redelivery = redeliveries.start(shop.project, EventFilter(status="failed"), 5, "ada")
-    place = path.replace("EVENT", str(event.id)).replace("REDELIVERY", str(redelivery.pk))
-    page.goto(live_server.url + place)
+    member, token = Membership.objects.latest("pk"), ApiToken.objects.latest("pk")
+    for name, value in (
+        ("EVENT", event.id),
+        ("REDELIVERY", redelivery.pk),
+        ("MEMBER", member.user_id),
+        ("TOKEN", token.pk),
+    ):
+        path = path.replace(name, str(value))
+    page.goto(live_server.url + path)
     for theme in THEMES:
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         for width in WIDTHS:
@@ -116,6 +130,17 @@ def test_what_opens_on_a_page_is_fine_too(
     page.get_by_label("Webhook URL").fill("nonsense")
     page.get_by_role("button", name="Add", exact=True).click()
     page.get_by_text("Nothing was saved.").wait_for()
+    assert not scrolls_sideways(page)
+    assert violations(page) == []
+    for path in ("settings/audit/", f"triggers/{LONG}/"):
+        page.goto(live_server.url + shop.path(path))
+        for details in page.locator("details.changes > summary").all():
+            details.click()
+        assert not scrolls_sideways(page)
+        assert violations(page) == []
+    page.goto(live_server.url + shop.path("settings/tokens/"))
+    page.get_by_role("button", name="Create").click()
+    page.get_by_text("It is shown this once.").wait_for()
     assert not scrolls_sideways(page)
     assert violations(page) == []
     page.goto(live_server.url + shop.path("triggers/"))

@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from eventing.access import actor_of_token
+from eventing.access import actor_of_token, command_line
 from eventing.configuration import apply, export
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Database, Project, RetiredSource, Trigger
@@ -42,7 +42,7 @@ projects:
 
 
 def plan_of(text: str, *, dry_run: bool = False, prune: bool = False) -> tuple[str, ...]:
-    return apply(text, ENVIRONMENT, dry_run=dry_run, prune=prune).lines
+    return apply(text, ENVIRONMENT, by=command_line(), dry_run=dry_run, prune=prune).lines
 
 
 def test_a_file_is_applied_and_says_what_it_did() -> None:
@@ -140,11 +140,12 @@ def test_another_server_gives_the_old_slot_up_and_other_credentials_do_not() -> 
     plan_of(SHOP)
     first = Database.objects.get()
     same = ENVIRONMENT | {"SHOP_DB_URL": "postgres://u:other@db:5432/shop?sslmode=require"}
-    assert apply(SHOP, same, dry_run=False, prune=False).lines == ("~ database shop/main: url",)
+    plan = apply(SHOP, same, by=command_line(), dry_run=False, prune=False)
+    assert plan.lines == ("~ database shop/main: url",)
     assert Database.objects.get().source_name == first.source_name
     assert not RetiredSource.objects.exists()
     moved = ENVIRONMENT | {"SHOP_DB_URL": "postgres://u:other@elsewhere:5432/shop"}
-    apply(SHOP, moved, dry_run=False, prune=False)
+    apply(SHOP, moved, by=command_line(), dry_run=False, prune=False)
     assert Database.objects.get().source_name != first.source_name
     assert RetiredSource.objects.get().source_name == first.source_name
 

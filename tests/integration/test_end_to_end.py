@@ -267,7 +267,8 @@ def test_a_lost_slot_blocks_capture_until_a_person_starts_it_anew(
         "shell",
         "-c",
         "from eventing.models import Database; from eventing.projects import start_anew;"
-        f"start_anew(Database.objects.get(project__name={product.name!r}))",
+        "from eventing.access import command_line;"
+        f"start_anew(Database.objects.get(project__name={product.name!r}), by=command_line())",
     )
     wait_until(lambda: product.capture()["state"] == "streaming", 30, "not streaming")
     product.run_sql("INSERT INTO users VALUES (2)")

@@ -10,7 +10,6 @@ from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client
 
-from eventing.access import create_token
 from eventing.changes import Event
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Database, Membership, Project, Trigger
@@ -20,6 +19,7 @@ from tests.factories import (
     make_events,
     make_origin,
     make_project,
+    make_token,
     make_trigger,
 )
 
@@ -103,6 +103,10 @@ class Shop:
     def admin(self) -> Api:
         return self.api_of["admin"]
 
+    @property
+    def root(self) -> Api:
+        return self.api_of["root"]
+
     def events(self, log: PostgresEventLog, count: int = 1, **change: Any) -> list[Event]:
         """Store events of the shop's trigger; oldest first."""
         changes = [make_change(**change) for _ in range(count)]
@@ -121,15 +125,15 @@ def make_shop(name: str = "shop") -> Shop:
     for role in Membership.Role:
         user = User.objects.create_user(f"{name}-{role.value}")
         Membership.objects.create(user=user, project=project, role=role)
-        api_of[role.value] = Api(create_token(user, role, project))
+        api_of[role.value] = Api(make_token(user, role, project))
     root = User.objects.create_superuser(f"{name}-root")
-    api_of["root"] = Api(create_token(root, Membership.Role.ADMIN, None))
+    api_of["root"] = Api(make_token(root, Membership.Role.ADMIN, None))
     return Shop(project, database, trigger, api_of)
 
 
 def _token(username: str) -> str:
     user = User.objects.create_user(username)
-    return create_token(user, Membership.Role.ADMIN, None)
+    return make_token(user, Membership.Role.ADMIN, None)
 
 
 def deliver(log: PostgresEventLog, events: Sequence[Event], outcome: Callable[[Any], Any]) -> None:

@@ -8,14 +8,14 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client, override_settings
 
-from eventing.access import create_token
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Membership, Project
-from tests.factories import make_outcome
+from tests.factories import make_outcome, make_token
 from tests.web.api import HOOK, SOURCE, Api, Shop, deliver, make_shop
 
 ROLES = ("nobody", "stranger", "viewer", "editor", "admin", "root")
 READ = (401, 404, 200, 200, 200, 200)
+ADMINISTER = (401, 404, 403, 403, 200, 200)
 NEW_TRIGGER = {"name": "new", "url": HOOK, "operations": ["insert"]}
 
 # Method, path, body, and the status for each of ROLES. `{event}` is a delivered event.
@@ -65,6 +65,22 @@ MATRIX = [
     ("POST", "projects/shop/redeliveries/", {}, (401, 404, 403, 201, 201, 201)),
     ("GET", "projects/shop/redeliveries/0/", None, (401, 404, 404, 404, 404, 404)),
     ("POST", "projects/shop/redeliveries/0/cancel/", None, (401, 404, 403, 404, 404, 404)),
+    ("GET", "projects/shop/members/", None, ADMINISTER),
+    (
+        "POST",
+        "projects/shop/members/",
+        {"user": "shop-stranger", "role": "viewer"},
+        (401, 404, 403, 403, 201, 201),
+    ),
+    ("GET", "projects/shop/members/shop-viewer/", None, ADMINISTER),
+    ("PATCH", "projects/shop/members/shop-viewer/", {"role": "editor"}, ADMINISTER),
+    ("DELETE", "projects/shop/members/shop-viewer/", None, (401, 404, 403, 403, 204, 204)),
+    ("GET", "projects/shop/tokens/", None, READ),
+    ("POST", "projects/shop/tokens/", {"role": "viewer"}, (401, 404, 201, 201, 201, 201)),
+    ("POST", "projects/shop/tokens/", {"role": "admin"}, (401, 404, 422, 422, 201, 201)),
+    ("GET", "projects/shop/tokens/0/", None, (401, 404, 404, 404, 404, 404)),
+    ("DELETE", "projects/shop/tokens/0/", None, (401, 404, 404, 404, 404, 404)),
+    ("GET", "projects/shop/audit/", None, ADMINISTER),
 ]
 
 
@@ -121,14 +137,14 @@ def test_a_session_cookie_is_no_token(db: None) -> None:
 
 def test_a_token_never_does_more_than_its_role(db: None) -> None:
     root = User.objects.create_superuser("root")
-    viewer = Api(create_token(root, Membership.Role.VIEWER, None))
+    viewer = Api(make_token(root, Membership.Role.VIEWER, None))
     assert viewer.post("projects/", {"name": "shop"}).status == 403
 
 
 def test_a_token_of_one_project_does_not_see_another(shop: Shop) -> None:
     other = make_shop("other")
     root = User.objects.create_superuser("root")
-    token = Api(create_token(root, Membership.Role.ADMIN, other.project))
+    token = Api(make_token(root, Membership.Role.ADMIN, other.project))
     assert [each["name"] for each in token.get("projects/").json] == ["other"]
     assert token.get("projects/shop/").status == 404
     assert token.post("projects/", {"name": "new"}).status == 403
@@ -233,7 +249,7 @@ def test_a_body_that_is_too_large_is_413(shop: Shop) -> None:
 
 
 def test_a_body_in_chunks_is_refused_and_not_taken_for_an_empty_one(shop: Shop) -> None:
-    token = create_token(User.objects.get(username="shop-admin"), Membership.Role.ADMIN, None)
+    token = make_token(User.objects.get(username="shop-admin"), Membership.Role.ADMIN, None)
     headers = {"Authorization": f"Bearer {token}", "Transfer-Encoding": "chunked"}
     answer = Client().generic("POST", "/api/v1/projects/shop/events/redeliver/", headers=headers)
     assert answer.status_code == 411
@@ -268,7 +284,7 @@ def test_an_unexpected_error_is_500_without_detail(
 
 
 def test_answers_are_json_whatever_is_accepted(shop: Shop) -> None:
-    token = create_token(User.objects.get(username="shop-viewer"), Membership.Role.VIEWER, None)
+    token = make_token(User.objects.get(username="shop-viewer"), Membership.Role.VIEWER, None)
     headers = {"Authorization": f"Bearer {token}", "Accept": "text/html"}
     answer = Client().get("/api/v1/projects/", headers=headers)
     assert answer.headers["Content-Type"] == "application/json"

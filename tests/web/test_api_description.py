@@ -77,6 +77,13 @@ def test_answers_are_as_described(
             "Trigger": shop.admin.get(trigger).json,
             "EventPage": shop.admin.get("projects/shop/events/").json,
             "EventDetail": shop.admin.get(f"projects/shop/events/{events[0].id}/").json,
+            "Member": shop.admin.get("projects/shop/members/shop-viewer/").json,
+            "AddedMember": shop.root.post(
+                "projects/shop/members/", {"user": "new", "role": "viewer", "new_user": True}
+            ).json,
+            "Token": shop.admin.get("projects/shop/tokens/").json[0],
+            "NewToken": shop.admin.post("projects/shop/tokens/", {"role": "viewer"}).json,
+            "AuditPage": shop.admin.get("projects/shop/audit/").json,
             "Counts": shop.admin.get("projects/shop/stats/").json,
             "Findings": shop.admin.post("projects/shop/databases/main/check/").json,
             "Redelivered": shop.admin.post("projects/shop/events/redeliver/").json,

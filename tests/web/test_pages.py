@@ -11,9 +11,15 @@ from django.test import Client
 from eventing.models import Project
 from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
 
-READ = ("", "databases/", "triggers/", "triggers/welcome-email/", "events/", "settings/")
+READ = (
+    *("", "databases/", "triggers/", "triggers/welcome-email/", "events/"),
+    *("settings/", "settings/tokens/"),
+)
 EDIT = ("triggers/add/", "triggers/welcome-email/edit/", "triggers/welcome-email/delete/")
-ADMINISTER = ("databases/add/", "databases/main/", "databases/main/delete/", "settings/delete/")
+ADMINISTER = (
+    *("databases/add/", "databases/main/", "databases/main/delete/"),
+    *("settings/members/", "settings/audit/", "settings/delete/"),
+)
 POST = {
     "triggers/preview/": "editor",
     "triggers/welcome-email/state/": "editor",
@@ -24,6 +30,10 @@ POST = {
     "databases/main/delete/": "admin",
     "databases/main/start-anew/": "admin",
     "settings/": "admin",
+    "settings/members/": "admin",
+    "settings/members/0/role/": "admin",
+    "settings/members/0/remove/": "admin",
+    "settings/audit/": "admin",
     "settings/delete/": "admin",
 }
 

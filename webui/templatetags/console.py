@@ -12,6 +12,8 @@ from django.utils.safestring import SafeString, mark_safe
 
 from eventing.changes import EVENT_STATUSES
 from eventing.logs.base import Invocation
+from eventing.models import AuditEntry
+from webui.deeds import FieldChange, changes_of, deed_of
 
 register = template.Library()
 
@@ -160,6 +162,18 @@ def answered_well(invocation: Any) -> bool:
     """Whether an invocation (or exchange) was answered by a whole 2xx response."""
     code = invocation.status_code
     return invocation.error_kind is None and code is not None and 200 <= code < 300
+
+
+@register.filter
+def deed(entry: AuditEntry) -> str:
+    """What an entry of the audit log says was done."""
+    return deed_of(entry)
+
+
+@register.filter
+def changes(entry: AuditEntry) -> list[FieldChange]:
+    """What an entry of the audit log says was changed, field by field."""
+    return changes_of(entry)
 
 
 @register.filter

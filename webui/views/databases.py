@@ -7,7 +7,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
-from eventing.access import ADMIN, EDITOR, Actor
+from eventing.access import ADMIN, EDITOR
 from eventing.changes import DATABASE_TYPES
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
 from eventing.definitions import DatabaseDefinition
@@ -77,11 +77,11 @@ def edit(request: Request, project: Project, alias: str) -> HttpResponse:
 def _submitted(request: Request, project: Project, database: Database | None) -> HttpResponse:
     stored = database_definition_of(database) if database else None
     try:
-        definition = database_definition(request.POST, stored, Actor(request.user))
+        definition = database_definition(request.POST, stored, request.actor)
         if request.POST.get("action") == "check":
             return _checked(request, definition, database)
         with configuration_change():
-            saved = save_database(project, definition, database)
+            saved = save_database(project, definition, database, by=request.actor)
     except InvalidInput as error:
         form = given_database_form(request.POST, error.problems)
         return _page(request, form, database, refused=True)
@@ -126,7 +126,7 @@ def delete(request: Request, project: Project, alias: str) -> HttpResponse:
     problems: list[Problem] = []
     if request.method == "POST":
         try:
-            delete_database(database)
+            delete_database(database, by=request.actor)
         except InvalidInput as error:
             problems = error.problems
         else:
@@ -147,7 +147,7 @@ def delete(request: Request, project: Project, alias: str) -> HttpResponse:
 def start_capture_anew(request: Request, project: Project, alias: str) -> HttpResponse:
     """Accept that changes may have been lost, and capture from now on."""
     database = get_object_or_404(project.databases, alias=alias)
-    start_anew(database)
+    start_anew(database, by=request.actor)
     messages.success(request, f"Capture of {alias} starts anew from now.")
     return SeeOther(resolve_url("databases", project.name))
 

@@ -9,14 +9,14 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.views.decorators.cache import never_cache
 
-from eventing.access import ADMIN, Actor
+from eventing.access import ADMIN
 from eventing.definitions import SettingsDefinition, parse_project_name
 from eventing.history import remove_project
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput
 from eventing.projects import capture_statuses, create_project
 from webui.forms import Form
-from webui.pages import SeeOther, form_answer, project_page
+from webui.pages import SeeOther, actor_of, form_answer, project_page
 from webui.requests import Request
 
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
@@ -34,7 +34,7 @@ def root(request: Request) -> HttpResponse:
 def index(request: Request) -> HttpResponse:
     """Every project one has a role in, and how its sources fare."""
     projects = (
-        Actor(request.user)
+        actor_of(request)
         .projects()
         .annotate(
             trigger_count=Count("triggers", distinct=True),
@@ -62,13 +62,15 @@ def _by_state(states: list[str]) -> list[tuple[str, int]]:
 @login_required
 def add(request: Request) -> HttpResponse:
     """Create a project; its creator becomes its administrator."""
-    if not Actor(request.user).may_create_projects():
+    actor = actor_of(request)
+    if not actor.may_create_projects():
         raise PermissionDenied("Administrators of this installation may create projects.")
     if request.method != "POST":
         return render(request, "projects/add.html", {"form": Form({"name": ""})})
     name = request.POST.get("name", "").strip()
     try:
-        project = create_project(parse_project_name(name), SettingsDefinition(), request.user)
+        name = parse_project_name(name)
+        project = create_project(name, SettingsDefinition(), request.user, by=actor)
     except InvalidInput as error:
         context = {"form": Form({"name": name}, error.problems)}
         return form_answer(request, "projects/add.html", context, refused=True)
@@ -80,7 +82,7 @@ def delete(request: Request, project: Project) -> HttpResponse:
     """Delete a project once its name has been typed."""
     wrong = request.method == "POST" and request.POST.get("name", "").strip() != project.name
     if request.method == "POST" and not wrong:
-        remove_project(project)
+        remove_project(project, by=request.actor)
         messages.success(request, f"The project {project.name} is deleted.")
         return SeeOther(resolve_url("projects"))
     context = {

@@ -30,7 +30,7 @@ def edit(request: Request, project: Project) -> HttpResponse:
     try:
         settings = settings_definition(request.POST)
         prepare_for(project, settings)
-        update_settings(project, settings)
+        update_settings(project, settings, by=request.actor)
     except InvalidInput as error:
         form = given_settings_form(request.POST, error.problems)
         context = _context(project, form)

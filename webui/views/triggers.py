@@ -3,7 +3,6 @@
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
@@ -12,7 +11,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from eventing import history
-from eventing.access import EDITOR, Actor
+from eventing.access import EDITOR
+from eventing.audit import history_of
 from eventing.changes import OPERATIONS
 from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefinition
 from eventing.eventing_dbs import current_log
@@ -25,6 +25,7 @@ from eventing.projects import (
     live_triggers,
     save_trigger,
     set_trigger_state,
+    signing_secrets_of,
     trigger_definition_of,
 )
 from eventing.trial import send_test_event
@@ -119,9 +120,9 @@ def edit(request: Request, project: Project, name: str) -> HttpResponse:
 def _submitted(request: Request, project: Project, trigger: Trigger | None) -> HttpResponse:
     stored = trigger_definition_of(trigger) if trigger else None
     try:
-        definition = trigger_definition(request.POST, stored, Actor(request.user))
+        definition = trigger_definition(request.POST, stored, request.actor)
         with configuration_change():
-            saved = save_trigger(project, definition, trigger)
+            saved = save_trigger(project, definition, trigger, by=request.actor)
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, stored)
         return _form_page(request, project, form, trigger, refused=True)
@@ -156,7 +157,7 @@ def preview(request: Request, project: Project) -> HttpResponse:
     form = given_trigger_form(request.POST, (), None)
     touched = set(request.POST.get("touched", "").split())
     try:
-        context = _words_of(trigger_definition(request.POST, None, Actor(request.user)))
+        context = _words_of(trigger_definition(request.POST, None, request.actor))
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, None)
         context = {}
@@ -206,7 +207,9 @@ def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
 def show(request: Request, project: Project, name: str) -> HttpResponse:
     """One trigger: what it does, how it fares, its last events."""
     trigger = _trigger(project, name)
-    return live_answer(request, "triggers/show.html", "triggers/_state.html", _shown(trigger))
+    # A query that runs only if the whole page is asked for.
+    context = {**_shown(trigger), "history": history_of(trigger)}
+    return live_answer(request, "triggers/show.html", "triggers/_state.html", context)
 
 
 def _trigger(project: Project, name: str) -> Trigger:
@@ -241,7 +244,7 @@ def set_state(request: Request, project: Project, name: str) -> HttpResponse:
     state = request.POST.get("state", "")
     if state not in TRIGGER_STATES:
         return HttpResponse("state: allowed are " + ", ".join(TRIGGER_STATES), status=422)
-    set_trigger_state(trigger, state)
+    set_trigger_state(trigger, state, by=request.actor)
     back = request.POST.get("next", "")
     if not url_has_allowed_host_and_scheme(back, {request.get_host()}):
         back = resolve_url("trigger", project.name, trigger.name)
@@ -266,7 +269,7 @@ def send_test(request: Request, project: Project, name: str) -> HttpResponse:
 def reveal_secret(request: Request, project: Project, name: str) -> HttpResponse:
     """Show the signing secrets of a trigger, which its endpoint needs."""
     trigger = _trigger(project, name)
-    context = {"trigger": trigger, "secrets": orjson.loads(trigger.signing_secrets or "[]")}
+    context = {"trigger": trigger, "secrets": signing_secrets_of(trigger, by=request.actor)}
     template = "triggers/_secret.html" if request.htmx else "triggers/secret.html"
     return render(request, template, context)
 
@@ -276,7 +279,7 @@ def delete(request: Request, project: Project, name: str) -> HttpResponse:
     """Delete a trigger, after a page that says how many events go with it."""
     trigger = get_object_or_404(project.triggers, name=name)
     if request.method == "POST":
-        cancelled = remove_trigger(trigger)
+        cancelled = remove_trigger(trigger, by=request.actor)
         lost = f" {cancelled:,} unfinished events were cancelled." if cancelled else ""
         messages.success(request, f"The trigger {name} is deleted.{lost}")
         return SeeOther(resolve_url("triggers", project.name))

@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework.views import APIView
 
-from eventing.access import ADMIN, Actor
+from eventing.access import ADMIN, VIEWER, Actor
 from eventing.api import serializers
 from eventing.api.bodies import BoundedJSONParser, ExactJSONRenderer, JSONOnly
 from eventing.api.filters import refuse_parameters
@@ -35,6 +35,7 @@ class ApiView(APIView):
     renderer_classes = (ExactJSONRenderer,)
     content_negotiation_class = JSONOnly
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
+    read_role: Membership.Role = VIEWER
     # What anything but reading takes.
     write_role: Membership.Role = ADMIN
     takes_parameters = False

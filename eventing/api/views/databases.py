@@ -46,7 +46,7 @@ class Databases(ProjectView):
     def post(self, request: Request, project: str) -> Response:
         """Add a database; capture connects to it as soon as eventing is enabled."""
         definition = database_definition(mapping_of(request.data), self.actor)
-        database = save_database(self.project, definition)
+        database = save_database(self.project, definition, by=self.actor)
         address = reverse("api-database", args=[self.project.name, database.alias])
         return Response(_shown(database), status=201, headers={"Location": address})
 
@@ -60,7 +60,7 @@ class OneDatabase(ProjectView):
         with configuration_change():
             database = self._database()
             definition = change(database_definition_of(database))
-            saved = save_database(self.project, definition, database)
+            saved = save_database(self.project, definition, database, by=self.actor)
         return Response(_shown(saved))
 
     @operation("get_database", {200: serializers.Database}, tag="databases")
@@ -93,7 +93,7 @@ class OneDatabase(ProjectView):
     @operation("delete_database", {204: None}, tag="databases")
     def delete(self, request: Request, project: str, alias: str) -> Response:
         """Remove a database; what was made at its server is taken away soon after."""
-        delete_database(self._database())
+        delete_database(self._database(), by=self.actor)
         return Response(status=204)
 
 

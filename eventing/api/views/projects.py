@@ -37,7 +37,7 @@ class Projects(ApiView):
                 " that is not bound to a project"
             )
         name, settings = new_project(mapping_of(request.data))
-        project = create_project(name, settings, self.actor.user)
+        project = create_project(name, settings, self.actor.user, by=self.actor)
         return Response(
             project_shown(project, self.actor),
             status=201,
@@ -54,7 +54,7 @@ class OneProject(ProjectView):
     @operation("delete_project", {204: None}, tag="projects")
     def delete(self, request: Request, project: str) -> Response:
         """Delete a project with all it owns; its unfinished events are cancelled."""
-        remove_project(self.project)
+        remove_project(self.project, by=self.actor)
         return Response(status=204)
 
 
@@ -74,7 +74,7 @@ class ProjectSettings(ProjectView):
         """Replace all settings; what is left out gets its default."""
         settings = parse_settings(mapping_of(request.data))
         prepare_for(self.project, settings)
-        update_settings(self.project, settings)
+        update_settings(self.project, settings, by=self.actor)
         return Response(settings_shown(settings_of(self.project)))
 
     @operation(
@@ -92,5 +92,6 @@ class ProjectSettings(ProjectView):
                 self.project.refresh_from_db()
             except self.project.DoesNotExist:
                 raise Http404 from None
-            update_settings(self.project, changed_settings(settings_of(self.project), patch))
+            settings = changed_settings(settings_of(self.project), patch)
+            update_settings(self.project, settings, by=self.actor)
         return Response(settings_shown(settings_of(self.project)))

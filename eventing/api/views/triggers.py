@@ -50,7 +50,7 @@ class Triggers(ProjectView):
     def post(self, request: Request, project: str) -> Response:
         """Add a trigger; it takes effect once `live` is true."""
         definition = trigger_definition(mapping_of(request.data), self.actor)
-        trigger = save_trigger(self.project, definition)
+        trigger = save_trigger(self.project, definition, by=self.actor)
         address = reverse("api-trigger", args=[self.project.name, trigger.name])
         return Response(_shown(trigger), status=201, headers={"Location": address})
 
@@ -66,7 +66,7 @@ class OneTrigger(ProjectView):
         with configuration_change():
             trigger = self._trigger()
             definition = change(trigger_definition_of(trigger))
-            saved = save_trigger(self.project, definition, trigger)
+            saved = save_trigger(self.project, definition, trigger, by=self.actor)
         return Response(_shown(saved))
 
     @operation("get_trigger", {200: serializers.Trigger}, tag="triggers")
@@ -99,7 +99,7 @@ class OneTrigger(ProjectView):
     @operation("delete_trigger", {204: None}, tag="triggers")
     def delete(self, request: Request, project: str, name: str) -> Response:
         """Delete a trigger; its unfinished events are cancelled."""
-        remove_trigger(self._trigger())
+        remove_trigger(self._trigger(), by=self.actor)
         return Response(status=204)
 
 

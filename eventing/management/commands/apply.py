@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from eventing.access import command_line
 from eventing.configuration import apply
 from eventing.history import cancel
 from eventing.problems import InvalidInput
@@ -30,7 +31,13 @@ class Command(BaseCommand):
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{name} cannot be read: {error}") from None
         try:
-            plan = apply(text, os.environ, dry_run=options["dry_run"], prune=options["prune"])
+            plan = apply(
+                text,
+                os.environ,
+                by=command_line(),
+                dry_run=options["dry_run"],
+                prune=options["prune"],
+            )
         except InvalidInput as error:
             problems = "\n".join(f"{name}: {problem}" for problem in error.problems)
             raise CommandError(problems) from None

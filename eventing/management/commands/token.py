@@ -6,8 +6,10 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
 
-from eventing.access import create_token
-from eventing.models import Membership, Project
+from eventing.access import command_line
+from eventing.definitions import ROLES, TokenDefinition
+from eventing.models import Project
+from eventing.tokens import create_token
 
 
 class Command(BaseCommand):
@@ -17,7 +19,7 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True)
         create = actions.add_parser("create", help="make a token and print it, once")
         create.add_argument("--user", required=True, help="the user it acts for")
-        create.add_argument("--role", required=True, choices=Membership.Role.values)
+        create.add_argument("--role", required=True, choices=ROLES)
         create.add_argument("--project", help="the only project it opens; default: all")
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -31,4 +33,6 @@ class Command(BaseCommand):
                 raise CommandError(
                     f"--project: got {options['project']!r}; allowed: an existing project's name"
                 )
-        self.stdout.write(create_token(user, Membership.Role(options["role"]), project))
+        definition = TokenDefinition(options["role"])
+        made = create_token(user, project, definition, by=command_line())
+        self.stdout.write(made.secret)

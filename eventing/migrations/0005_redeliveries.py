@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('eventing', '0003_limits_and_breakers'),
+        ('eventing', '0004_audit_and_tokens'),
     ]
 
     operations = [

@@ -1,0 +1,76 @@
+"""The members of a project, for its administrators."""
+
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from eventing.access import ADMIN
+from eventing.api import serializers
+from eventing.api.bodies import mapping_of
+from eventing.api.representations import member_shown
+from eventing.api.views.base import ProjectView, operation
+from eventing.definitions import parse_member
+from eventing.members import add_member, members_of, remove_member, set_role
+from eventing.models import Membership
+from eventing.problems import InvalidInput, Problem
+
+
+class Members(ProjectView):
+    read_role = ADMIN
+
+    @operation("list_members", {200: serializers.Member(many=True)}, tag="members")
+    def get(self, request: Request, project: str) -> Response:
+        """The project's members, by name."""
+        return Response([member_shown(each) for each in members_of(self.project)])
+
+    @operation(
+        "add_member",
+        {201: serializers.AddedMember},
+        request=serializers.MemberToAdd,
+        tag="members",
+    )
+    def post(self, request: Request, project: str) -> Response:
+        """Give a user a role in the project; with `new_user` the user is made first."""
+        definition = parse_member(mapping_of(request.data))
+        added = add_member(self.project, definition, by=self.actor)
+        shown = {**member_shown(added.membership), "first_password": added.first_password}
+        address = reverse("api-member", args=[self.project.name, definition.user])
+        return Response(shown, status=201, headers={"Location": address})
+
+
+class OneMember(ProjectView):
+    read_role = ADMIN
+
+    def _membership(self) -> Membership:
+        members = members_of(self.project).select_related("project")
+        return get_object_or_404(members, user__username=self.kwargs["username"])
+
+    @operation("get_member", {200: serializers.Member}, tag="members")
+    def get(self, request: Request, project: str, username: str) -> Response:
+        """A member."""
+        return Response(member_shown(self._membership()))
+
+    @operation(
+        "change_member",
+        {200: serializers.Member},
+        request=serializers.MemberChange,
+        tag="members",
+    )
+    def patch(self, request: Request, project: str, username: str) -> Response:
+        """Give a member another role."""
+        membership = self._membership()
+        patch = {
+            name: value for name, value in mapping_of(request.data).items() if name != "active"
+        }
+        definition = parse_member({"user": username, "role": membership.role, **patch})
+        if definition.user != username or definition.new_user:
+            raise InvalidInput([Problem("user", repr(definition.user), f"{username!r}, as it is")])
+        set_role(membership, definition.role, by=self.actor)
+        return Response(member_shown(membership))
+
+    @operation("remove_member", {204: None}, tag="members")
+    def delete(self, request: Request, project: str, username: str) -> Response:
+        """End a membership; the member's tokens of this project are revoked."""
+        remove_member(self._membership(), by=self.actor)
+        return Response(status=204)

@@ -1,0 +1,67 @@
+"""What somebody did, in words: an entry of the audit log as pages show it."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eventing.audit import MASK
+from eventing.models import AuditEntry
+
+_DEEDS: Final = {
+    "project.create": "Project created",
+    "project.delete": "Project deleted",
+    "settings.update": "Settings changed",
+    "database.create": "Database added",
+    "database.update": "Database changed",
+    "database.delete": "Database deleted",
+    "database.start_anew": "Capture started anew",
+    "trigger.create": "Trigger added",
+    "trigger.update": "Trigger changed",
+    "trigger.delete": "Trigger deleted",
+    "trigger.close_breaker": "Deliveries let go",
+    "trigger.reveal_secret": "Signing secret revealed",
+    "member.create": "Member added",
+    "member.update": "Role changed",
+    "member.delete": "Member removed",
+    "token.create": "API token created",
+    "token.delete": "API token revoked",
+    "user.create": "User made",
+}
+_MOST_CHARACTERS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field of an entry of the audit log; None on a side that has none."""
+
+    field: str
+    old: str | None
+    new: str | None
+
+
+def deed_of(entry: AuditEntry) -> str:
+    """What was done, in two or three words."""
+    return _DEEDS.get(entry.action, entry.action)
+
+
+def changes_of(entry: AuditEntry) -> list[FieldChange]:
+    """What an entry tells, field by field."""
+    old, new = entry.old or {}, entry.new or {}
+    return [
+        FieldChange(
+            name,
+            _value(old[name]) if name in old else None,
+            _value(new[name], was=old.get(name)) if name in new else None,
+        )
+        for name in sorted({**old, **new})
+    ]
+
+
+def _value(value: Any, was: Any = None) -> str:
+    if value == MASK == was:
+        return "another value"
+    if value is None or value in ("", []):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
