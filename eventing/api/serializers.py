@@ -11,7 +11,7 @@ from rest_framework import serializers
 from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
 from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES
-from eventing.models import CaptureLease, Membership
+from eventing.models import CaptureLease
 
 _Text = serializers.CharField
 _Number = serializers.IntegerField
@@ -60,9 +60,7 @@ class Settings(serializers.Serializer[object]):
 class Project(Settings):
     name = _Text()
     created_at = _Moment(read_only=True)
-    role = serializers.ChoiceField(
-        choices=Membership.Role.choices, read_only=True, help_text="The caller's role."
-    )
+    role = serializers.ChoiceField(choices=ROLES, read_only=True, help_text="The caller's role.")
 
 
 class Member(serializers.Serializer[object]):
