@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
+from eventing.access import Actor
+from eventing.members import remove_member
 from eventing.models import ApiToken, AuditEntry, Membership
+from eventing.problems import InvalidInput
 from tests.factories import make_project, make_token
 from tests.web.api import Api
 from tests.web.conftest import PASSWORD, Shop
@@ -136,6 +142,30 @@ def test_the_last_admin_stays_until_another_is_named(shop: Shop, admin: Client) 
     assert api.post(MEMBERS, {"user": "grace", "role": "admin"}).status == 201
     assert admin.post(own).headers["Location"] == "/projects/"
     assert admin.get(shop.path()).status_code == 404
+
+
+def test_of_two_last_admins_who_leave_at_once_one_stays(shop: Shop) -> None:
+    for name in ("ada", "grace"):
+        user = User.objects.create_user(name)
+        Membership.objects.create(user=user, project=shop.project, role="admin")
+    both_ready = Barrier(2)
+
+    def leave(name: str) -> bool:
+        try:
+            membership = Membership.objects.select_related("user", "project").get(
+                user__username=name
+            )
+            both_ready.wait(10)
+            remove_member(membership, by=Actor(membership.user))
+        except InvalidInput:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(leave, ("ada", "grace"))) == [False, True]
+    assert list(roles(shop).values()) == ["admin"]
 
 
 def test_who_gives_up_their_role_is_led_to_what_they_may_still_see(
