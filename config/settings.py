@@ -8,11 +8,12 @@ import ipaddress
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import dj_database_url
 import structlog
 from environs import Env, EnvError
+from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED
 
 from eventing import __version__
 
@@ -67,6 +68,9 @@ def _database(variable: str) -> dict[str, object]:
         _stop(variable, _DATABASE_URL_ALLOWED)
     # A cursor that outlives its statement belongs to a session, which a pooler may not give.
     database["DISABLE_SERVER_SIDE_CURSORS"] = True
+    # Whatever the server's default: a conditional UPDATE must see what others have committed.
+    options = cast(dict[str, object], database.setdefault("OPTIONS", {}))
+    options["isolation_level"] = ISOLATION_LEVEL_READ_COMMITTED
     return database
 
 
