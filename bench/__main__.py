@@ -9,15 +9,17 @@ import shutil
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import psycopg2
 import yaml
 
-from bench import bare
+from bench import bare, debezium
 from bench.costs import cpu_seconds
 from bench.endpoint import endpoint
 from bench.results import Figure, table, write_json
@@ -53,7 +55,12 @@ class Bench:
         self.postgres.start()
         self.redis.start()
         self.source_url = self.postgres.create_database()
-        self.stack = Stack(self.postgres.create_database(), self.redis.url(), self._folder("stack"))
+        self.stack = Stack(
+            self.postgres.create_database(),
+            self.redis.url(),
+            self._folder("stack"),
+            copies={"worker": 2},
+        )
         self.run_sql(_TABLE)
         self._rows = 0
 
@@ -276,24 +283,41 @@ def _document(number: int) -> dict[str, object]:
 
 
 def measure_delivery(bench: Bench, events: int) -> list[Figure]:
-    """Events that wait in the log, from the trigger's resumption to the last one recorded."""
+    """Events that wait in the log, from the trigger's resumption to the last one recorded; by one
+    worker, then by two."""
+    rate, resident = _delivered_backlog(bench, events)
+    bench.stack.start("worker-2")
+    rate_of_two, _ = _delivered_backlog(bench, events)
+    bench.stack.stop("worker-2")
+    return [
+        Figure("delivery of a backlog, one worker", rate, "events/s", "≥ 15 000"),
+        Figure("delivery of a backlog, two workers", rate_of_two, "events/s", "≥ 20 000"),
+        Figure("worker, resident memory at most", resident / 1e6, "MB", "≤ 250"),
+    ]
+
+
+def _delivered_backlog(bench: Bench, events: int) -> tuple[float, int]:
+    """Events a second, and the most bytes of memory that the first worker had."""
+    worker = psutil.Process(bench.stack.pid("worker"))
+    peak = 0
+
+    def done() -> bool:
+        nonlocal peak
+        peak = max(peak, worker.memory_info().rss)
+        return bench.delivered() >= total
+
     with endpoint(bench.folder, timed=False) as (url, _):
         bench.configure({"url": url, "state": "paused"})
         waiting = bench.stored()
         bench.insert(events)
         wait_until(lambda: bench.stored() - waiting >= events, 120, "not stored")
+        total = bench.delivered() + bench.unfinished()
         before = bench.delivered()
         bench.configure({"url": url})
         wait_until(lambda: bench.delivered() > before, 30, "nothing is delivered")
         first = bench.delivered()
-        total = (
-            before
-            + bench._number("SELECT count(*) FROM mission_control.delivery")
-            + (first - before)
-        )
-        seconds = seconds_until(lambda: bench.delivered() >= total, 300)
-    rate = (total - first) / seconds
-    return [Figure("delivery of a backlog, one worker", rate, "events/s", "≥ 15 000")]
+        seconds = seconds_until(done, 300)
+    return (total - first) / seconds, peak
 
 
 def measure_end_to_end(bench: Bench, events: int) -> list[Figure]:
@@ -388,6 +412,96 @@ def measure_slow_endpoints(bench: Bench, _events: int) -> list[Figure]:
     ]
 
 
+def measure_debezium(bench: Bench, events: int) -> list[Figure]:
+    """The same rows to the same endpoint by the product and by Debezium's engine: one that answers
+    at once, and one that takes 20 ms."""
+    figures = []
+    for what, path, rows, rate, target in (
+        ("endpoint that answers at once", "/hook", min(events, 30_000), 200, "≥ 2 ×"),
+        ("endpoint of 20 ms", "/wait/20/hook", 1_000, 20, "≥ 50 ×"),
+    ):
+        with endpoint(bench.folder, timed=True) as (url, arrivals):
+            bench.configure({"url": url.replace("/hook", path)})
+            work = _do_work(bench, url, rows, rate)
+        ours = _measured(work, arrivals)
+        bench.configure({"url": url, "state": "disabled"})
+        bench.stack.stop("worker")
+        bench.stack.stop("capture")
+        theirs = {}
+        for poll_ms in (500, 5):
+            with (
+                endpoint(bench.folder, timed=True) as (url, arrivals),
+                debezium.engine(
+                    bench.folder, bench.source_url, url.replace("/hook", path), poll_ms
+                ),
+            ):
+                work = _do_work(bench, url, rows, rate)
+            theirs[poll_ms] = _measured(work, arrivals)
+            name = f"Debezium, polls every {poll_ms} ms, {what}"
+            figures.append(Figure(name, theirs[poll_ms].rate, "events/s"))
+            figures += _latency_figures(name, rate, theirs[poll_ms])
+        bench.stack.start("capture")
+        bench.stack.start("worker")
+        name = f"Mission Control, every attempt logged, {what}"
+        ratio = ours.rate / max(each.rate for each in theirs.values())
+        figures.append(Figure(name, ours.rate, "events/s", target, ratio, "Debezium's better"))
+        figures += _latency_figures(name, rate, ours)
+    return figures
+
+
+class _Work(NamedTuple):
+    """Rows committed together at one moment, and rows committed one by one, by their ids."""
+
+    together: range
+    together_at: float
+    one_by_one: dict[str, float]
+
+
+class _Measured(NamedTuple):
+    """From commit to arrival: rows a second of those committed together, delays of the others."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+def _do_work(bench: Bench, url: str, rows: int, rate: int) -> _Work:
+    """Rows for a running pipeline that ends at the endpoint of `url`, which has to be a new one:
+    some to warm up, `rows` by one INSERT, ten seconds of single ones at `rate` a second."""
+    wanted = max(100, rows // 10)
+    bench.insert(wanted)
+    wait_until(lambda: _arrived(url) >= wanted, 120, "the first rows do not arrive")
+    first = bench._rows + 1
+    bench.insert(rows)
+    together_at = time.time()
+    wanted += rows
+    wait_until(lambda: _arrived(url) >= wanted, 300, "not delivered")
+    one_by_one = _commit_steadily(bench, rate, rate * 10)
+    wanted += rate * 10
+    wait_until(lambda: _arrived(url) >= wanted, 60, "not delivered")
+    return _Work(range(first, first + rows), together_at, one_by_one)
+
+
+def _arrived(url: str) -> int:
+    """How many requests have reached the endpoint."""
+    with urllib.request.urlopen(url.replace("/hook", "/arrived")) as response:
+        return int(response.read())
+
+
+def _measured(work: _Work, arrivals: Path) -> _Measured:
+    received = dict(line.split() for line in arrivals.read_text().splitlines())
+    last = max(float(received[str(number)]) for number in work.together)
+    rate = len(work.together) / (last - work.together_at)
+    return _Measured(rate, *_delays_ms(work.one_by_one, arrivals))
+
+
+def _latency_figures(name: str, rate: int, measured: _Measured) -> list[Figure]:
+    return [
+        Figure(f"{name}, {rate} commits/s, p50", measured.p50_ms, "ms"),
+        Figure(f"{name}, {rate} commits/s, p99", measured.p99_ms, "ms"),
+    ]
+
+
 def measure_latency(bench: Bench, _events: int) -> list[Figure]:
     """Single-row commits at a steady rate, from each commit's return to its arrival."""
     figures = []
@@ -398,13 +512,18 @@ def measure_latency(bench: Bench, _events: int) -> list[Figure]:
             committed = _commit_steadily(bench, rate, rate * 10)
             count = len(committed)
             wait_until(lambda b=before, c=count: bench.delivered() - b >= c, 60, "not delivered")
-        received = dict(line.split() for line in arrivals.read_text().splitlines())
-        delays = sorted((float(received[key]) - moment) * 1000 for key, moment in committed.items())
-        for percent in (50, 99):
-            value = delays[min(len(delays) - 1, len(delays) * percent // 100)]
+        p50, p99 = _delays_ms(committed, arrivals)
+        for percent, value in ((50, p50), (99, p99)):
             name = f"latency, {rate} commits/s, p{percent}"
             figures.append(Figure(name, value, "ms", target))
     return figures
+
+
+def _delays_ms(committed: dict[str, float], arrivals: Path) -> tuple[float, float]:
+    """Median and 99th percentile from commit to arrival, in milliseconds."""
+    received = dict(line.split() for line in arrivals.read_text().splitlines())
+    delays = sorted((float(received[key]) - moment) * 1000 for key, moment in committed.items())
+    return delays[len(delays) // 2], delays[len(delays) * 99 // 100]
 
 
 def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
@@ -449,6 +568,7 @@ BENCHMARKS = {
     "dead-endpoint": measure_dead_endpoint,
     "slow-endpoints": measure_slow_endpoints,
     "latency": measure_latency,
+    "debezium": measure_debezium,
 }
 
 
@@ -466,6 +586,8 @@ def main() -> None:
     bench = Bench(folder)
     try:
         bench.stack.start_all()
+        # Started where two are measured.
+        bench.stack.stop("worker-2")
         for name in options.names or BENCHMARKS:
             print(f"{name} …", file=sys.stderr)
             figures += BENCHMARKS[name](bench, options.events)

@@ -1,8 +1,8 @@
 """A webhook endpoint that answers 200 and notes when which document arrived.
 
 `python -m bench.receiver PORT FILE`: on SIGTERM it writes `document id, seconds since the epoch`
-lines to FILE. It answers at once, but `/wait/MS/…` after so many milliseconds and `/hang` never. It
-speaks just as much HTTP/1.1 as the product's requests need.
+lines to FILE; `GET /arrived` says how many there are so far. It answers at once, but `/wait/MS/…`
+after so many milliseconds and `/hang` never. It speaks just as much HTTP/1.1 as the requests need.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from pathlib import Path
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 _WAIT = re.compile(rb"POST /(?:wait/(\d+)|hang)")
-_DOCUMENT = re.compile(rb'"docId":"([^"]*)"')
+# The product's payload, or Debezium's.
+_DOCUMENT = re.compile(rb'"(?:docId":"|after":\{"id":)([^",]*)')
 
 
 class Endpoint(asyncio.Protocol):
@@ -35,6 +36,12 @@ class Endpoint(asyncio.Protocol):
             whole = end + 4 + (int(length[1]) if length else 0)
             if len(self._buffer) < whole:
                 return
+            if self._buffer.startswith(b"GET /arrived"):
+                count = str(len(self._arrivals)).encode()
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(count)}\r\n\r\n".encode()
+                self._transport.write(head + count)
+                self._buffer = self._buffer[whole:]
+                continue
             document = _DOCUMENT.search(self._buffer, end, whole)
             self._arrivals.append((document[1] if document else b"", time.time()))
             wait = _WAIT.match(self._buffer)
