@@ -30,14 +30,16 @@ from tests.stack import Stack
 from tests.waiting import wait_until
 
 _TABLE = (
-    "CREATE TABLE orders (id bigint PRIMARY KEY, customer text, total numeric(12,2),"
+    "CREATE TABLE {table} (id bigint PRIMARY KEY, customer text, total numeric(12,2),"
     " paid boolean, placed_at timestamptz DEFAULT now())"
 )
 _INSERT = (
-    "INSERT INTO orders SELECT i, 'customer ' || i, i * 1.01, i %% 2 = 0"
+    "INSERT INTO {table} SELECT i, 'customer ' || i, i * 1.01, i %% 2 = 0"
     " FROM generate_series(%s, %s) i"
 )
 
+
+_MOST_WORKERS = 4
 
 # Nothing is delivered while captures are measured.
 _NOWHERE = {"url": "http://127.0.0.1:9/", "state": "paused"}
@@ -59,9 +61,10 @@ class Bench:
             self.postgres.create_database(),
             self.redis.url(),
             self._folder("stack"),
-            copies={"worker": 2},
+            copies={"worker": _MOST_WORKERS},
         )
-        self.run_sql(_TABLE)
+        for name in ("orders", "invoices"):
+            self.run_sql(_TABLE.format(table=name))
         self._rows = 0
 
     def _folder(self, name: str) -> Path:
@@ -77,7 +80,7 @@ class Bench:
 
     def insert(self, rows: int) -> None:
         """One INSERT of that many new rows."""
-        self.run_sql(_INSERT, self._rows + 1, self._rows + rows)
+        self.run_sql(_INSERT.format(table="orders"), self._rows + 1, self._rows + rows)
         self._rows += rows
 
     def configure(
@@ -412,6 +415,62 @@ def measure_slow_endpoints(bench: Bench, _events: int) -> list[Figure]:
     ]
 
 
+def measure_rate_limit(bench: Bench, _events: int) -> list[Figure]:
+    """50 requests a second allowed, four workers, more than enough to send for 30 seconds."""
+    limit, seconds = 50, 30
+    others = [f"worker-{number}" for number in range(2, _MOST_WORKERS + 1)]
+    for name in others:
+        bench.stack.start(name)
+    with endpoint(bench.folder, timed=True) as (url, arrivals):
+        bench.configure({"url": url, "rate_per_second": limit})
+        before = bench.delivered()
+        bench.insert(limit * (seconds + 5))
+        wanted = limit * (seconds + 2)
+        seconds_until(lambda: bench.delivered() - before >= wanted, 120)
+        bench.configure({"url": url, "state": "disabled"})
+    for name in others:
+        bench.stack.stop(name)
+    moments = sorted(float(line.split()[1]) for line in arrivals.read_text().splitlines())
+    # From a second after the first request on, lest its start count.
+    within = [moment for moment in moments if 1 <= moment - moments[0] < 1 + seconds]
+    bench.stack.execute("TRUNCATE mission_control.delivery")
+    return [
+        Figure(
+            "rate limit of 50/s, four workers, over 30 s",
+            len(within) / seconds,
+            "requests/s",
+            "within 5 %",
+            len(within) / seconds / limit,
+            "the limit",
+        )
+    ]
+
+
+def measure_fairness(bench: Bench, events: int) -> list[Figure]:
+    """Single changes for one trigger while another has a backlog, which the workers are sending."""
+    with endpoint(bench.folder, timed=True) as (url, arrivals):
+        busy = {"name": "busy", "url": url.replace("/hook", "/wait/5/hook")}
+        quiet = {"name": "quiet", "url": url, "tables": ["invoices"]}
+        bench.configure({**busy, "state": "paused"}, quiet)
+        stored = bench.stored()
+        bench.insert(events)
+        wait_until(lambda: bench.stored() - stored >= events, 300, "not stored")
+        bench.configure(busy, quiet)
+        before = bench.delivered("busy")
+        wait_until(lambda: bench.delivered("busy") > before, 30, "the backlog does not move")
+        committed = _commit_steadily(bench, 20, 200, "invoices")
+        wait_until(lambda: bench.delivered("quiet") >= 200, 60, "not delivered")
+        left = bench.unfinished()
+        bench.configure({**busy, "state": "disabled"}, quiet)
+    p50, p99 = _delays_ms(committed, arrivals)
+    bench.stack.execute("TRUNCATE mission_control.delivery")
+    note = f"{left:,} of the backlog still waited"
+    return [
+        Figure("latency beside another trigger's backlog, p50", p50, "ms"),
+        Figure("latency beside another trigger's backlog, p99", p99, "ms", "≤ 1 000", note=note),
+    ]
+
+
 def measure_debezium(bench: Bench, events: int) -> list[Figure]:
     """The same rows to the same endpoint by the product and by Debezium's engine: one that answers
     at once, and one that takes 20 ms."""
@@ -526,7 +585,7 @@ def _delays_ms(committed: dict[str, float], arrivals: Path) -> tuple[float, floa
     return delays[len(delays) // 2], delays[len(delays) * 99 // 100]
 
 
-def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
+def _commit_steadily(bench: Bench, rate: int, rows: int, table: str = "orders") -> dict[str, float]:
     """Insert row by row at `rate` a second; returns when each one had committed, by its id."""
     connection = psycopg2.connect(bench.source_url)
     connection.autocommit = True
@@ -536,7 +595,7 @@ def _commit_steadily(bench: Bench, rate: int, rows: int) -> dict[str, float]:
         for number in range(rows):
             time.sleep(max(0.0, started + number / rate - time.perf_counter()))
             bench._rows += 1
-            cursor.execute(_INSERT, (bench._rows, bench._rows))
+            cursor.execute(_INSERT.format(table=table), (bench._rows, bench._rows))
             committed[str(bench._rows)] = time.time()
     connection.close()
     return committed
@@ -568,6 +627,8 @@ BENCHMARKS = {
     "dead-endpoint": measure_dead_endpoint,
     "slow-endpoints": measure_slow_endpoints,
     "latency": measure_latency,
+    "rate-limit": measure_rate_limit,
+    "fairness": measure_fairness,
     "debezium": measure_debezium,
 }
 
@@ -586,8 +647,9 @@ def main() -> None:
     bench = Bench(folder)
     try:
         bench.stack.start_all()
-        # Started where two are measured.
-        bench.stack.stop("worker-2")
+        for number in range(2, _MOST_WORKERS + 1):
+            # Started where more than one is measured.
+            bench.stack.stop(f"worker-{number}")
         for name in options.names or BENCHMARKS:
             print(f"{name} …", file=sys.stderr)
             figures += BENCHMARKS[name](bench, options.events)
