@@ -43,6 +43,12 @@ _MOST_WORKERS = 4
 
 # Nothing is delivered while captures are measured.
 _NOWHERE = {"url": "http://127.0.0.1:9/", "state": "paused"}
+# What the log has counted: settled, and not yet.
+_COUNTED = (
+    "SELECT coalesce(sum({what}), 0) FROM (SELECT trigger_id, {what}"
+    " FROM mission_control.event_stats_span WHERE span_seconds = 86400 UNION ALL"
+    " SELECT trigger_id, {what} FROM mission_control.event_stats) AS counted WHERE true{only}"
+)
 
 
 class Bench:
@@ -114,15 +120,12 @@ class Bench:
         )
 
     def stored(self) -> int:
-        return self._number("SELECT coalesce(sum(stored), 0) FROM mission_control.event_stats")
+        return self._number(_COUNTED.format(what="stored", only=""))
 
     def delivered(self, trigger: str = "") -> int:
         """How many events were delivered; of one trigger, if it is named."""
-        only = f" WHERE trigger_id = (SELECT id FROM eventing_trigger WHERE name = '{trigger}')"
-        return self._number(
-            "SELECT coalesce(sum(delivered), 0) FROM mission_control.event_stats"
-            f"{only if trigger else ''}"
-        )
+        only = f" AND trigger_id = (SELECT id FROM eventing_trigger WHERE name = '{trigger}')"
+        return self._number(_COUNTED.format(what="delivered", only=only if trigger else ""))
 
     def unfinished(self) -> int:
         return self._number(

@@ -60,6 +60,11 @@ app.conf.update(
             "schedule": 1.0,
             "options": {"expires": 5},
         },
+        "statistics": {
+            "task": "eventing.tasks.settle_statistics",
+            "schedule": 60.0,
+            "options": {"expires": 30},
+        },
         "upkeep": {
             "task": "eventing.tasks.upkeep",
             "schedule": 600.0,

@@ -127,6 +127,15 @@ def upkeep() -> None:
             logger.warning("an Eventing DB cannot be looked after", number=number, error=str(error))
 
 
+def settle_statistics() -> None:
+    """Move what the logs counted lately to where charts read it."""
+    for number in [BUILTIN, *external_numbers()]:
+        try:
+            log_numbered(number).settle_statistics()
+        except LogUnavailable as error:
+            logger.warning("statistics cannot be settled", number=number, error=str(error))
+
+
 def forget_allotments() -> None:
     """Remove what workers noted of the limits of triggers that are gone."""
     Allotment.objects.exclude(trigger_id__in=Trigger.objects.values("pk")).delete()

@@ -21,6 +21,7 @@ from eventing.destinations.webhook import WebhookDestination
 from eventing.endpoints import Endpoints
 from eventing.eventing_dbs import BUILTIN, external_numbers, log_numbered
 from eventing.limits import SharedLimits
+from eventing.sweep import settle_statistics as settle_statistics_once
 from eventing.sweep import sweep as sweep_once
 from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
@@ -140,6 +141,13 @@ def redeliver(redelivery_id: int) -> None:
     """Go on with a redelivery of everything that matches a filter."""
     close_old_connections()
     redeliveries.advance(redelivery_id)
+
+
+@shared_task(name="eventing.tasks.settle_statistics")
+def settle_statistics() -> None:
+    """What charts read; called every minute."""
+    close_old_connections()
+    settle_statistics_once()
 
 
 @shared_task(name="eventing.tasks.upkeep")

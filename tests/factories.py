@@ -77,12 +77,15 @@ def make_outcome(
         claim,
         1,
         Exchange(
-            started_at_ms=int(time.time() * 1000),
-            duration_ms=7,
-            url="http://127.0.0.1/hook",
-            request_headers=(("User-Agent", "MissionControl"),),
-            status_code=status_code,
-            **(error | exchange),
+            **{
+                "started_at_ms": int(time.time() * 1000),
+                "duration_ms": 7,
+                "url": "http://127.0.0.1/hook",
+                "request_headers": (("User-Agent", "MissionControl"),),
+                "status_code": status_code,
+                **error,
+                **exchange,
+            },
         ),
         retry_at_ms,
     )

@@ -20,6 +20,7 @@ from eventing.changes import (
     Origin,
     Outcome,
 )
+from eventing.logs.counting import Statistic
 
 
 class PositionMoved(Exception):
@@ -243,4 +244,30 @@ class EventLog(Protocol):
 
     def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
         """How many unfinished events each of these triggers has; every id is a key."""
+        ...
+
+    # Statistics
+
+    def settle_statistics(self) -> int:
+        """Move what was counted into the sums of each span, and forget sums that are old enough.
+
+        Returns how many rows were moved. Any number of processes may do it at once.
+        """
+        ...
+
+    def statistics(
+        self,
+        project_id: int,
+        since: datetime,
+        until: datetime,
+        step_seconds: int,
+        *,
+        by_trigger: bool = False,
+        trigger_id: int | None = None,
+    ) -> list[Statistic]:
+        """What came of a project's events, of one trigger's or of each trigger's, in each step of
+        time from `since` to `until`, oldest first; steps in which nothing happened are left out.
+
+        Both ends are to be multiples of `step_seconds` since the epoch, and that a multiple of 60.
+        """
         ...

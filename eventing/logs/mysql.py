@@ -6,8 +6,9 @@ ids than a statement takes goes in portions, each of them a transaction.
 """
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,8 +16,9 @@ import pymysql
 
 from eventing.changes import EVENT_STATUSES, Claim, Event, EventStatus, Finding, Origin, Outcome
 from eventing.ids import order_key
-from eventing.logs import mychecks, mypages
+from eventing.logs import mychecks, mypages, mystatistics
 from eventing.logs.base import DueChunk, EventDetail, EventFilter, Page, PositionMoved, Recorded
+from eventing.logs.counting import DAY_SPAN, Statistic, counts_of_outcomes, counts_of_stored
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order, places_in_order
 from eventing.logs.mystatements import (
@@ -24,12 +26,14 @@ from eventing.logs.mystatements import (
     DELIVERY,
     EVENT_LOG,
     INVOCATION_LOG,
+    KEPT,
     LISTED_AT_ONCE,
     NEVER,
     NOW,
     POSITION,
     SELECTS_AT_ONCE,
     STATS,
+    STATS_SPAN,
     TRIGGER_NAME,
     hexadecimal,
     listed,
@@ -102,28 +106,9 @@ class MySqlEventLog:
                 _note_trigger_names(at, names - self._known_names)
                 _insert_events(at, origin, storable)
                 _insert_deliveries(at, origin, storable)
-                self._count_stored(at, origin, storable)
+                counted = counts_of_stored(origin.project_id, storable)
+                mystatistics.add(at, counted, self._writer)
         self._known_names |= names
-
-    def _count_stored(self, at: Transaction, origin: Origin, events: Sequence[Event]) -> None:
-        counted = Counter((_minute(event.committed_at_ms), event.trigger_id) for event in events)
-        self._add_stats(
-            at,
-            [
-                (minute, trigger_id, origin.project_id, count, 0, 0, 0, 0)
-                for (minute, trigger_id), count in sorted(counted.items())
-            ],
-        )
-
-    def _add_stats(self, at: Transaction, rows: Sequence[tuple[int, ...]]) -> None:
-        """Add rows of minute, trigger, project, and what came of events in it, to the sums."""
-        sums = ("arrived", "delivered", "retried", "failed", "duration_ms_sum")
-        at.insert(
-            f"INSERT INTO {STATS} (minute_at, trigger_id, project_id, {', '.join(sums)}, writer)",
-            [f"({','.join(map(str, row))},'{self._writer}')" for row in rows],
-            "ON DUPLICATE KEY UPDATE "
-            + ", ".join(f"{name} = {name} + VALUES({name})" for name in sums),
-        )
 
     @again_after_a_deadlock
     def forget_position(self, database_id: int) -> None:
@@ -202,21 +187,9 @@ class MySqlEventLog:
             _delete_delivered(at, moved)
             _update_retried(at, moved)
             _update_failed(at, moved)
-            self._count_outcomes(at, moved)
+            mystatistics.add(at, counts_of_outcomes(moved), self._writer)
             freed = free_next(at, finished)
         return Recorded(len(moved), freed)
-
-    def _count_outcomes(self, at: Transaction, outcomes: Sequence[Outcome]) -> None:
-        sums: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-        for outcome in outcomes:
-            minute = _minute(outcome.exchange.started_at_ms)
-            row = sums[minute, outcome.claim.trigger_id, outcome.project_id]
-            if outcome.exchange.succeeded:
-                row[0] += 1
-            else:
-                row[1 if outcome.retry_at_ms is not None else 2] += 1
-            row[3] += outcome.exchange.duration_ms
-        self._add_stats(at, [(*key, 0, *row) for key, row in sorted(sums.items())])
 
     @again_after_a_deadlock
     def release(self, claims: Sequence[Claim]) -> None:
@@ -402,9 +375,15 @@ class MySqlEventLog:
                 SELECT CONCAT(state), COUNT(*) FROM {DELIVERY}
                 WHERE project_id = %s GROUP BY state
                 UNION ALL
-                SELECT 'arrived', COALESCE(SUM(arrived), 0) FROM {STATS} WHERE project_id = %s""",
-                project_id,
-                project_id,
+                SELECT 'arrived', COALESCE(SUM(arrived), 0) FROM (
+                    SELECT begins_at, arrived FROM {STATS_SPAN}
+                    WHERE project_id = %s AND span_seconds = {DAY_SPAN}
+                    UNION ALL
+                    SELECT minute_at DIV 1000, arrived FROM {STATS} WHERE project_id = %s
+                ) AS counted
+                WHERE begins_at >= 86400 * (SELECT COALESCE(MAX(events_from), 0) FROM {KEPT}
+                                            WHERE project_id IN (0, %s))""",
+                *[project_id] * 4,
             )
         found = {state: int(count) for state, count in rows}
         stored = found.pop("arrived")
@@ -425,6 +404,27 @@ class MySqlEventLog:
                 list(trigger_ids),
             )
         return found | {int(trigger_id): int(count) for trigger_id, count in rows}
+
+    # Statistics
+
+    def settle_statistics(self) -> int:
+        """Move what was counted into the sums of each span, and forget old sums."""
+        return mystatistics.settle(self._connections)
+
+    def statistics(
+        self,
+        project_id: int,
+        since: datetime,
+        until: datetime,
+        step_seconds: int,
+        *,
+        by_trigger: bool = False,
+        trigger_id: int | None = None,
+    ) -> list[Statistic]:
+        """What came of a project's events in each step of time, oldest first."""
+        return mystatistics.read(
+            self._connections, project_id, since, until, step_seconds, by_trigger, trigger_id
+        )
 
 
 # What storing a batch is made of
@@ -678,10 +678,6 @@ def _put_in_order(at: Transaction, event_ids: Sequence[UUID]) -> None:
         "ON DUPLICATE KEY UPDATE sweep_at = VALUES(sweep_at), order_key = VALUES(order_key),"
         " order_seq = VALUES(order_seq)",
     )
-
-
-def _minute(milliseconds: int) -> int:
-    return milliseconds // 60_000 * 60_000
 
 
 def _body(body: bytes) -> str:

@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from eventing.ids import first_id_at
+from eventing.logs import mystatistics
 from eventing.logs.base import LogUnavailable
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order
@@ -20,10 +21,10 @@ from eventing.logs.mystatements import (
     DELIVERY,
     EVENT_LOG,
     INVOCATION_LOG,
+    KEPT,
     LISTED_AT_ONCE,
     OWNER,
     POSITION,
-    STATS,
     TRIGGER_NAME,
     TRIGGER_ORDER,
     hexadecimal,
@@ -112,20 +113,13 @@ CREATE TABLE IF NOT EXISTS {POSITION} (
     PRIMARY KEY (database_id)
 ) {{options}};
 
--- `arrived` counts by the minute of the commit, the rest by the minute it happened in. A row a
--- writer, so that no two processes wait for each other; readers sum.
-CREATE TABLE IF NOT EXISTS {STATS} (
-    minute_at BIGINT NOT NULL,
-    trigger_id BIGINT NOT NULL,
-    writer VARCHAR(40) NOT NULL,
+-- How far retention has come: the first day (counted from the epoch) that a project's events are
+-- kept of; project 0 stands for all.
+CREATE TABLE IF NOT EXISTS {KEPT} (
     project_id BIGINT NOT NULL,
-    arrived BIGINT NOT NULL,
-    delivered BIGINT NOT NULL,
-    retried BIGINT NOT NULL,
-    failed BIGINT NOT NULL,
-    duration_ms_sum BIGINT NOT NULL,
-    PRIMARY KEY (minute_at, trigger_id, writer),
-    KEY event_stats_project (project_id, minute_at, arrived)
+    events_from INT NOT NULL,
+    payloads_from INT NOT NULL,
+    PRIMARY KEY (project_id)
 ) {{options}};
 
 -- Every name a trigger ever had, so that the log can be filtered by names of deleted triggers.
@@ -142,7 +136,7 @@ CREATE TABLE IF NOT EXISTS {OWNER} (
     node_id VARCHAR(64) NOT NULL,
     PRIMARY KEY (number)
 ) {{options}};
-"""
+{mystatistics.TABLES}"""
 
 logger = structlog.get_logger(__name__)
 
@@ -227,7 +221,7 @@ class Tables:
             self._delete_in_batches(table, f"{key} < {first}")
         while self._delete_deliveries(f"event_id < {first}") == DELETED_AT_ONCE:
             continue
-        self._delete_in_batches(STATS, f"minute_at < {day * _DAY_MS}")
+        self._keep_from(0, day, 0)
         return gone
 
     def _delete_in_batches(self, table: str, condition: str) -> None:
@@ -250,12 +244,23 @@ class Tables:
         deleted = forgotten = 0
         for ids in self._ids_before(project_id, events_before, "TRUE"):
             deleted += self._delete_events(ids)
-        self._delete_in_batches(
-            STATS, f"project_id = {project_id:d} AND minute_at < {events_before * _DAY_MS}"
-        )
         for ids in self._ids_before(project_id, payloads_before, "payload IS NOT NULL"):
             forgotten += self._forget_payloads(ids)
+        self._keep_from(project_id, events_before, payloads_before)
         return deleted, forgotten
+
+    @again_after_a_deadlock
+    def _keep_from(self, project_id: int, events: int, payloads: int) -> None:
+        """Note the first days that a project's events and payloads are kept of."""
+        with self._connections.transaction() as at:
+            at.run(
+                f"INSERT INTO {KEPT} (project_id, events_from, payloads_from) VALUES (%s, %s, %s)"
+                " ON DUPLICATE KEY UPDATE events_from = GREATEST(events_from, VALUES(events_from)),"
+                " payloads_from = GREATEST(payloads_from, VALUES(payloads_from))",
+                project_id,
+                events,
+                payloads,
+            )
 
     def _ids_before(self, project_id: int, day: int, condition: str) -> Iterator[list[UUID]]:
         """Ids of a project's events of days before `day`, oldest first, in portions."""

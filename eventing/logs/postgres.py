@@ -8,11 +8,12 @@ absence of a row is what `delivered` means. docs/explanation/event-log.md tells 
 import re
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from hashlib import blake2b
 from io import StringIO
 from itertools import islice
 from typing import Any, Final, cast
@@ -33,6 +34,7 @@ from eventing.changes import (
     Outcome,
 )
 from eventing.ids import committed_at_ms_of, first_id_at, order_key
+from eventing.logs import pgstatistics
 from eventing.logs.base import (
     DueChunk,
     EventDetail,
@@ -44,6 +46,13 @@ from eventing.logs.base import (
     Page,
     PositionMoved,
     Recorded,
+)
+from eventing.logs.counting import (
+    DAY_SPAN,
+    MOVED_AT_ONCE,
+    Statistic,
+    counts_of_outcomes,
+    counts_of_stored,
 )
 
 SCHEMA: Final = "mission_control"
@@ -141,22 +150,13 @@ CREATE TABLE IF NOT EXISTS mission_control.capture_position (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 
--- `stored` counts by the minute of the commit, the rest by the minute it happened in. A row a
--- writer, so that no two processes wait for each other; readers sum.
-CREATE TABLE IF NOT EXISTS mission_control.event_stats (
-    minute timestamptz NOT NULL,
-    trigger_id bigint NOT NULL,
-    writer text NOT NULL,
-    project_id bigint NOT NULL,
-    stored bigint NOT NULL DEFAULT 0,
-    delivered bigint NOT NULL DEFAULT 0,
-    retried bigint NOT NULL DEFAULT 0,
-    failed bigint NOT NULL DEFAULT 0,
-    duration_ms_sum bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (minute, trigger_id, writer)
-) WITH (fillfactor = 50);
-CREATE INDEX IF NOT EXISTS event_stats_project
-    ON mission_control.event_stats (project_id, minute);
+-- How far retention has come: the first day (counted from the epoch) that a project's events are
+-- kept of; project 0 stands for all.
+CREATE TABLE IF NOT EXISTS mission_control.kept (
+    project_id bigint PRIMARY KEY,
+    events_from integer NOT NULL DEFAULT 0,
+    payloads_from integer NOT NULL DEFAULT 0
+);
 
 -- Every name a trigger ever had, so that the log can be filtered by names of deleted triggers.
 CREATE TABLE IF NOT EXISTS mission_control.trigger_name (
@@ -166,6 +166,8 @@ CREATE TABLE IF NOT EXISTS mission_control.trigger_name (
     PRIMARY KEY (project_id, name, trigger_id)
 );
 """
+_DEFINITIONS: Final = _TABLES + pgstatistics.TABLES
+_DEFINITIONS_HASH: Final = blake2b(_DEFINITIONS.encode(), digest_size=8).hexdigest()
 
 
 class PostgresEventLog:
@@ -278,7 +280,7 @@ class PostgresEventLog:
         """Make or upgrade schema, tables and this week's partitions, as far as need be."""
         with self._transaction() as cursor:
             self._run(cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.tables'))")
-            self._run(cursor, _TABLES)
+            self._define(cursor)
             if owner is not None:
                 self._run(cursor, _MARK)
                 (mark,) = cast(tuple[Any, ...], cursor.fetchone())
@@ -288,6 +290,14 @@ class PostgresEventLog:
                     raise LogUnavailable("another installation keeps its log in this database")
         today = int(time.time() * 1000) // _DAY_MS
         self.make_partitions(range(today - 1, today + 7))
+
+    def _define(self, cursor: psycopg2.extensions.cursor) -> None:
+        """Run the definitions, unless these very ones have been run: they lock what they touch."""
+        made = f"made by the definitions {_DEFINITIONS_HASH}"
+        self._run(cursor, "SELECT obj_description(to_regclass('mission_control.event_log'))")
+        if cursor.fetchone() != (made,):
+            self._run(cursor, _DEFINITIONS)
+            self._run(cursor, f"COMMENT ON TABLE {SCHEMA}.event_log IS %s", made)
 
     def make_partitions(self, days: Sequence[int]) -> None:
         """Make the partitions of these days (counted from the epoch) where they are missing.
@@ -353,11 +363,7 @@ class PostgresEventLog:
                 str(first_id_at(day * _DAY_MS)),
             )
             self._free_behind(cursor)
-            self._run(
-                cursor,
-                f"DELETE FROM {SCHEMA}.event_stats WHERE minute < to_timestamp(%s)",
-                day * 86_400,
-            )
+            self._keep_from(cursor, 0, day, 0)
 
     def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
         """Delete a project's old events, and forget the payloads of less old ones."""
@@ -385,13 +391,7 @@ class PostgresEventLog:
                 events,
             )
             deleted = cursor.rowcount
-            self._run(
-                cursor,
-                f"DELETE FROM {SCHEMA}.event_stats WHERE project_id = %s"
-                " AND minute < to_timestamp(%s)",
-                project_id,
-                events_before * 86_400,
-            )
+            self._keep_from(cursor, project_id, events_before, payloads_before)
             # What still waits keeps its payload: it has yet to be sent.
             self._run(
                 cursor,
@@ -403,6 +403,23 @@ class PostgresEventLog:
                 payloads,
             )
             return deleted, cursor.rowcount
+
+    def _keep_from(
+        self, cursor: psycopg2.extensions.cursor, project_id: int, events: int, payloads: int
+    ) -> None:
+        """Note the first days that a project's events and payloads are kept of."""
+        self._run(
+            cursor,
+            f"""
+            INSERT INTO {SCHEMA}.kept AS k (project_id, events_from, payloads_from)
+            VALUES (%s, %s, %s)
+            ON CONFLICT (project_id) DO UPDATE SET
+                events_from = greatest(k.events_from, EXCLUDED.events_from),
+                payloads_from = greatest(k.payloads_from, EXCLUDED.payloads_from)""",
+            project_id,
+            events,
+            payloads,
+        )
 
     def _free_behind(self, cursor: psycopg2.extensions.cursor) -> None:
         """Let go of what waited for the (trigger, key) that `cursor` has just deleted."""
@@ -438,7 +455,7 @@ class PostgresEventLog:
                 self._note_trigger_names(cursor, names - self._known_names)
                 self._copy_events(cursor, origin, events)
                 self._copy_deliveries(cursor, origin, events)
-                self._count_stored(cursor, origin, events)
+                self._add_stats(cursor, counts_of_stored(origin.project_id, events))
         self._known_names |= names
 
     def _move_position(
@@ -595,41 +612,13 @@ class PostgresEventLog:
         self.statements += 1
         cursor.copy_expert(sql, StringIO("".join(lines)), size=1 << 17)
 
-    def _count_stored(
-        self, cursor: psycopg2.extensions.cursor, origin: Origin, events: Sequence[Event]
-    ) -> None:
-        counted = Counter(
-            (event.committed_at_ms // 60_000 * 60, event.trigger_id) for event in events
-        )
-        self._add_stats(
-            cursor,
-            [
-                (minute, trigger_id, origin.project_id, count, 0, 0, 0, 0)
-                for (minute, trigger_id), count in sorted(counted.items())
-            ],
-        )
-
     def _add_stats(
         self, cursor: psycopg2.extensions.cursor, rows: Sequence[tuple[int, ...]]
     ) -> None:
-        """Add rows of minute, trigger, project, and what came of events in it, to the sums."""
-        self.statements += 1
-        psycopg2.extras.execute_values(
-            cursor,
-            f"""
-            INSERT INTO {SCHEMA}.event_stats AS s (minute, trigger_id, project_id, stored,
-                delivered, retried, failed, duration_ms_sum, writer)
-            VALUES %s
-            ON CONFLICT (minute, trigger_id, writer) DO UPDATE SET
-                stored = s.stored + EXCLUDED.stored,
-                delivered = s.delivered + EXCLUDED.delivered,
-                retried = s.retried + EXCLUDED.retried,
-                failed = s.failed + EXCLUDED.failed,
-                duration_ms_sum = s.duration_ms_sum + EXCLUDED.duration_ms_sum""",
-            [(*row, self._writer) for row in rows],
-            template="(to_timestamp(%s), %s, %s, %s, %s, %s, %s, %s, %s)",
-            page_size=1000,
-        )
+        """Add what a batch counts to the statistics."""
+        if rows:
+            self.statements += 1
+            pgstatistics.add(cursor, rows, self._writer)
 
     def forget_position(self, database_id: int) -> None:
         """Forget how far a database was read; its next capture starts from now."""
@@ -720,9 +709,11 @@ class PostgresEventLog:
             moved = self._delete_delivered(cursor, delivered) if delivered else set()
             if others:
                 moved |= self._update_undelivered(cursor, others)
-            self._count_outcomes(
+            self._add_stats(
                 cursor,
-                [outcome for outcome in outcomes if outcome.claim.id_text in moved],
+                counts_of_outcomes(
+                    outcome for outcome in outcomes if outcome.claim.id_text in moved
+                ),
             )
             return Recorded(len(moved), self._free_next(cursor, finished))
 
@@ -790,21 +781,6 @@ class PostgresEventLog:
             ],
         )
         return {event_id for (event_id,) in cursor.fetchall()}
-
-    def _count_outcomes(
-        self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]
-    ) -> None:
-        sums: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-        for outcome in outcomes:
-            minute = outcome.exchange.started_at_ms // 60_000 * 60
-            row = sums[minute, outcome.claim.trigger_id, outcome.project_id]
-            if outcome.exchange.succeeded:
-                row[0] += 1
-            else:
-                row[1 if outcome.retry_at_ms is not None else 2] += 1
-            row[3] += outcome.exchange.duration_ms
-        if sums:
-            self._add_stats(cursor, [(*key, 0, *row) for key, row in sorted(sums.items())])
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give back claims that were never sent; their attempts are not counted."""
@@ -1017,10 +993,15 @@ class PostgresEventLog:
                 f"""
                 SELECT state, count(*) FROM {SCHEMA}.delivery WHERE project_id = %s GROUP BY state
                 UNION ALL
-                SELECT 'stored', coalesce(sum(stored), 0)::bigint
-                FROM {SCHEMA}.event_stats WHERE project_id = %s""",
-                project_id,
-                project_id,
+                SELECT 'stored', coalesce(sum(stored), 0)::bigint FROM (
+                    SELECT begins_at AS at, stored FROM {SCHEMA}.event_stats_span
+                    WHERE project_id = %s AND span_seconds = {DAY_SPAN}
+                    UNION ALL
+                    SELECT minute, stored FROM {SCHEMA}.event_stats WHERE project_id = %s
+                ) AS counted
+                WHERE at >= (SELECT to_timestamp(86400::bigint * coalesce(max(events_from), 0))
+                             FROM {SCHEMA}.kept WHERE project_id IN (0, %s))""",
+                *[project_id] * 4,
             )
             found = dict(cursor.fetchall())
         stored = found.pop("stored")
@@ -1040,6 +1021,38 @@ class PostgresEventLog:
                 list(trigger_ids),
             )
             return dict.fromkeys(trigger_ids, 0) | dict(cursor.fetchall())
+
+    # Statistics
+
+    def settle_statistics(self) -> int:
+        """Move what was counted into the sums of each span, and forget old sums."""
+        moved = 0
+        while True:
+            with self._transaction() as cursor:
+                some = pgstatistics.move(cursor)
+            moved += some
+            if some < MOVED_AT_ONCE:
+                break
+        with self._transaction() as cursor:
+            pgstatistics.forget_old(cursor)
+        return moved
+
+    def statistics(
+        self,
+        project_id: int,
+        since: datetime,
+        until: datetime,
+        step_seconds: int,
+        *,
+        by_trigger: bool = False,
+        trigger_id: int | None = None,
+    ) -> list[Statistic]:
+        """What came of a project's events in each step of time, oldest first."""
+        with self._transaction() as cursor:
+            self.statements += 1
+            return pgstatistics.read(
+                cursor, project_id, since, until, step_seconds, by_trigger, trigger_id
+            )
 
 
 # A schema that is there already must be ours; one that is not must be ours to make.

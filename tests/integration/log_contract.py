@@ -24,6 +24,7 @@ from eventing.logs.base import (
     PositionMoved,
     Recorded,
 )
+from eventing.logs.counting import LATENCY_BOUNDS_MS, NOTHING, Statistic, Sums
 from eventing.logs.mysql import MySqlEventLog
 from eventing.logs.postgres import PostgresEventLog
 from eventing.matching import Matcher, Rule
@@ -789,6 +790,101 @@ class LogContract:
         stored(log, 5000)
         assert statements_of_a_page() == few <= 3
 
+    # Statistics
+
+    def test_statistics_say_what_came_of_events_and_how_long_they_took(self, log: Log) -> None:
+        minute = minutes_ago(10)
+        slow, quick, failed, retried = stored(log, 4, committed_at_ms=minute + 100)
+        stored(log, 1, trigger_id=2, trigger="other", committed_at_ms=minute + 100)
+        claims = {
+            claim.event_id: claim for claim in log.claim(ids_of([slow, quick, failed, retried]), 60)
+        }
+        log.record(
+            [
+                make_outcome(claims[slow.id], 200, started_at_ms=minute + 900),
+                make_outcome(claims[quick.id], 200, started_at_ms=minute + 101, duration_ms=1),
+                make_outcome(claims[failed.id], 500, started_at_ms=minute + 101),
+                make_outcome(claims[retried.id], 500, minute, started_at_ms=minute + 101),
+            ],
+            "worker",
+        )
+        latency = latencies((2, 1), (1000, 1))
+        mine = Sums(4, 2, 1, 1, 22, latency)
+        begins_at = minute // 1000
+        expected = [
+            Statistic(begins_at, 1, mine),
+            Statistic(begins_at, 2, NOTHING._replace(stored=1)),
+        ]
+        for _ in range(2):
+            assert counted(log, by_trigger=True) == expected
+            assert counted(log) == [Statistic(begins_at, 0, mine._replace(stored=5))]
+            assert counted(log, trigger_id=1) == [Statistic(begins_at, 0, mine)]
+            assert counted(log, project_id=2) == []
+            log.settle_statistics()
+        assert log.counts(1) == {
+            "pending": 2, "delivering": 0, "delivered": 2, "failed": 1, "cancelled": 0,
+        }  # fmt: skip
+
+    def test_a_redelivery_does_not_count_as_a_long_delivery(self, log: Log) -> None:
+        events = stored(log, 2, committed_at_ms=minutes_ago(10))
+        deliver(log, events)
+        log.redeliver(1, ids_of(events), [1])
+        deliver(log, events)
+        sums = [row.sums for row in counted(log)]
+        assert sum(each.delivered for each in sums) == 4
+        assert sum(sum(each.latency) for each in sums) == 2
+
+    def test_statistics_are_the_same_at_any_step_settled_or_not(self, log: Log) -> None:
+        ages = [0, 3, 59, 61, 200, 1000]
+        for age in ages:
+            stored(log, age + 1, committed_at_ms=minutes_ago(age))
+        total = sum(ages) + len(ages)
+        steps = (60, 600, 3600, 7200, 86_400)
+        before = {step: counted(log, step=step) for step in steps}
+        assert log.settle_statistics() == len(ages) - 1
+        assert {step: counted(log, step=step) for step in steps} == before
+        assert {sum(row.sums.stored for row in rows) for rows in before.values()} == {total}
+        assert [row.begins_at % 7200 for row in before[7200]] == [0] * len(before[7200])
+
+    def test_several_that_settle_statistics_while_others_count_lose_and_repeat_nothing(
+        self, log: Log
+    ) -> None:
+        minutes = [minutes_ago(age) for age in range(3, 33)]
+
+        def work(number: int) -> None:
+            for minute in minutes:
+                if number < 2:
+                    log.settle_statistics()
+                    continue
+                trigger_id = number % 2 + 1
+                change = make_change(committed_at_ms=minute)
+                origin = make_origin(database_id=number)
+                events = make_events([change], origin, trigger_id, f"trigger {trigger_id}")
+                log.append(origin, events, log.position(number), uuid4().hex)
+
+        at_once(log, 5, work)
+        assert sum(row.sums.stored for row in counted(log)) == 3 * len(minutes)
+        log.settle_statistics()
+        assert log.settle_statistics() == 0
+        assert [row.sums.stored for row in counted(log)] == [3] * len(minutes)
+
+    def test_counts_that_come_late_are_added(self, log: Log) -> None:
+        minute = minutes_ago(30)
+        for count in (1, 2, 3):
+            stored(log, count, committed_at_ms=minute)
+            assert log.settle_statistics() == 1
+        assert [row.sums.stored for row in counted(log, step=3600)] == [6]
+
+    def test_sums_of_long_ago_are_kept_by_the_day(self, log: Log) -> None:
+        stored(log, 3, committed_at_ms=minutes_ago(50 * 1440))
+        stored(log, 2, committed_at_ms=minutes_ago(2))
+        for step, expected in ((86_400, [3, 2]), (3600, [3, 2]), (600, [2]), (60, [2])):
+            log.settle_statistics()
+            assert [row.sums.stored for row in counted(log, step=step, days=60)] == expected
+        log.drop_partitions_before(int(time.time()) // 86_400 - 30)
+        assert log.counts(1)["pending"] == 2
+        assert log.counts(1)["delivered"] == 0
+
     # Retention
 
     def test_days_beyond_retention_go_with_their_deliveries_and_counts(self, log: Log) -> None:
@@ -838,6 +934,35 @@ class LogContract:
         assert log.expire(1, today - 7, today - 3) == (2500, 0)
         assert found(log) == []
         assert log.pending_of([1]) == {1: 0}
+
+
+def minutes_ago(count: int) -> int:
+    """The beginning of a minute that was over so many minutes ago, in milliseconds."""
+    return (int(time.time()) // 60 - count - 1) * 60_000
+
+
+def latencies(*counts: tuple[int, int]) -> tuple[int, ...]:
+    """A histogram of so many events that took at most so many milliseconds."""
+    found = [0] * (len(LATENCY_BOUNDS_MS) + 1)
+    for bound, count in counts:
+        found[LATENCY_BOUNDS_MS.index(bound)] = count
+    return tuple(found)
+
+
+def counted(
+    log: Log,
+    step: int = 60,
+    days: int = 2,
+    project_id: int = 1,
+    by_trigger: bool = False,
+    trigger_id: int | None = None,
+) -> list[Statistic]:
+    """The statistics of the last days in steps of so many seconds."""
+    end = datetime.fromtimestamp((int(time.time()) // 86_400 + 1) * 86_400, UTC)
+    begin = end - timedelta(days=days)
+    return log.statistics(
+        project_id, begin, end, step, by_trigger=by_trigger, trigger_id=trigger_id
+    )
 
 
 def make_tables_and_close(log: Log) -> None:
