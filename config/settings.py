@@ -151,6 +151,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "webui.middleware.ContentSecurityPolicyMiddleware",
+    "webui.middleware.ConsoleMethodsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"

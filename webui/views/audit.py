@@ -4,6 +4,7 @@ from typing import Final
 
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
+from django.views.decorators.http import require_safe
 
 from eventing import audit
 from eventing.access import ADMIN
@@ -17,6 +18,7 @@ from webui.requests import Request
 _PAGE_ROWS: Final = 50
 
 
+@require_safe
 @project_page(ADMIN)
 def index(request: Request, project: Project) -> HttpResponse:
     """A page of the audit log, newest first."""

@@ -38,6 +38,7 @@ from webui.requests import Request
 _TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
 
 
+@require_safe
 @project_page()
 def index(request: Request, project: Project) -> HttpResponse:
     """One row a database, kept up to date."""

@@ -7,7 +7,7 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import render, resolve_url
 from django.utils import timezone
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from eventing import history
 from eventing.access import EDITOR
@@ -24,6 +24,7 @@ from webui.templatetags.console import event_token
 _PAGE_ROWS: Final = 50
 
 
+@require_safe
 @project_page()
 def index(request: Request, project: Project) -> HttpResponse:
     """A page of the log; for htmx its next rows, or (`seen`) what is new or has changed."""
@@ -90,6 +91,7 @@ def _with(names: list[str], asked: str | None) -> list[str]:
     return names if asked is None or asked in names else [asked, *names]
 
 
+@require_safe
 @project_page()
 def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """One event: as a page of its own, or opened within the list."""
@@ -167,6 +169,7 @@ def _share(part: float, whole: float) -> float:
 @project_page(EDITOR)
 def redeliver(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """Put a finished event back to pending."""
+    _event(project, event_id)
     count = history.redeliver(project, [event_id])
     if request.htmx:
         return render(
@@ -175,5 +178,5 @@ def redeliver(request: Request, project: Project, event_id: UUID) -> HttpRespons
     if count:
         messages.success(request, "The event is put back and will be delivered again.")
     else:
-        messages.warning(request, "Nothing to redeliver: the event is not finished, or is gone.")
+        messages.warning(request, "Nothing to redeliver: the event is not finished.")
     return SeeOther(resolve_url("event", project.name, event_id))

@@ -4,11 +4,13 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
 
 from eventing.health import PROCESSES, process_health, readiness
 from webui.requests import Request
 
 
+@require_safe
 @never_cache
 @login_required
 def show(request: Request) -> HttpResponse:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.http import HttpResponse
+from django.views.decorators.http import require_safe
 
 from eventing import history
 from eventing.eventing_dbs import current_log
@@ -15,6 +16,7 @@ from webui.requests import Request
 _LATEST = 10
 
 
+@require_safe
 @project_page()
 def show(request: Request, project: Project) -> HttpResponse:
     """Counts, databases, triggers and the last events, kept up to date."""

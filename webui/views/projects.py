@@ -8,6 +8,7 @@ from django.db.models import Count, Q
 from django.http import HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
 
 from eventing.access import ADMIN
 from eventing.definitions import SettingsDefinition, parse_project_name
@@ -22,6 +23,7 @@ from webui.requests import Request
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
 
 
+@require_safe
 def root(request: Request) -> HttpResponse:
     """Where one begins: the projects, or the first administrator's page."""
     if not request.user.is_authenticated and not User.objects.exists():
@@ -29,6 +31,7 @@ def root(request: Request) -> HttpResponse:
     return redirect("projects")
 
 
+@require_safe
 @never_cache
 @login_required
 def index(request: Request) -> HttpResponse:

@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, resolve_url
 from django.utils import timezone
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from eventing import redeliveries
 from eventing.access import EDITOR
@@ -42,6 +42,7 @@ def _asked(query: LogQuery) -> dict[str, Any]:
     return {"query": query, "selection": selection_of(query.filters), "rate": "", "errors": {}}
 
 
+@require_safe
 @project_page()
 def show(request: Request, project: Project, number: int) -> HttpResponse:
     """How far a redelivery is."""

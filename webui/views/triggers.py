@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from eventing import history
 from eventing.access import EDITOR
@@ -45,6 +45,7 @@ from webui.sentences import limits_of, retries_of, sentence_of
 _LATEST = 10
 
 
+@require_safe
 @project_page()
 def index(request: Request, project: Project) -> HttpResponse:
     """The triggers that match the search, kept up to date."""
@@ -203,6 +204,7 @@ def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
     }
 
 
+@require_safe
 @project_page()
 def show(request: Request, project: Project, name: str) -> HttpResponse:
     """One trigger: what it does, how it fares, its last events."""
