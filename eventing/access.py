@@ -45,13 +45,28 @@ class Actor:
             return None
         if self.user.is_superuser:
             return ADMIN
-        membership = Membership.objects.filter(user=self.user, project=project).first()
+        membership = self._membership(project)
         return Membership.Role(membership.role) if membership else None
+
+    def _membership(self, project: Project) -> Membership | None:
+        return Membership.objects.filter(user=self.user, project=project).first()
 
     def may(self, role: Membership.Role, project: Project) -> bool:
         """Whether the actor has at least `role` in `project`."""
         own = self.role_in(project)
         return own is not None and RANK[own] >= RANK[role]
+
+    def may_see_payloads(self, project: Project) -> bool:
+        """Whether the actor may see what rows contain: payloads and the bodies of exchanges.
+
+        It is the user's own: a token of theirs with a lower role sees no less of it.
+        """
+        if self.role_in(project) is None:
+            return False
+        if self.user.is_superuser:
+            return True
+        membership = self._membership(project)
+        return membership is not None and (membership.role != VIEWER or membership.sees_payloads)
 
     def administers_installation(self) -> bool:
         """Whether the actor may do everything; a token only if it is an unscoped `admin`."""

@@ -101,10 +101,14 @@ class SettingsDefinition:
 
 @dataclass(frozen=True, slots=True)
 class MemberDefinition:
-    """A member as a person describes them; `new_user`: one who is yet to be made."""
+    """A member as a person describes them; `new_user`: one who is yet to be made.
+
+    `payloads`: whether they see what rows contain, which only a viewer may be kept from.
+    """
 
     user: str
     role: Role
+    payloads: bool = True
     new_user: bool = False
 
 
@@ -451,13 +455,17 @@ def parse_settings(source: object, path: str = "") -> SettingsDefinition:
 
 
 def parse_member(source: object) -> MemberDefinition:
-    """A member from `{user, role, new_user}`."""
+    """A member from `{user, role, payloads, new_user}`."""
     reader = _Reader(source, "", {})
     definition = MemberDefinition(
         user=reader.text("user", _USER_NAME, _USER_NAME_ALLOWED),
         role=cast(Role, reader.choice("role", ROLES, None)),
+        payloads=reader.flag("payloads", True),
         new_user=reader.flag("new_user", False),
     )
+    if definition.role != "viewer" and not definition.payloads and not reader.problems:
+        allowed = f"true with the role {definition.role}; only a viewer can be kept from them"
+        reader.refuse("payloads", False, allowed)
     reader.finish()
     if reader.problems:
         raise InvalidInput(reader.problems)

@@ -3,7 +3,7 @@ project, redelivering, cancelling, counting.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from eventing.access import Actor
@@ -73,11 +73,19 @@ def _place_of(cursor: str | None, stores: Sequence[Store]) -> tuple[int, str | N
     raise InvalidCursor("the cursor points into a log that this project does not have")
 
 
-def event(project: Project, event_id: UUID) -> EventDetail | None:
-    """One event, from whichever log of the project has it.
+def event(project: Project, event_id: UUID, *, by: Actor) -> EventDetail | None:
+    """One event, from whichever log of the project has it, as far as `by` may see it.
 
     Raises LogUnavailable if none has it that could be asked.
     """
+    found = _event(project, event_id)
+    if found is None or by.may_see_payloads(project):
+        return found
+    invocations = [replace(each, response_body="") for each in found.invocations]
+    return replace(found, payload=None, invocations=invocations, withheld=True)
+
+
+def _event(project: Project, event_id: UUID) -> EventDetail | None:
     unavailable: LogUnavailable | None = None
     for log in logs_of(project):
         try:

@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 
 from eventing import audit
 from eventing.access import ADMIN, Actor
-from eventing.definitions import MemberDefinition, Role
+from eventing.definitions import MemberDefinition
 from eventing.models import ApiToken, Membership, Project
 from eventing.problems import InvalidInput, Problem
 
@@ -48,8 +48,10 @@ def add_member(project: Project, definition: MemberDefinition, *, by: Actor) -> 
             raise InvalidInput(
                 [Problem("user", repr(user.username), "a user who is no member of the project yet")]
             )
-        membership = project.memberships.create(user=user, role=definition.role)
-        facts = {"role": definition.role}
+        membership = project.memberships.create(
+            user=user, role=definition.role, sees_payloads=definition.payloads
+        )
+        facts = _facts(membership)
         audit.write(by, project, "member.create", user.username, user.pk, new=facts)
     return Added(membership, first_password)
 
@@ -76,18 +78,23 @@ def _new_user(project: Project, name: str, *, by: Actor) -> tuple[User, str]:
     return user, password
 
 
-def set_role(membership: Membership, role: Role, *, by: Actor) -> None:
-    """Give a member another role."""
+def _facts(membership: Membership) -> audit.Facts:
+    return {"role": membership.role, "payloads": membership.sees_payloads}
+
+
+def change_member(membership: Membership, definition: MemberDefinition, *, by: Actor) -> None:
+    """Give a member another role, and say whether a viewer sees payloads."""
     with _change_of_members(membership.project):
-        membership.refresh_from_db(fields=["role"])
+        membership.refresh_from_db(fields=["role", "sees_payloads"])
+        role = definition.role
         if Membership.Role(role) is not ADMIN:
             _refuse_to_lose_the_last_administrator(membership, "role", repr(role), by)
-        old, new = {"role": membership.role}, {"role": role}
-        membership.role = role
-        membership.save(update_fields=["role"])
+        old = _facts(membership)
+        membership.role, membership.sees_payloads = role, definition.payloads
+        membership.save(update_fields=["role", "sees_payloads"])
         user = membership.user
         name, project = user.username, membership.project
-        audit.write(by, project, "member.update", name, user.pk, old=old, new=new)
+        audit.write(by, project, "member.update", name, user.pk, old=old, new=_facts(membership))
 
 
 def remove_member(membership: Membership, *, by: Actor) -> None:
@@ -97,7 +104,7 @@ def remove_member(membership: Membership, *, by: Actor) -> None:
         membership.refresh_from_db(fields=["role"])
         _refuse_to_lose_the_last_administrator(membership, "user", repr(user.username), by)
         tokens = ApiToken.objects.filter(project=project, user=user)
-        facts = {"role": membership.role, "tokens": tokens.count()}
+        facts = {**_facts(membership), "tokens": tokens.count()}
         audit.write(by, project, "member.delete", user.username, user.pk, old=facts)
         tokens.delete()
         membership.delete()

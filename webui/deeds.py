@@ -20,7 +20,7 @@ _DEEDS: Final = {
     "trigger.close_breaker": "Deliveries let go",
     "trigger.reveal_secret": "Signing secret revealed",
     "member.create": "Member added",
-    "member.update": "Role changed",
+    "member.update": "Member changed",
     "member.delete": "Member removed",
     "token.create": "API token created",
     "token.delete": "API token revoked",

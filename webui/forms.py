@@ -391,13 +391,30 @@ def _problems_of_fields(type: DatabaseType, given: Mapping[str, str]) -> list[Pr
 # Settings, their members and tokens
 
 
+# What a viewer without payloads is among the roles of a form.
+ROWLESS_VIEWER: Final = "viewer-without-payloads"
+MEMBER_ROLES: Final = (
+    ("viewer", "viewer"),
+    (ROWLESS_VIEWER, "viewer, no payloads"),
+    ("editor", "editor"),
+    ("admin", "admin"),
+)
+
+
 def given_member(post: QueryDict) -> dict[str, Any]:
-    """A member as the form describes them."""
+    """The form of a member as it was sent."""
     return {
         "user": post.get("user", "").strip(),
         "role": post.get("role", ""),
         "new_user": "new_user" in post,
     }
+
+
+def member_source(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A member as the form describes them, where to be kept from payloads is a role."""
+    if given["role"] == ROWLESS_VIEWER:
+        return {**given, "role": "viewer", "payloads": False}
+    return dict(given)
 
 
 def given_token(post: QueryDict) -> dict[str, str]:

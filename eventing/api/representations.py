@@ -103,7 +103,12 @@ def masked_address(url: str) -> str:
 def member_shown(membership: Membership) -> dict[str, Any]:
     """A member of a project."""
     user = membership.user
-    return {"user": user.username, "role": membership.role, "active": user.is_active}
+    return {
+        "user": user.username,
+        "role": membership.role,
+        "payloads": membership.sees_payloads,
+        "active": user.is_active,
+    }
 
 
 def token_shown(token: ApiToken) -> dict[str, Any]:
@@ -204,6 +209,7 @@ def event_shown_whole(detail: EventDetail) -> dict[str, Any]:
     return {
         **event_shown(detail.row),
         "payload": None if detail.payload is None else orjson.Fragment(detail.payload),
+        "withheld": detail.withheld,
         "invocations": [_invocation_shown(each) for each in detail.invocations],
     }
 

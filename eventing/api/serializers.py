@@ -4,7 +4,7 @@ Nothing is checked or rendered by these: rules are in `eventing.definitions`, an
 `representations`. A test compares both with what is described here.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from rest_framework import serializers
 
@@ -63,15 +63,20 @@ class Project(Settings):
     role = serializers.ChoiceField(choices=ROLES, read_only=True, help_text="The caller's role.")
 
 
+_PAYLOADS: Final = "Whether a viewer sees payloads and response bodies; else always true."
+
+
 class Member(serializers.Serializer[object]):
     user = _Text(help_text="The user's name.")
     role = serializers.ChoiceField(choices=ROLES)
+    payloads = _Flag(default=True, help_text=_PAYLOADS)
     active = _Flag(read_only=True, help_text="Whether the user may sign in.")
 
 
 class MemberToAdd(serializers.Serializer[object]):
     user = _Text(help_text="The user's name.")
     role = serializers.ChoiceField(choices=ROLES)
+    payloads = _Flag(default=True, help_text=_PAYLOADS)
     new_user = _Flag(
         default=False,
         help_text="Make the user, too; for administrators of the installation.",
@@ -86,6 +91,7 @@ class AddedMember(Member):
 
 class MemberChange(serializers.Serializer[object]):
     role = serializers.ChoiceField(choices=ROLES, required=False)
+    payloads = _Flag(required=False, help_text=_PAYLOADS)
 
 
 class Token(serializers.Serializer[object]):
@@ -257,7 +263,13 @@ class Event(serializers.Serializer[object]):
 
 
 class EventDetail(Event):
-    payload = serializers.DictField(allow_null=True, help_text="null once it has expired.")
+    payload = serializers.DictField(
+        allow_null=True, help_text="null once it has expired, or if it is withheld."
+    )
+    withheld = _Flag(
+        help_text="Whether payload and response bodies are left out, since the caller may not see"
+        " what rows contain."
+    )
     invocations = Invocation(many=True)
 
 

@@ -112,11 +112,15 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class EventDetail:
-    """One event with all that is known of it. `payload` is JSON text, None once it has expired."""
+    """One event with all that is known of it. `payload` is JSON text, None once it has expired.
+
+    `withheld`: payload and response bodies were taken out for someone who may not see them.
+    """
 
     row: EventRow
     payload: str | None
     invocations: list[Invocation]
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ class Membership(models.Model):
     )
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=6, choices=Role.choices)
+    # Whether a viewer sees what rows contain; whoever may edit sends it anywhere anyhow.
+    sees_payloads = models.BooleanField(default=True, db_default=True)
 
     class Meta:
         constraints = [

@@ -56,6 +56,7 @@ def test_a_user_is_added_changed_and_removed_over_rest(shop: Shop) -> None:
     assert answer.json == {
         "user": "grace@example.com",
         "role": "viewer",
+        "payloads": True,
         "active": True,
         "first_password": None,
     }

@@ -12,8 +12,9 @@ from django.utils.safestring import SafeString, mark_safe
 
 from eventing.changes import EVENT_STATUSES
 from eventing.logs.base import Invocation
-from eventing.models import AuditEntry
+from eventing.models import AuditEntry, Membership
 from webui.deeds import FieldChange, changes_of, deed_of
+from webui.forms import ROWLESS_VIEWER
 
 register = template.Library()
 
@@ -162,6 +163,13 @@ def answered_well(invocation: Any) -> bool:
     """Whether an invocation (or exchange) was answered by a whole 2xx response."""
     code = invocation.status_code
     return invocation.error_kind is None and code is not None and 200 <= code < 300
+
+
+@register.filter
+def member_role(member: Membership) -> str:
+    """A member's role as the form of Members has it."""
+    is_kept_from_payloads = member.role == "viewer" and not member.sees_payloads
+    return ROWLESS_VIEWER if is_kept_from_payloads else member.role
 
 
 @register.filter

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from eventing import history
-from eventing.access import EDITOR
+from eventing.access import EDITOR, Actor
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS
 from eventing.eventing_dbs import current_number
 from eventing.history import LogPage
@@ -95,15 +95,15 @@ def _with(names: list[str], asked: str | None) -> list[str]:
 @project_page()
 def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """One event: as a page of its own, or opened within the list."""
-    detail = _event(project, event_id)
+    detail = _event(project, event_id, request.actor)
     if request.GET.get("seen") == _state_token(detail):
         return HttpResponse(status=204)
     template = "events/_event.html" if request.htmx else "events/event.html"
     return render(request, template, _detail_context(project, detail))
 
 
-def _event(project: Project, event_id: UUID) -> EventDetail:
-    detail = history.event(project, event_id)
+def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
+    detail = history.event(project, event_id, by=actor)
     if detail is None:
         raise Http404("There is no such event in this project; it may have expired.")
     return detail
@@ -121,6 +121,7 @@ def _detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
         "row": row,
         "type": EVENT_TYPES[row.operation],
         "payload": detail.payload,
+        "withheld": detail.withheld,
         "invocations": detail.invocations,
         "timeline": _timeline(detail),
         "token": _state_token(detail),
@@ -169,12 +170,11 @@ def _share(part: float, whole: float) -> float:
 @project_page(EDITOR)
 def redeliver(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """Put a finished event back to pending."""
-    _event(project, event_id)
+    _event(project, event_id, request.actor)
     count = history.redeliver(project, [event_id])
     if request.htmx:
-        return render(
-            request, "events/_event.html", _detail_context(project, _event(project, event_id))
-        )
+        context = _detail_context(project, _event(project, event_id, request.actor))
+        return render(request, "events/_event.html", context)
     if count:
         messages.success(request, "The event is put back and will be delivered again.")
     else:

@@ -9,18 +9,18 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from eventing.access import ADMIN
-from eventing.definitions import ROLES, parse_member
+from eventing.definitions import parse_member
 from eventing.members import (
     Added,
     add_member,
+    change_member,
     is_last_administrator,
     members_of,
     remove_member,
-    set_role,
 )
 from eventing.models import Membership, Project
 from eventing.problems import InvalidInput
-from webui.forms import Form, given_member, in_words
+from webui.forms import MEMBER_ROLES, Form, given_member, in_words, member_source
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
@@ -33,7 +33,7 @@ def index(request: Request, project: Project) -> HttpResponse:
         return _page(request, project, Form({"role": "viewer"}))
     given = given_member(request.POST)
     try:
-        added = add_member(project, parse_member(given), by=request.actor)
+        added = add_member(project, parse_member(member_source(given)), by=request.actor)
     except InvalidInput as error:
         form = Form(given, error.problems, {"user": "User name"})
         return _page(request, project, form, refused=True)
@@ -58,7 +58,7 @@ def _page(
         "refusal": refusal,
         "added": added,
         "members": members_of(project),
-        "roles": ROLES,
+        "roles": MEMBER_ROLES,
         "may_make_users": request.actor.administers_installation(),
     }
     return form_answer(request, "settings/members.html", context, refused=refused)
@@ -75,13 +75,15 @@ def change_role(request: Request, project: Project, user_id: int) -> HttpRespons
     membership = _membership(project, user_id)
     name = membership.user.username
     try:
-        wanted = parse_member({"user": name, "role": request.POST.get("role")})
-        set_role(membership, wanted.role, by=request.actor)
+        given = {"user": name, "role": request.POST.get("role")}
+        wanted = parse_member(member_source(given))
+        change_member(membership, wanted, by=request.actor)
     except InvalidInput as error:
         refusal = in_words(error.problems[0])
         form = Form({"role": "viewer"})
         return _page(request, project, form, refused=True, refusal=refusal)
-    messages.success(request, f"{name} has the role {wanted.role} now.")
+    role = f"{wanted.role}{'' if wanted.payloads else ' without payloads'}"
+    messages.success(request, f"{name} has the role {role} now.")
     return SeeOther(_after(request, project))
 
 

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from eventing import history
-from eventing.access import EDITOR
+from eventing.access import EDITOR, Actor
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
 from eventing.api.filters import filters_of, selection_of
@@ -20,9 +20,9 @@ from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput, Problem
 
 
-def _event(project: Project, event_id: UUID) -> EventDetail:
+def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
     """Raises Http404."""
-    detail = history.event(project, event_id)
+    detail = history.event(project, event_id, by=actor)
     if detail is None:
         raise Http404
     return detail
@@ -56,7 +56,7 @@ class OneEvent(ProjectView):
     @operation("get_event", {200: serializers.EventDetail}, tag="events")
     def get(self, request: Request, project: str, event_id: UUID) -> Response:
         """An event with its payload and its invocations, oldest first."""
-        return Response(event_shown_whole(_event(self.project, event_id)))
+        return Response(event_shown_whole(_event(self.project, event_id, self.actor)))
 
 
 class EventRedelivery(ProjectView):
@@ -65,10 +65,11 @@ class EventRedelivery(ProjectView):
     @operation("redeliver_event", {202: serializers.Event}, request=None, tag="events")
     def post(self, request: Request, project: str, event_id: UUID) -> Response:
         """Send a finished event again, with a fresh retry budget; 409 if that cannot be."""
-        before = _event(self.project, event_id)
+        before = _event(self.project, event_id, self.actor)
         if redeliver(self.project, [event_id]) == 0:
             raise Conflict(_why_not(before))
-        return Response(event_shown(_event(self.project, event_id).row), status=202)
+        after = _event(self.project, event_id, self.actor)
+        return Response(event_shown(after.row), status=202)
 
 
 def _why_not(event: EventDetail) -> str:

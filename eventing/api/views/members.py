@@ -11,7 +11,7 @@ from eventing.api.bodies import mapping_of
 from eventing.api.representations import member_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import parse_member
-from eventing.members import add_member, members_of, remove_member, set_role
+from eventing.members import add_member, change_member, members_of, remove_member
 from eventing.models import Membership
 from eventing.problems import InvalidInput, Problem
 
@@ -58,15 +58,19 @@ class OneMember(ProjectView):
         tag="members",
     )
     def patch(self, request: Request, project: str, username: str) -> Response:
-        """Give a member another role."""
+        """Give a member another role, or say whether a viewer sees payloads."""
         membership = self._membership()
         patch = {
             name: value for name, value in mapping_of(request.data).items() if name != "active"
         }
-        definition = parse_member({"user": username, "role": membership.role, **patch})
+        stored = {"role": membership.role, "payloads": membership.sees_payloads}
+        if patch.get("role", "viewer") != "viewer":
+            # What could be kept from a viewer cannot be from the others.
+            stored["payloads"] = True
+        definition = parse_member({"user": username, **stored, **patch})
         if definition.user != username or definition.new_user:
             raise InvalidInput([Problem("user", repr(definition.user), f"{username!r}, as it is")])
-        set_role(membership, definition.role, by=self.actor)
+        change_member(membership, definition, by=self.actor)
         return Response(member_shown(membership))
 
     @operation("remove_member", {204: None}, tag="members")
