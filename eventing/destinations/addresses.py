@@ -7,61 +7,9 @@ the operator has named their network in WEBHOOK_ALLOWED_NETWORKS.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
-from typing import Final
+from ipaddress import ip_address, ip_network
 
-Address = IPv4Address | IPv6Address
-
-# IANA's special-purpose registries of IPv4 and IPv6, the first match counting. 192.88.99.0/24 and
-# 2002::/16 (6to4) and 2001::/32 (Teredo) lead to relays that forward to an address inside.
-_REFUSED: Final[tuple[tuple[IPv4Network | IPv6Network, str], ...]] = tuple(
-    (ip_network(network), what)
-    for network, what in (
-        ("0.0.0.0/32", "the unspecified address"),
-        ("0.0.0.0/8", "an address of this network"),
-        ("10.0.0.0/8", "a private address"),
-        ("100.64.0.0/10", "an address of carrier-grade NAT"),
-        ("127.0.0.0/8", "a loopback address"),
-        ("169.254.169.254/32", "the cloud's metadata address"),
-        ("169.254.0.0/16", "a link-local address"),
-        ("172.16.0.0/12", "a private address"),
-        ("192.0.0.0/24", "a reserved address"),
-        ("192.0.2.0/24", "an address of documentation"),
-        ("192.88.99.0/24", "an address of a 6to4 relay"),
-        ("192.168.0.0/16", "a private address"),
-        ("198.18.0.0/15", "an address of benchmarks"),
-        ("198.51.100.0/24", "an address of documentation"),
-        ("203.0.113.0/24", "an address of documentation"),
-        ("224.0.0.0/4", "a multicast address"),
-        ("255.255.255.255/32", "the broadcast address"),
-        ("240.0.0.0/4", "a reserved address"),
-        ("::/128", "the unspecified address"),
-        ("::1/128", "a loopback address"),
-        ("::/96", "an IPv4-compatible address"),
-        ("64:ff9b:1::/48", "an address of a local NAT64"),
-        ("100::/64", "a discarded address"),
-        ("2001::/32", "an address of Teredo"),
-        ("2001:2::/48", "an address of benchmarks"),
-        ("2001::/23", "a reserved address"),
-        ("2001:db8::/32", "an address of documentation"),
-        ("2002::/16", "an address of 6to4"),
-        ("3fff::/20", "an address of documentation"),
-        ("fd00:ec2::254/128", "the cloud's metadata address"),
-        ("fc00::/7", "a private address"),
-        ("fe80::/10", "a link-local address"),
-        ("fec0::/10", "a private address"),
-        ("ff00::/8", "a multicast address"),
-    )
-)
-_GLOBAL_UNICAST_6: Final = IPv6Network("2000::/3")
-_NAT64: Final = IPv6Network("64:ff9b::/96")
+from eventing.networks import embedded, lies_in, special_kind
 
 
 class AddressGuard:
@@ -78,10 +26,10 @@ class AddressGuard:
             parsed = ip_address(address.partition("%")[0])
         except ValueError:
             return "its address is not an IP address"
-        meant = _embedded(parsed)
-        if any(_lies_in(each, network) for each in {parsed, meant} for network in self._allowed):
+        meant = embedded(parsed)
+        if any(lies_in(each, network) for each in {parsed, meant} for network in self._allowed):
             return None
-        what = _what_is_refused(meant)
+        what = special_kind(meant)
         if what is None:
             return None
         shown = f"{parsed}" if parsed == meant else f"{parsed} (that is {meant})"
@@ -89,26 +37,3 @@ class AddressGuard:
             f"{shown} is {what}; nothing is sent there unless WEBHOOK_ALLOWED_NETWORKS names"
             " its network"
         )
-
-
-def _embedded(address: Address) -> Address:
-    """The IPv4 address that packets to a mapped or NAT64 address reach; else the address itself."""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in _NAT64:
-            return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
-
-
-def _lies_in(address: Address, network: IPv4Network | IPv6Network) -> bool:
-    return address.version == network.version and address in network
-
-
-def _what_is_refused(address: Address) -> str | None:
-    for network, what in _REFUSED:
-        if _lies_in(address, network):
-            return what
-    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST_6:
-        return "a reserved address"
-    return None

@@ -26,6 +26,7 @@ from eventing.backoff import retry_after_ms
 from eventing.changes import Exchange
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.base import Request
+from eventing.destinations.names import Addresses, LookUps, Named, named_in
 
 # Of an answer, this much is kept.
 KEPT_BODY_BYTES: Final = 10_000
@@ -39,6 +40,7 @@ _MOST_CONNECTIONS: Final = 8_192
 _OTHER_FILES: Final = 200
 _IDLE_HANDLES: Final = 512
 _LONGEST_POLL_SECONDS: Final = 10.0
+_LOOK_AT_UNRESOLVED_SECONDS: Final = 0.05
 
 _READABLE: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLRDHUP
 _TLS_ERRORS: Final = frozenset(
@@ -83,6 +85,7 @@ class _Transfer:
         self._guard = guard
         self.curl = pycurl.Curl()
         self._url = ""
+        self._resolved: tuple[Named | None, Addresses] = (None, ())
         self._timeout_ms = 0
         self._header_lines: list[bytes] = []
         self._body: list[bytes] = []
@@ -108,8 +111,13 @@ class _Transfer:
         # libcurl itself refuses more than 300 kB or 5 000 lines of headers.
         set_option(pycurl.HEADERFUNCTION, self._header_lines.append)
 
-    def prepare(self, request: Request, on_done: OnDone) -> None:
-        """Take on a request. Raises pycurl.error or ValueError if it cannot be made."""
+    def prepare(
+        self, request: Request, on_done: OnDone, named: Named | None, addresses: Addresses
+    ) -> None:
+        """Take on a request; `addresses` are those of the name in its URL, if it has one.
+
+        Raises pycurl.error or ValueError if it cannot be made.
+        """
         self.request = request
         self.on_done = on_done
         self._header_lines.clear()
@@ -121,6 +129,10 @@ class _Transfer:
             self._url = ""
             set_option(pycurl.URL, _ascii_url(request.url))
             self._url = request.url
+        if self._resolved != (named, addresses):
+            if named is not None:
+                set_option(pycurl.RESOLVE, [_resolution(named, addresses)])
+            self._resolved = (named, addresses)
         if request.timeout_ms != self._timeout_ms:
             set_option(pycurl.TIMEOUT_MS, request.timeout_ms)
             self._timeout_ms = request.timeout_ms
@@ -210,6 +222,9 @@ class WebhookDestination:
         self._stop_by: float | None = None
         self._closed = False
         self._asleep = False
+        self._look_ups = LookUps(self._wake)
+        # What waits for the addresses of a name, each until the time given.
+        self._unresolved: dict[str, list[tuple[float, Request, OnDone]]] = {}
 
     def submit(self, request: Request, on_done: OnDone) -> None:
         """Queue a request; `on_done` is called once, on the destination's thread.
@@ -275,10 +290,16 @@ class WebhookDestination:
         while self._waiting:
             request, on_done = self._waiting.popleft()
             self._answer(on_done, _unsent(request, "stopped", "the worker was stopping"))
+        for waiting in self._unresolved.values():
+            for _, request, on_done in waiting:
+                self._answer(on_done, _unsent(request, "stopped", "the worker was stopping"))
+        self._unresolved.clear()
         return not self._under_way or time.monotonic() >= self._stop_by
 
     def _turn(self) -> None:
         """Start what waits, sleep until something happens, and finish what is done."""
+        if self._unresolved:
+            self._go_on_with_resolved()
         while self._waiting and len(self._under_way) < self._max_connections:
             self._begin(*self._waiting.popleft())
         for number, events in self._poll():
@@ -297,7 +318,7 @@ class WebhookDestination:
         self._finish_what_is_done()
 
     def _poll(self) -> list[tuple[int, int]]:
-        timeout = _LONGEST_POLL_SECONDS
+        timeout = _LOOK_AT_UNRESOLVED_SECONDS if self._unresolved else _LONGEST_POLL_SECONDS
         if self._timer_at is not None:
             timeout = min(timeout, self._timer_at - time.monotonic())
         if self._stop_by is not None:
@@ -311,10 +332,36 @@ class WebhookDestination:
         finally:
             self._asleep = False
 
+    def _go_on_with_resolved(self) -> None:
+        """Hand back what waited for a name that is known by now; give up what waited too long."""
+        now = time.monotonic()
+        for name in list(self._unresolved):
+            waiting = self._unresolved.pop(name)
+            if self._look_ups.addresses(name) is not None:
+                self._waiting.extend((request, on_done) for _, request, on_done in waiting)
+                continue
+            for give_up_at, request, on_done in waiting:
+                if give_up_at > now:
+                    self._unresolved.setdefault(name, []).append((give_up_at, request, on_done))
+                else:
+                    words = f"the name {name} was not resolved within {request.timeout_ms} ms"
+                    self._answer(on_done, _unsent(request, "dns", words))
+
     def _begin(self, request: Request, on_done: OnDone) -> None:
+        named = named_in(request.url)
+        addresses = self._look_ups.addresses(named.name) if named is not None else ()
+        if named is not None and not addresses:
+            if addresses is None:
+                give_up_at = time.monotonic() + request.timeout_ms / 1000
+                waiting = self._unresolved.setdefault(named.name, [])
+                waiting.append((give_up_at, request, on_done))
+            else:
+                words = f"the name {named.name} does not resolve"
+                self._answer(on_done, _unsent(request, "dns", words))
+            return
         transfer = self._idle.pop() if self._idle else _Transfer(self._guard, self._ca_file)
         try:
-            transfer.prepare(request, on_done)
+            transfer.prepare(request, on_done, named, addresses or ())
             self._multi.add_handle(transfer.curl)
         except (pycurl.error, ValueError, TypeError, OverflowError):
             # The handle may be half prepared, so it is not used again; the error may quote values.
@@ -413,6 +460,12 @@ def _unsent(
         error_kind=kind,
         error_message=message,
     )
+
+
+def _resolution(named: Named, addresses: Addresses) -> bytes:
+    """A name's addresses as libcurl takes them, to be forgotten like those it finds itself."""
+    listed = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
+    return f"+{named.name}:{named.port}:{listed}".encode()
 
 
 def _header_list(headers: tuple[tuple[str, str], ...]) -> list[bytes]:

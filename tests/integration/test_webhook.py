@@ -238,9 +238,23 @@ def test_a_proxy_of_the_environment_is_not_used(
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "example.com")
     destination = WebhookDestination(OPEN)
     assert send(destination, request_to(receiver.url())).succeeded
     destination.stop(0)
+
+
+def test_a_netrc_file_of_the_machine_gives_nothing_away(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login somebody password secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    receiver.behave("/", Behaviour(statuses=(401,), headers={"WWW-Authenticate": "Basic"}))
+    destination = WebhookDestination(OPEN)
+    assert send(destination, request_to(receiver.url())).status_code == 401
+    destination.stop(0)
+    assert "authorization" not in receiver.received()[0].headers
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ REFUSED = {
     "fe80::1%eth0": "link-local",
     "169.254.169.254": "metadata",
     "fd00:ec2::254": "metadata",
+    # Those of Alibaba, Oracle, Azure (a public one) and Google.
+    "100.100.100.200": "metadata",
+    "192.0.0.192": "metadata",
+    "168.63.129.16": "metadata",
+    "fd20:ce::254": "metadata",
     "100.64.0.1": "carrier-grade NAT",
     "0.0.0.0": "unspecified",
     "0.1.2.3": "this network",
