@@ -24,6 +24,14 @@ _UNSEEN_CASCADES: Final = (
     "rows that a foreign key of this table changes by cascade are not in the binary log"
 )
 
+_UNSEEN_HISTORY: Final = (
+    "its history is kept by transactions, so the server logs its changes as statements, and none"
+    " of them can be captured"
+)
+_HISTORY_MEND: Final = (
+    "let the columns of ROW START and ROW END be TIMESTAMP(6): the table must be made anew for it"
+)
+
 
 def of_server(facts: Facts) -> Iterator[Finding]:
     """What the server must have; without any of these nothing works."""
@@ -99,10 +107,10 @@ def check(
     yield _of_metadata(facts)
     yield _of_gtids(facts)
     yield _of_expiry(facts)
-    if facts.is_mariadb or facts.number < _CASCADES_LOGGED_SINCE:
-        for table in catalogue(server, opened, facts):
-            if table.limits:
-                yield Finding("cascades", "warning", f"{table.name}: {table.limits}", "", "")
+    for table in catalogue(server, opened, facts):
+        if table.limits:
+            name = "history" if table.limits == _UNSEEN_HISTORY else "cascades"
+            yield Finding(name, "warning", f"{table.name}: {table.limits}", "", table.mend)
 
 
 def _of_rights(
@@ -184,17 +192,26 @@ def _of_expiry(facts: Facts) -> Finding:
 def catalogue(server: Server, opened: Opened, facts: Facts) -> list[CatalogueTable]:
     """The tables that may be captured, sorted by name. Raises pymysql.MySQLError."""
     cascading: set[str] = set()
+    by_transactions: set[str] = set()
     with opened.cursor() as at:
         if facts.is_mariadb or facts.number < _CASCADES_LOGGED_SINCE:
             at.execute(_CASCADING, [server.database])
             cascading = {str(row[0]) for row in at.fetchall()}
+        if facts.is_mariadb:
+            at.execute(_BY_TRANSACTIONS, [server.database])
+            by_transactions = {str(row[0]) for row in at.fetchall()}
         at.execute(_TABLES, [server.database])
         rows = [(str(table), str(column)) for table, column in at.fetchall()]
     found = [
         CatalogueTable(
             table,
             tuple(column for _, column in columns),
-            _UNSEEN_CASCADES if table in cascading else "",
+            _UNSEEN_HISTORY
+            if table in by_transactions
+            else _UNSEEN_CASCADES
+            if table in cascading
+            else "",
+            _HISTORY_MEND if table in by_transactions else "",
         )
         for table, columns in groupby(rows, key=itemgetter(0))
         if not table.startswith(OWN_TABLES)
@@ -206,6 +223,11 @@ _CASCADING = """
 SELECT TABLE_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS
 WHERE CONSTRAINT_SCHEMA = %s
   AND (DELETE_RULE IN ('CASCADE', 'SET NULL') OR UPDATE_RULE IN ('CASCADE', 'SET NULL'))
+"""
+
+_BY_TRANSACTIONS = """
+SELECT TABLE_NAME FROM information_schema.COLUMNS
+WHERE TABLE_SCHEMA = %s AND GENERATION_EXPRESSION = 'ROW END' AND DATA_TYPE = 'bigint'
 """
 
 _TABLES = """

@@ -17,6 +17,7 @@ import orjson
 from pymysql.charset import charset_by_id, charset_by_name
 from pymysqlreplication.constants import FIELD_TYPE as TYPE
 
+from eventing.changes import Operation
 from eventing.sources.myjson import Reader, decimal_reader, json_of_binary
 
 _VECTOR: Final = 242
@@ -99,6 +100,8 @@ class ValueUnreadable(Exception):
     """One value of a row cannot be read; the rows behind it can. Says why, with no values."""
 
 
+# When a row ends that has not ended: up to MariaDB 11.4, and after.
+_NEVER: Final = frozenset({'"2038-01-19T03:14:07.999999Z"', '"2106-02-07T06:28:15.999999Z"'})
 # Stands for such a value in a row. No JSON text is like it.
 _UNREADABLE: Final = "\0"
 
@@ -113,6 +116,19 @@ class CatalogueColumn(NamedTuple):
     octets: int
     key_place: int
     is_json: bool
+    is_row_end: bool = False
+
+
+class FoundTable(NamedTuple):
+    """What the catalogue has of a table: nothing of one that is gone."""
+
+    columns: list[CatalogueColumn]
+    is_sequence: bool
+
+    @property
+    def may_have_history(self) -> bool:
+        """Whether earlier rows are kept in it (MariaDB's WITH SYSTEM VERSIONING), or were."""
+        return not self.columns or any(column.is_row_end for column in self.columns)
 
 
 class _Described(NamedTuple):
@@ -298,6 +314,22 @@ class RowFormat:
             )
         )
         self._identity = tuple(id_names[:1]) or key
+        ends = (n for n, column in enumerate(known) if column is not None and column.is_row_end)
+        self._row_end = next(ends, None)
+
+    def operation(
+        self, logged: Operation, before: Sequence[str | None], texts: Sequence[str | None]
+    ) -> Operation | None:
+        """What was done to a row; None where only its history was written or thinned out.
+
+        MariaDB logs a delete as an update that ends the row, and behind an update the insert of
+        the earlier row.
+        """
+        if self._row_end is None:
+            return logged
+        if before[self._row_end] not in _NEVER:
+            return None
+        return logged if texts[self._row_end] in _NEVER else "delete"
 
     def row(self, body: bytes, at: int, present: int) -> tuple[list[str | None], int]:
         """The JSON texts of one row image, None for columns it leaves out, and its end."""
@@ -366,12 +398,17 @@ def _fitted(
         _fits(column, found) for column, found in zip(described.columns, catalogue, strict=True)
     )
     if not fits:
-        raise RowsUnreadable(
-            f"the columns of {described.table} at the time of this change are not known: the table"
-            f" has been altered since, and the binary log names no columns; run"
-            f" SET GLOBAL binlog_row_metadata = FULL"
-        )
+        raise RowsUnreadable(columns_not_known(described.table))
     return list(catalogue)
+
+
+def columns_not_known(table: str) -> str:
+    """Why rows cannot be read that were written before their table was altered."""
+    return (
+        f"the columns of {table} at the time of this change are not known: the table has been"
+        f" altered since, and the binary log names no columns; run"
+        f" SET GLOBAL binlog_row_metadata = FULL"
+    )
 
 
 def _fits(column: _Described, found: CatalogueColumn) -> bool:

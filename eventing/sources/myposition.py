@@ -12,6 +12,22 @@ _MYSQL: Final = "mysql"
 _FILE: Final = "file"
 
 
+class LogPlace(NamedTuple):
+    """A place in a server's binary log: those of one server can be compared."""
+
+    number: int
+    offset: int
+    file: str
+
+    @classmethod
+    def of(cls, file: str, offset: int) -> "LogPlace":
+        return cls(int(file.rpartition(".")[2]), offset, file)
+
+    def at(self, end: int) -> "LogPlace":
+        """The end of the event behind this place, whose header tells its lowest 32 bits."""
+        return self._replace(offset=self.offset + ((end - self.offset) & 0xFFFFFFFF))
+
+
 class GtidSet:
     """The transactions that have been read, as the server writes such sets; grows in place.
 

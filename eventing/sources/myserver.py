@@ -11,7 +11,7 @@ from pymysql.constants import CR, ER
 
 from eventing.mysqlserver import Facts, Opened, address_of, connect
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
-from eventing.sources.mycolumns import CatalogueColumn
+from eventing.sources.mycolumns import CatalogueColumn, FoundTable
 from eventing.sources.myposition import GtidSet, Position
 
 _READ_SECONDS: Final = 30
@@ -21,6 +21,14 @@ _NO_RIGHT: Final = frozenset(
     {ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR}
 )
 _BINLOG_FAILURE: Final = 1236
+# MariaDB's code for a second replica with one server id (ER_SLAVE_SAME_ID).
+_SAME_SERVER_ID: Final = 4052
+
+# The columns of MariaDB's WITH SYSTEM VERSIONING where none are declared: the catalogue hides them.
+_IMPLICIT_PERIOD: Final = [
+    CatalogueColumn("row_start", "timestamp", "timestamp(6)", None, 0, 0, False),
+    CatalogueColumn("row_end", "timestamp", "timestamp(6)", None, 0, 0, False, is_row_end=True),
+]
 
 
 class BinlogEnd(NamedTuple):
@@ -152,27 +160,32 @@ class Server:
             number = number % 0xFFFFFFFF + 1
         return number
 
-    def columns(self, opened: Opened, facts: Facts, table: str) -> list[CatalogueColumn]:
-        """The columns of a table as they are now. Raises pymysql.MySQLError."""
+    def table(self, opened: Opened, facts: Facts, name: str) -> FoundTable:
+        """A table as it is now. Raises pymysql.MySQLError."""
         with opened.cursor() as at:
-            at.execute(_COLUMNS, [self.database, table])
+            at.execute(_COLUMNS, [self.database, name])
             rows = at.fetchall()
             checked: set[str] = set()
             if facts.is_mariadb:
-                at.execute(_JSON_CHECKS, [self.database, table])
+                at.execute(_JSON_CHECKS, [self.database, name])
                 checked = {str(row[0]).strip("`") for row in at.fetchall()}
-        return [
+        columns = [
             CatalogueColumn(
-                name,
+                column,
                 kind.lower(),
                 full_type,
                 charset,
                 int(octets or 0),
                 int(place or 0),
-                kind.lower() == "json" or name in checked,
+                kind.lower() == "json" or column in checked,
+                generated == "ROW END",
             )
-            for name, kind, full_type, charset, octets, place in rows
+            for _, column, kind, full_type, charset, octets, generated, place in rows
         ]
+        table_type = str(rows[0][0]) if rows else ""
+        if table_type == "SYSTEM VERSIONED" and not any(each.is_row_end for each in columns):
+            columns += _IMPLICIT_PERIOD
+        return FoundTable(columns, table_type == "SEQUENCE")
 
     def translated(self, error: pymysql.MySQLError) -> SourceBlocked | SourceUnavailable:
         """What an error of the server's or of the connection means."""
@@ -181,6 +194,8 @@ class Server:
         said = f"{self.place}: {text} ({code})"
         if code == _BINLOG_FAILURE:
             return self._stream_refused(text)
+        if code == _SAME_SERVER_ID:
+            return SourceUnavailable(f"{self.place}: another replica uses our server id")
         if code in _SIGN_IN:
             return SourceBlocked(said, "correct the connection string of this database")
         if code in _NO_RIGHT:
@@ -220,13 +235,15 @@ class Server:
 
 # By the primary keys of information_schema's tables: schema, then table.
 _COLUMNS = """
-SELECT c.COLUMN_NAME, c.DATA_TYPE, c.COLUMN_TYPE, c.CHARACTER_SET_NAME,
-       c.CHARACTER_OCTET_LENGTH, s.SEQ_IN_INDEX
-FROM information_schema.COLUMNS AS c
+SELECT t.TABLE_TYPE, c.COLUMN_NAME, c.DATA_TYPE, c.COLUMN_TYPE, c.CHARACTER_SET_NAME,
+       c.CHARACTER_OCTET_LENGTH, c.GENERATION_EXPRESSION, s.SEQ_IN_INDEX
+FROM information_schema.TABLES AS t
+JOIN information_schema.COLUMNS AS c
+  ON c.TABLE_SCHEMA = t.TABLE_SCHEMA AND c.TABLE_NAME = t.TABLE_NAME
 LEFT JOIN information_schema.STATISTICS AS s
   ON s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME
   AND s.COLUMN_NAME = c.COLUMN_NAME AND s.INDEX_NAME = 'PRIMARY'
-WHERE c.TABLE_SCHEMA = %s AND c.TABLE_NAME = %s
+WHERE t.TABLE_SCHEMA = %s AND t.TABLE_NAME = %s
 ORDER BY c.ORDINAL_POSITION
 """
 

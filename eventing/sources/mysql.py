@@ -15,6 +15,7 @@ from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.mysqlserver import Facts, Opened, facts_of
 from eventing.sources import mychecks
 from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.myalters import Alterations
 from eventing.sources.myposition import Position, moment_of, parse_position
 from eventing.sources.myserver import Server
 from eventing.sources.mystream import Stream
@@ -54,7 +55,8 @@ class MySqlSource:
             position = self._position(opened, facts, after)
             server_id = self._server.free_server_id(opened, facts)
             wire = Wire(self._server.connect(), self._server.place)
-            self._tables = Tables(self._server, opened, facts, watch)
+            ahead = Alterations(self._server, facts, self._name)
+            self._tables = Tables(self._server, opened, facts, watch, ahead)
             self._stream = Stream(wire, self._tables, self._server, position)
             wire.start(facts, position, server_id, self._name)
         except pymysql.MySQLError as error:

@@ -16,15 +16,29 @@ from pymysqlreplication.constants import BINLOG
 from eventing.changes import Change, Operation
 from eventing.sources.base import SourceBlocked
 from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, length_at
-from eventing.sources.myposition import BEFORE, GtidSet, Place, Position, file_and_offset, moment_of
+from eventing.sources.myposition import (
+    BEFORE,
+    GtidSet,
+    LogPlace,
+    Place,
+    Position,
+    file_and_offset,
+    moment_of,
+)
 from eventing.sources.myserver import Server
 from eventing.sources.mytables import Table, Tables
-from eventing.sources.mywire import Event, Wire, unpacked_events
+from eventing.sources.mywire import (
+    QUERY_COMPRESSED_EVENT,
+    Event,
+    Wire,
+    inflated,
+    statement_of,
+    unpacked_events,
+)
 
 _INCIDENT: Final = 26
 _TRANSACTION_PAYLOAD: Final = 40
 _TAGGED_GTID: Final = 42
-_QUERY_COMPRESSED: Final = 165
 # MariaDB's log_bin_compress: write, update, delete, of each version of the rows events.
 _COMPRESSED: Final = frozenset(range(166, 172))
 _OF_VERSION_2: Final = frozenset(
@@ -73,6 +87,18 @@ class _RowsAtHand(NamedTuple):
     present: int
     present_after: int
     is_partial: bool
+
+
+class _Row(NamedTuple):
+    """What came of a row; without an operation, nothing that anybody did to a row or wants."""
+
+    operation: Operation | None
+    identifier: str = ""
+    document: str = "{}"
+    old: str | None = None
+
+
+_NO_ROW: Final = _Row(None)
 
 
 class Stream:
@@ -126,6 +152,8 @@ class Stream:
         size = events = 0
         while len(changes) < max_changes and size < _BATCH_BYTES:
             if self._rows is not None:
+                if not self._is_understood(self._rows.table, deadline):
+                    break
                 change = self._next_row(self._rows)
                 if change is not None:
                     changes.append(change)
@@ -149,6 +177,7 @@ class Stream:
 
     def close(self) -> None:
         self._wire.close()
+        self._tables.close()
 
     def _take(self, event: Event) -> None:
         """Take in one event; after a rows event that is wanted, `_rows` holds it."""
@@ -161,7 +190,7 @@ class Stream:
             self._begin(event)
         elif kind in (BINLOG.XID_EVENT, BINLOG.XA_PREPARE_EVENT):
             self._finish(event)
-        elif kind in (BINLOG.QUERY_EVENT, _QUERY_COMPRESSED):
+        elif kind in (BINLOG.QUERY_EVENT, QUERY_COMPRESSED_EVENT):
             self._take_query(event)
         elif kind == BINLOG.ROTATE_EVENT:
             self._take_rotation(event)
@@ -177,7 +206,7 @@ class Stream:
         elif kind == _INCIDENT:
             raise self._server.lost("the binary log reports an incident: changes are missing in it")
         if event.end and event.timestamp:
-            self.offset = event.end
+            self.offset += (event.end - self.offset) & 0xFFFFFFFF
 
     def _begin(self, event: Event) -> None:
         body = event.body
@@ -214,10 +243,7 @@ class Stream:
         self._begun = False
 
     def _take_query(self, event: Event) -> None:
-        body = event.body
-        start = 13 + body[8] + int.from_bytes(body[11:13], "little") + 1
-        text = _inflated(body[start:]) if event.type == _QUERY_COMPRESSED else body[start:]
-        word = text[:64].strip().upper()
+        word = statement_of(event)[:64].strip().upper()
         if word == b"BEGIN" or word.startswith(b"XA START"):
             self._begun = True
         elif word in (b"COMMIT", b"ROLLBACK"):
@@ -251,7 +277,7 @@ class Stream:
         self._row = -1
         table = self._tables.of_rows(event.body[:6])
         operation = _ROWS[event.type]
-        if table is None or operation not in table.wanted or self._event < self._stored.event:
+        if table is None or operation not in table.logged or self._event < self._stored.event:
             return
         body, at = event.body, 8
         if event.type in _OF_VERSION_2:
@@ -266,10 +292,17 @@ class Stream:
             after = int.from_bytes(body[at : at + width], "little") & mask
             at += width
         if event.type in _COMPRESSED:
-            body, at = _inflated(body[at:]), 0
+            body, at = inflated(body[at:]), 0
         is_partial = event.type == BINLOG.PARTIAL_UPDATE_ROWS_EVENT
         self._rows = _RowsAtHand(table, operation, body, present, after, is_partial)
         self._row_at = at
+
+    def _is_understood(self, table: Table, deadline: float) -> bool:
+        """Whether it is known how a table's rows are read; finding out may take several reads."""
+        if table.format is not None or table.problem is not None:
+            return True
+        here = LogPlace.of(self.file, self.offset)
+        return self._tables.look_up(table, here, deadline)
 
     def _next_row(self, rows: _RowsAtHand) -> Change | None:
         """The change of the next row of the event at hand; None if it is stored or at its end."""
@@ -280,14 +313,13 @@ class Stream:
         self._row += 1
         place = Place(self._event, self._row)
         is_stored = place <= self._stored
-        if rows.operation not in table.wanted:
-            self._rows = None  # the configuration has changed in the middle of the event
+        if rows.operation not in table.logged:
+            # No table, as it turned out; or the configuration has changed in the middle of it.
+            self._rows = None
             return None
-        if not is_stored:
-            self._index += 1
-        identifier, document, old, problem = "", "{}", None, None
+        row, problem = _Row(self._failing(rows)), None
         try:
-            identifier, document, old = self._decoded(rows, self._tables.format(table))
+            row = self._decoded(rows, self._tables.format(table))
         except ValueUnreadable as error:
             problem = str(error)
         except RowsUnreadable as error:
@@ -295,27 +327,32 @@ class Stream:
         except (ValueError, LookupError, struct.error, zlib.error) as error:
             # Never the error's own words: they may quote the row.
             problem = self._given_up(f"the row could not be decoded ({type(error).__name__})")
-        if is_stored:
+        if is_stored or row.operation not in table.wanted:
             return None
+        self._index += 1
         return Change(
             f"{self._transaction}/{self._event}/{self._row}",
             self._index,
-            rows.operation,
+            row.operation,
             table.name,
-            identifier,
-            document,
+            row.identifier,
+            row.document,
             self._committed_at_ms,
-            old,
+            row.old,
             problem,
         )
+
+    def _failing(self, rows: _RowsAtHand) -> Operation:
+        """What a row that cannot be read is reported as."""
+        return rows.operation if rows.operation in rows.table.wanted else "delete"
 
     def _given_up(self, problem: str) -> str:
         """Leave the event at hand: where its next row begins is not known."""
         self._rows = None
         return f"{problem}; neither this row nor those that the server logged together with it"
 
-    def _decoded(self, rows: _RowsAtHand, shape: RowFormat) -> tuple[str, str, str | None]:
-        """Document id, document and old row of the next row; goes on to the one after it."""
+    def _decoded(self, rows: _RowsAtHand, shape: RowFormat) -> "_Row":
+        """The next row; goes on to the one after it."""
         texts, at = shape.row(rows.body, self._row_at, rows.present)
         before = texts
         if rows.operation == "update":
@@ -331,13 +368,13 @@ class Stream:
                 pairs = zip(texts, before, strict=True)
                 texts = [old if new is None else new for new, old in pairs]
         self._row_at = at
+        operation = shape.operation(rows.operation, before, texts)
+        if operation is None or operation not in rows.table.wanted:
+            return _NO_ROW
+        if operation == "delete":
+            texts = before
         document = shape.document(texts)
         old = None
-        if rows.operation != "insert":
+        if operation != "insert":
             old = document if before is texts else shape.document(before)
-        return shape.document_id(texts), document, old
-
-
-def _inflated(part: bytes) -> bytes:
-    """What MariaDB compressed (sql/log_event.cc, binlog_buf_compress): zlib behind a length."""
-    return zlib.decompress(part[1 + (part[0] & 7) :])
+        return _Row(operation, shape.document_id(texts), document, old)

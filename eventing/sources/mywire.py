@@ -36,6 +36,7 @@ _WHOLE_PACKET: Final = 0xFFFFFF
 _THROUGH_GTID: Final = 4
 _HEADER = struct.Struct("<IBIIIH")
 _CRC32: Final = 1
+QUERY_COMPRESSED_EVENT: Final = 165
 # Fields of a compressed transaction; a field of 0 ends them.
 _COMPRESSION: Final = 2
 _ZSTD: Final = 0
@@ -191,6 +192,18 @@ class Wire:
         elif self._checksums:
             stop -= BINLOG_CHECKSUM_LEN
         return Event(kind, timestamp, server_id, size, end, flags, packet[20:stop])
+
+
+def statement_of(event: Event) -> bytes:
+    """The text of a query event, in the character set that its session used."""
+    body = event.body
+    start = 13 + body[8] + int.from_bytes(body[11:13], "little") + 1
+    return inflated(body[start:]) if event.type == QUERY_COMPRESSED_EVENT else body[start:]
+
+
+def inflated(part: bytes) -> bytes:
+    """What MariaDB compressed (sql/log_event.cc, binlog_buf_compress): zlib behind a length."""
+    return zlib.decompress(part[1 + (part[0] & 7) :])
 
 
 def unpacked_events(event: Event) -> Iterator[Event]:

@@ -105,7 +105,6 @@ def test_killing_capture_again_and_again_loses_and_doubles_nothing(
                 stack.kill("capture")
                 stack.start("capture")
         product.wait_for(delivered=len(writer.written), timeout_seconds=120)
-        print(f"{KILLS} kills, {len(writer.written)} committed changes")
         stored = Counter(event["doc_id"] for event in product.events())
         assert stored == {str(number): 1 for number in writer.written}
         payload = receiver.received("/all")[0].json()["data"]  # type: ignore[index]

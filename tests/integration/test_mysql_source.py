@@ -25,8 +25,14 @@ EVERYTHING = Matcher([Rule(1, "all", (), ALL)])  # type: ignore[arg-type]
 class Capture:
     """An open source, and the position it was last read to."""
 
-    def __init__(self, url: str, watch: Matcher = EVERYTHING, after: str | None = None) -> None:
-        self.source = MySqlSource(url, "mission_control_test")
+    def __init__(
+        self,
+        url: str,
+        watch: Matcher = EVERYTHING,
+        after: str | None = None,
+        name: str = "mission_control_test",
+    ) -> None:
+        self.source = MySqlSource(url, name)
         self.source.open(watch, after)
         self.position = after
         self.seen: list[Change] = []
@@ -366,6 +372,226 @@ def test_rows_written_before_an_alter_table_are_read_or_reported_and_never_guess
     execute(database, "INSERT INTO users VALUES (5, 'large')")
     four, five = documents(capture.until(2))
     assert (four["fit"], five) == ("tiny", {"id": 5, "width": "large"})
+    capture.source.close()
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        "ALTER TABLE users RENAME COLUMN first TO given",
+        "ALTER TABLE users CHANGE first last varchar(9), CHANGE last first varchar(9)",
+        "ALTER TABLE users MODIFY last varchar(9) AFTER size",
+        "ALTER TABLE users DROP first, ADD nick varchar(9)",
+        "ALTER TABLE `users` MODIFY size enum('large', 'small')",
+        "ALTER TABLE users DROP PRIMARY KEY, ADD CONSTRAINT k PRIMARY KEY (first)",
+        "DROP TABLE users; CREATE TABLE users (id int PRIMARY KEY,"
+        " size enum('large', 'small'), last varchar(9), first varchar(9))",
+        "RENAME TABLE users TO old; CREATE TABLE users (id int PRIMARY KEY,"
+        " size enum('large', 'small'), last varchar(9), first varchar(9))",
+    ],
+)
+def test_columns_of_the_same_shape_are_not_taken_for_those_of_before_an_alter_table(
+    database: str, alter: str
+) -> None:
+    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+    people = "(id int PRIMARY KEY, size enum('small', 'large'), first varchar(9), last varchar(9))"
+    execute(database, f"CREATE TABLE users {people}")
+    capture = Capture(database)
+    execute(database, "INSERT INTO users VALUES (1, 'large', 'Ada', 'Lovelace')")
+    for statement in alter.split("; "):
+        execute(database, statement)
+    execute(database, "INSERT INTO users VALUES (2, 'small', 'Alan', 'Turing')")
+    execute(database, "CREATE TABLE others (id int PRIMARY KEY)")
+    execute(database, "INSERT INTO others VALUES (3)")
+    row = execute(database, "SELECT * FROM users WHERE id = 2")[0]
+    before, after, other = capture.until(3)
+    capture.source.close()
+    assert (before.document, before.document_id) == ("{}", "")
+    assert "has been altered since" in (before.problem or "")
+    assert list(documents([after])[0].values()) == list(row)
+    assert documents([other]) == [{"id": 3}]
+
+
+def test_what_leaves_the_columns_as_they_are_leaves_earlier_rows_readable(database: str) -> None:
+    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, v varchar(9))")
+    execute(database, "CREATE TABLE users2 (id int PRIMARY KEY, v varchar(9))")
+    capture = Capture(database)
+    execute(database, "INSERT INTO users VALUES (1, 'a')")
+    for statement in (
+        "CREATE INDEX first ON users (v)",
+        "ALTER TABLE users ADD INDEX second (v), DROP INDEX first, ALTER v SET DEFAULT 'x'",
+        "CREATE TABLE IF NOT EXISTS users (id int PRIMARY KEY)",
+        "ANALYZE TABLE users",
+        "CREATE TRIGGER stamp BEFORE INSERT ON users FOR EACH ROW SET NEW.v = 'stamped'",
+        "DROP TRIGGER stamp",
+        "ALTER TABLE users2 RENAME COLUMN v TO w",
+        "ALTER TABLE users2 COMMENT 'users, renamed: users'",
+        "TRUNCATE TABLE users",
+    ):
+        execute(database, statement)
+    assert documents(capture.until(1)) == [{"id": 1, "v": "a"}]
+    capture.source.close()
+
+
+def test_an_alter_table_far_behind_the_rows_at_hand_is_found(database: str) -> None:
+    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, a varchar(9), b varchar(9))")
+    execute(database, "CREATE TABLE others (id int PRIMARY KEY, v longtext)")
+    capture = Capture(database)
+    execute(database, "INSERT INTO others VALUES (0, 'x')")
+    execute(database, "INSERT INTO users VALUES (1, 'a', 'b')")
+    for number in range(1, 30):
+        execute(database, f"INSERT INTO others VALUES ({number}, repeat('x', 1000000))")
+        if number % 10 == 0:
+            execute(database, "FLUSH BINARY LOGS")
+    execute(database, "ALTER TABLE users RENAME COLUMN a TO c, RENAME COLUMN b TO a")
+    changes: list[Change] = []
+    # Reading ahead takes more time than a look is given, and goes on with the next one.
+    wait_until(lambda: (changes.extend(capture.read(0.001)), len(changes) == 31)[1], 30, "changes")
+    users = [change for change in changes if change.table == "users"]
+    assert ["has been altered since" in (change.problem or "") for change in users] == [True]
+    assert {change.problem for change in changes if change.table == "others"} == {None}
+    capture.source.close()
+
+
+@pytest.mark.parametrize("metadata", ["NO_LOG", "MINIMAL", "FULL"])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "",
+        ", began timestamp(6) GENERATED ALWAYS AS ROW START,"
+        " ended timestamp(6) GENERATED ALWAYS AS ROW END INVISIBLE,"
+        " PERIOD FOR SYSTEM_TIME (began, ended)",
+    ],
+)
+def test_a_table_with_its_history_tells_what_was_done_and_not_the_history(
+    request: pytest.FixtureRequest, mariadb_database: str, metadata: str, columns: str
+) -> None:
+    database = mariadb_database
+    execute(database, f"SET GLOBAL binlog_row_metadata = '{metadata}'")
+    request.addfinalizer(lambda: execute(database, "SET GLOBAL binlog_row_metadata = 'NO_LOG'"))
+    execute(
+        database,
+        f"CREATE TABLE users (id int PRIMARY KEY, v varchar(9){columns}) WITH SYSTEM VERSIONING",
+    )
+    capture = Capture(database)
+    only_deletes = Matcher([Rule(1, "all", (), frozenset({"delete"}))])  # type: ignore[arg-type]
+    deletes = Capture(database, only_deletes, name="mission_control_other")
+    start = capture.read() or capture.position
+    for statement in (
+        "INSERT INTO users (id, v) VALUES (1, 'a'), (2, 'b')",
+        "UPDATE users SET v = 'c'",
+        "REPLACE INTO users (id, v) VALUES (2, 'd')",
+        "DELETE FROM users WHERE id = 2",
+        "DELETE HISTORY FROM users",
+        "INSERT INTO users (id, v) VALUES (1, 'x') ON DUPLICATE KEY UPDATE v = 'e'",
+    ):
+        execute(database, statement)
+    changes = capture.until(8)
+    found = [(change.operation, change.document_id) for change in changes]
+    assert found == [
+        ("insert", "1"),
+        ("insert", "2"),
+        ("update", "1"),
+        ("update", "2"),
+        ("delete", "2"),
+        ("insert", "2"),
+        ("delete", "2"),
+        ("update", "1"),
+    ]
+    assert [document["v"] for document in documents(changes)] == list("abcccdde")
+    assert [json.loads(change.old or "null") for change in changes][2:5] == [
+        json.loads(changes[place].document) for place in (0, 1, 4)
+    ]
+    assert len({change.position for change in changes}) == 8
+    assert [(change.operation, change.document) for change in deletes.until(2)] == [
+        ("delete", changes[place].document) for place in (4, 6)
+    ]
+    for opened in (capture, deletes):
+        opened.source.close()
+    for number in range(8):
+        again = Capture(database, after=start)
+        start = again.source.read(1, 5.0).position
+        again.source.close()
+        rest = Capture(database, after=start)
+        assert rest.until(7 - number) == changes[number + 1 :]
+        rest.source.close()
+
+
+def test_a_table_whose_history_is_kept_by_transactions_is_named(mariadb_database: str) -> None:
+    """The server logs its changes as statements, whatever the format."""
+    execute(
+        mariadb_database,
+        "CREATE TABLE ledger (id int PRIMARY KEY, began bigint unsigned GENERATED ALWAYS AS ROW"
+        " START, ended bigint unsigned GENERATED ALWAYS AS ROW END,"
+        " PERIOD FOR SYSTEM_TIME (began, ended)) WITH SYSTEM VERSIONING",
+    )
+    capture = Capture(mariadb_database)
+    execute(mariadb_database, "INSERT INTO ledger (id) VALUES (1)")
+    assert capture.read() == []
+    capture.source.close()
+    (table,) = capture.source.catalogue()
+    assert "logs its changes as statements" in table.limits
+    findings = [finding for finding in capture.source.check() if finding.name == "history"]
+    assert [(finding.status, finding.what) for finding in findings] == [
+        ("warning", f"ledger: {table.limits}")
+    ]
+
+
+def test_a_sequence_is_no_table(mariadb_database: str) -> None:
+    execute(mariadb_database, "CREATE TABLE users (id int PRIMARY KEY)")
+    capture = Capture(mariadb_database)
+    execute(mariadb_database, "CREATE SEQUENCE numbers")
+    execute(mariadb_database, "INSERT INTO users VALUES (NEXT VALUE FOR numbers)")
+    assert [change.table for change in capture.until(1)] == ["users"]
+    capture.source.watch(EVERYTHING)
+    execute(mariadb_database, "SELECT SETVAL(numbers, 5000)")
+    execute(mariadb_database, "INSERT INTO users VALUES (NEXT VALUE FOR numbers)")
+    assert [change.document_id for change in capture.until(1)] == ["5001"]
+    assert [table.name for table in capture.source.catalogue()] == ["users"]
+    capture.source.close()
+
+
+def test_updates_that_are_logged_in_parts_are_reported(mysql_database: str) -> None:
+    execute(mysql_database, "CREATE TABLE users (id int PRIMARY KEY, j json, v int)")
+    capture = Capture(mysql_database)
+    connection = connect(mysql_database)
+    with connection.cursor() as at:
+        at.execute("SET SESSION binlog_row_value_options = 'PARTIAL_JSON'")
+        at.execute("""INSERT INTO users VALUES (1, '{"a": 1, "b": "long enough for a part"}', 0)""")
+        at.execute("UPDATE users SET v = 1")
+        at.execute("UPDATE users SET j = JSON_SET(j, '$.a', 2)")
+        at.execute("DELETE FROM users")
+    connection.close()
+    inserted, untouched, in_part, deleted = capture.until(4)
+    document = {"a": 1, "b": "long enough for a part"}
+    assert documents([inserted]) == [{"id": 1, "j": document, "v": 0}]
+    # The server writes the JSON column as unchanged.
+    assert "binlog_row_value_options" in (untouched.problem or "")
+    assert "binlog_row_value_options" in (in_part.problem or "")
+    assert documents([deleted]) == [{"id": 1, "j": {**document, "a": 2}, "v": 1}]
+    capture.source.close()
+
+
+@pytest.mark.parametrize("metadata", ["MINIMAL", "FULL"])
+def test_invisible_and_generated_columns_are_part_of_the_row(
+    request: pytest.FixtureRequest, database: str, metadata: str
+) -> None:
+    execute(database, f"SET GLOBAL binlog_row_metadata = '{metadata}'")
+    request.addfinalizer(lambda: execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'"))
+    execute(
+        database,
+        "CREATE TABLE users (id int PRIMARY KEY, a int, kept int AS (a + 1) STORED,"
+        " reckoned int AS (a + 2) VIRTUAL, hidden int DEFAULT 9 INVISIBLE)",
+    )
+    capture = Capture(database)
+    execute(database, "INSERT INTO users (id, a) VALUES (1, 1)")
+    execute(database, "UPDATE users SET a = 5")
+    execute(database, "DELETE FROM users")
+    first = {"id": 1, "a": 1, "kept": 2, "reckoned": 3, "hidden": 9}
+    second = {"id": 1, "a": 5, "kept": 6, "reckoned": 7, "hidden": 9}
+    assert documents(capture.until(3)) == [first, second, second]
     capture.source.close()
 
 
