@@ -1,11 +1,12 @@
 """A TCP proxy in front of a server, so that a test can break the way there and not the server.
 
-It passes bytes on as they are. `cut` ends every connection at once, `stall` lets them stand while
-nothing passes (as a network does that drops packets), `resume` lets go on what was held back.
+It passes bytes on as they are, until it is told to break: each method says what a network does that
+behaves like that. `heal` ends whatever was begun.
 """
 
 import select
 import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Final
@@ -25,8 +26,12 @@ class Proxy:
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._passes = threading.Event()
         self._passes.set()
-        self._closing = False
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._closed = threading.Event()
+        self._delay_seconds = 0.0
+        self._truncates = False
+        # Connections made before the last reset are to be ended by one.
+        self._resets = 0
+        self._listen(self._listener)
 
     def __enter__(self) -> "Proxy":
         return self
@@ -45,24 +50,52 @@ class Proxy:
             for pair in self._pairs:
                 _shut(*pair)
 
+    def reset(self) -> None:
+        """As `cut`, but without a farewell: either side finds its connection reset."""
+        self._resets += 1
+
+    def truncate(self) -> None:
+        """End each connection in the middle of the next message that passes, until `heal`."""
+        self._truncates = True
+
+    def delay(self, seconds: float) -> None:
+        """Let everything arrive so much later, until `heal`."""
+        self._delay_seconds = seconds
+
     def stall(self) -> None:
-        """Pass nothing on, and end nothing, until `resume`."""
+        """Pass nothing on, and end nothing, until `resume` or `heal`."""
         self._passes.clear()
 
     def resume(self) -> None:
         self._passes.set()
 
-    def close(self) -> None:
-        self._closing = True
-        self._passes.set()
+    def refuse(self) -> None:
+        """Be a server that does not run: no connection stays and none is taken, until `heal`."""
         _shut(self._listener)
         self._listener.close()
         self.cut()
 
-    def _accept(self) -> None:
-        while not self._closing:
+    def heal(self) -> None:
+        """Be a network as it should be."""
+        self._delay_seconds = 0.0
+        self._truncates = False
+        self.resume()
+        if self._listener.fileno() < 0:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listen(self._listener)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._passes.set()
+        self.refuse()
+
+    def _listen(self, listener: socket.socket) -> None:
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while not self._closed.is_set():
             try:
-                inner, _ = self._listener.accept()
+                inner, _ = listener.accept()
             except OSError:
                 return
             try:
@@ -78,12 +111,17 @@ class Proxy:
     def _carry(self, inner: socket.socket, outer: socket.socket) -> None:
         """Both directions of one connection, until either side ends it."""
         other = {inner: outer, outer: inner}
+        resets = self._resets
         try:
-            while not self._closing:
+            while not self._closed.is_set() and self._resets == resets:
                 for end in select.select([inner, outer], [], [], _LOOK_SECONDS)[0]:
                     self._passes.wait()
+                    self._closed.wait(self._delay_seconds)
                     received = end.recv(_CHUNK_BYTES)
                     if not received:
+                        return
+                    if self._truncates:
+                        other[end].sendall(received[: len(received) // 2])
                         return
                     other[end].sendall(received)
         except OSError:
@@ -91,7 +129,10 @@ class Proxy:
         finally:
             with self._lock:
                 self._pairs.discard((inner, outer))
-            _shut(inner, outer)
+            if self._resets == resets:
+                _shut(inner, outer)
+            else:
+                _forget(inner, outer)
             inner.close()
             outer.close()
 
@@ -102,3 +143,9 @@ def _shut(*ends: socket.socket) -> None:
             end.shutdown(socket.SHUT_RDWR)
         except OSError:
             continue  # gone already
+
+
+def _forget(*ends: socket.socket) -> None:
+    """Lingering for no time at all turns the close that follows into a reset."""
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

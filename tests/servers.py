@@ -241,10 +241,12 @@ def temporary_folder() -> Path:
     return folder
 
 
-def new_postgres(version: int | None = None, **settings: str) -> PostgresServer:
+def new_postgres(
+    version: int | None = None, folder: Path | None = None, **settings: str
+) -> PostgresServer:
     """A Postgres of our own, not yet started: the wheel's `version` (16, 18) or the usual one."""
     binaries = wheel_postgres(version) if version else _debian_postgres() or wheel_postgres(16)
-    folder = temporary_folder() / "postgres"
+    folder = folder or temporary_folder() / "postgres"
     server = PostgresServer(folder, binaries, settings={**_POSTGRES_SETTINGS, **settings})
     atexit.register(server.stop, "immediate")
     return server
