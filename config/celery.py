@@ -5,9 +5,12 @@ acknowledged at once, carry ids alone, and no result is kept.
 """
 
 import os
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
+from celery.schedules import schedule
 from celery.signals import setup_logging, worker_init
 from kombu import Queue
 
@@ -16,6 +19,18 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 from django.conf import settings
 
 app = Celery("mission_control")
+
+
+def _time_passed() -> datetime:
+    """A time that no setting of the clock changes."""
+    return datetime.fromtimestamp(time.monotonic(), UTC)
+
+
+def every(seconds: float) -> schedule:
+    """A schedule that goes on when the clock is set back, and does not hurry when it is set on."""
+    return schedule(seconds, nowfun=_time_passed)
+
+
 app.conf.update(
     broker_url=settings.REDIS_URL,
     broker_connection_retry_on_startup=True,
@@ -55,21 +70,10 @@ app.conf.update(
     worker_redirect_stdouts=False,
     task_routes={"eventing.tasks.deliver": {"queue": "deliver"}},
     beat_schedule={
-        "sweep": {
-            "task": "eventing.tasks.sweep",
-            "schedule": 1.0,
-            "options": {"expires": 5},
-        },
-        "statistics": {
-            "task": "eventing.tasks.settle_statistics",
-            "schedule": 60.0,
-            "options": {"expires": 30},
-        },
-        "upkeep": {
-            "task": "eventing.tasks.upkeep",
-            "schedule": 600.0,
-            "options": {"expires": 300},
-        },
+        # No `expires`: it would compare the clocks of two machines.
+        "sweep": {"task": "eventing.tasks.sweep", "schedule": every(1.0)},
+        "statistics": {"task": "eventing.tasks.settle_statistics", "schedule": every(60.0)},
+        "upkeep": {"task": "eventing.tasks.upkeep", "schedule": every(600.0)},
     },
     # Nothing to remember between starts: what is due is in the event log.
     beat_scheduler="celery.beat:Scheduler",

@@ -159,14 +159,15 @@ class Claim(NamedTuple):
 class Outcome(NamedTuple):
     """What one attempt came to, and what is to happen with its event.
 
-    `retry_at_ms` is set when the event is to be tried again; an attempt that did not succeed and
-    has none ends the event as `failed`.
+    `retry_in_ms` is set when the event is to be tried again, so long after this was recorded (the
+    worker's clock need not be the log's); an attempt that did not succeed and has none ends the
+    event as `failed`.
     """
 
     claim: Claim
     project_id: int
     exchange: Exchange
-    retry_at_ms: int | None = None
+    retry_in_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

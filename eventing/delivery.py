@@ -459,22 +459,21 @@ class Dispatcher:
 
 
 def outcome_of(claim: Claim, endpoint: Endpoint, exchange: Exchange) -> Outcome:
-    """What one attempt came to: done, to be tried again at a time, or failed for good."""
-    retry_at_ms = None
+    """What one attempt came to: done, to be tried again after a while, or failed for good."""
+    retry_in_ms = None
     if not exchange.succeeded and claim.failures < endpoint.retries:
         backoff = endpoint.backoff
         if exchange.status_code in _ASKS_TO_WAIT and exchange.retry_after_ms is not None:
-            delay = min(exchange.retry_after_ms, backoff.max_ms)
+            retry_in_ms = min(exchange.retry_after_ms, backoff.max_ms)
         else:
-            delay = delay_ms(
+            retry_in_ms = delay_ms(
                 claim.failures + 1,
                 backoff.initial_ms,
                 backoff.factor,
                 backoff.max_ms,
                 random.random,
             )
-        retry_at_ms = exchange.started_at_ms + exchange.duration_ms + delay
-    return Outcome(claim, endpoint.project_id, exchange, retry_at_ms)
+    return Outcome(claim, endpoint.project_id, exchange, retry_in_ms)
 
 
 def test_request(endpoint: Endpoint, payload: str, guard: AddressGuard) -> Exchange:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from eventing.changes import Finding
 from eventing.connection_strings import ConnectionString
@@ -103,11 +103,14 @@ def forget_if_expired(number: int) -> bool:
         return False
     kept = timedelta(days=stored.project.retention_events_days + 1)
     holds_a_position = Database.objects.filter(position_in=stored).exists()
-    if stored.replaced_at + kept > timezone.now() or holds_a_position:
+    expired = EventingDb.objects.filter(
+        pk=number, replaced_at=stored.replaced_at, replaced_at__lte=Now() - kept
+    )
+    if holds_a_position or not expired.exists():
         return False
     if _log_of(stored).triggers_with_deliveries():
         return False
-    return bool(EventingDb.objects.filter(pk=number, replaced_at=stored.replaced_at).delete()[0])
+    return bool(expired.delete()[0])
 
 
 def _prepare(database: DatabaseDefinition, dry_run: bool) -> None:

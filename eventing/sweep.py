@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from django.db import connection
 from django.db.models import Max
 from django.db.models.functions import Now
 
@@ -136,6 +137,15 @@ def settle_statistics() -> None:
             logger.warning("statistics cannot be settled", number=number, error=str(error))
 
 
+def _today() -> int:
+    """The day, counted from the epoch, by the control database's clock: what is deleted must not
+    depend on which worker's clock is wrong."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT floor(extract(epoch FROM now()) / 86400)::int")
+        row: tuple[int] = cursor.fetchone()
+    return row[0]
+
+
 def forget_allotments() -> None:
     """Remove what workers noted of the limits of triggers that are gone."""
     Allotment.objects.exclude(trigger_id__in=Trigger.objects.values("pk")).delete()
@@ -146,7 +156,7 @@ def _keep_up(log: EventLog) -> None:
     longest = Project.objects.aggregate(days=Max("retention_events_days"))["days"]
     if longest is None:
         return
-    today = int(time.time()) // 86_400
+    today = _today()
     for name in log.drop_partitions_before(today - longest):
         logger.info("dropped a day that no project keeps", table=name)
     for project in Project.objects.all():

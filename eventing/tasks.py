@@ -27,6 +27,9 @@ from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
 
 STOP_SECONDS = 4.0
+# What is asked for once a second is not done much more often when its messages have piled up. They
+# have no time to expire: that would compare the clocks of two machines.
+_LEAST_SECONDS = 0.5
 
 logger = structlog.get_logger(__name__)
 
@@ -82,7 +85,25 @@ class _Worker:
             thread.join()
 
 
+class _Pace:
+    """How often this process does what it is asked for again and again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done_at: dict[str, float] = {}
+
+    def allows(self, what: str) -> bool:
+        """Whether it is time for it; it then counts as done."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._done_at.get(what, float("-inf")) < _LEAST_SECONDS:
+                return False
+            self._done_at[what] = now
+            return True
+
+
 _worker = _Worker()
+_pace = _Pace()
 
 
 @worker_ready.connect
@@ -119,11 +140,13 @@ def sweep() -> None:
 
     Every other log is swept by a task of its own, so that one that hangs keeps none waiting.
     """
+    if not _pace.allows("sweep"):
+        return
     close_old_connections()
     for number in external_numbers():
-        sweep_external.apply_async(args=[number], queue="upkeep", expires=5)
+        sweep_external.apply_async(args=[number], queue="upkeep")
     for redelivery_id in redeliveries.waiting():
-        redeliver.apply_async(args=[redelivery_id], queue="upkeep", expires=5)
+        redeliver.apply_async(args=[redelivery_id], queue="upkeep")
     sweep_once(BUILTIN)
     if int(time.time()) % int(health.HEARTBEAT_SECONDS) == 0:
         health.beat("beat", "beat")
@@ -132,15 +155,17 @@ def sweep() -> None:
 @shared_task(name="eventing.tasks.sweep_external")
 def sweep_external(log_number: int) -> None:
     """Enqueue what is due in a log that is not the built-in one, unless that is going on."""
-    close_old_connections()
-    sweep_patiently(log_number)
+    if _pace.allows(f"sweep {log_number}"):
+        close_old_connections()
+        sweep_patiently(log_number)
 
 
 @shared_task(name="eventing.tasks.redeliver")
 def redeliver(redelivery_id: int) -> None:
     """Go on with a redelivery of everything that matches a filter."""
-    close_old_connections()
-    redeliveries.advance(redelivery_id)
+    if _pace.allows(f"redeliver {redelivery_id}"):
+        close_old_connections()
+        redeliveries.advance(redelivery_id)
 
 
 @shared_task(name="eventing.tasks.settle_statistics")

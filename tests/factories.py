@@ -69,7 +69,7 @@ def make_events(
 
 
 def make_outcome(
-    claim: Claim, status_code: int | None = 200, retry_at_ms: int | None = None, **exchange: Any
+    claim: Claim, status_code: int | None = 200, retry_in_ms: int | None = None, **exchange: Any
 ) -> Outcome:
     """What an attempt came to; `status_code` None is a refused connection."""
     error = {} if status_code else {"error_kind": "refused", "error_message": "refused"}
@@ -87,7 +87,7 @@ def make_outcome(
                 **exchange,
             },
         ),
-        retry_at_ms,
+        retry_in_ms,
     )
 
 

@@ -4,6 +4,7 @@ database of their own. Tests reach it as its users do: over HTTP and through `ma
 
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import urllib.error
@@ -24,6 +25,7 @@ class Stack:
 
     `copies` says of which kinds there are several, as on several machines: of three workers the
     names are `worker`, `worker-2` and `worker-3`. There is one `web`, since its port is one.
+    `environments` has variables that the processes with those names alone are run with.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Stack:
         redis_url: str,
         folder: Path,
         copies: Mapping[str, int] | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -57,6 +60,9 @@ class Stack:
             for name, command in procfile().items()
             for number in range(1, (copies or {}).get(name, 1) + 1)
         }
+        for name, variables in (environments or {}).items():
+            given = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
+            commands[name] = f"export {given}; {commands[name]}"
         self._processes = Processes(commands, self.environment, folder)
 
     def start_all(self) -> None:
@@ -128,6 +134,11 @@ class Stack:
         if must_succeed and done.returncode != 0:
             raise AssertionError(f"manage.py {arguments[0]} failed:\n{done.stdout}{done.stderr}")
         return done
+
+    @property
+    def process_environment(self) -> dict[str, str]:
+        """All that its processes are run with."""
+        return dict(self._processes.environment)
 
     def execute(
         self, sql: str, parameters: Sequence[object] | None = None

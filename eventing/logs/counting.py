@@ -92,12 +92,12 @@ def counts_of_outcomes(outcomes: Iterable[Outcome]) -> list[tuple[int, ...]]:
     """The same of what attempts came to, by the minute each began in."""
     width = 1 + len(OUTCOME_COLUMNS) + LATENCY_BUCKETS
     counted: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0] * width)
-    for claim, project_id, exchange, retry_at_ms in outcomes:
+    for claim, project_id, exchange, retry_in_ms in outcomes:
         started_at_ms, duration_ms = exchange.started_at_ms, exchange.duration_ms
         row = counted[started_at_ms // 60_000 * 60, claim.trigger_id, project_id]
         row[4] += duration_ms
         if not exchange.succeeded:
-            row[2 if retry_at_ms is not None else 3] += 1
+            row[2 if retry_in_ms is not None else 3] += 1
             continue
         row[1] += 1
         if claim.attempt == claim.failures + 1:

@@ -173,7 +173,7 @@ class MySqlEventLog:
         finished = {
             (outcome.claim.trigger_id, outcome.claim.order_key)
             for outcome in outcomes
-            if outcome.claim.order_key is not None and outcome.retry_at_ms is None
+            if outcome.claim.order_key is not None and outcome.retry_in_ms is None
         }
         with self._connections.transaction() as at:
             lock_order(at, {trigger_id for trigger_id, _ in finished})
@@ -605,9 +605,10 @@ def _update_retried(at: Transaction, outcomes: Sequence[Outcome]) -> None:
         " (event_id, trigger_id, project_id, state, next_attempt_at, sweep_at)",
         [
             f"({hexadecimal(outcome.claim.event_id)},{outcome.claim.trigger_id},"
-            f"{outcome.project_id},'pending',{outcome.retry_at_ms},{outcome.retry_at_ms})"
+            f"{outcome.project_id},'pending'"
+            f",{NOW} + {outcome.retry_in_ms},{NOW} + {outcome.retry_in_ms})"
             for outcome in outcomes
-            if not outcome.exchange.succeeded and outcome.retry_at_ms is not None
+            if not outcome.exchange.succeeded and outcome.retry_in_ms is not None
         ],
         "ON DUPLICATE KEY UPDATE state = 'pending', failures = failures + 1,"
         " next_attempt_at = VALUES(next_attempt_at), sweep_at = VALUES(sweep_at),"
@@ -619,7 +620,7 @@ def _update_failed(at: Transaction, outcomes: Sequence[Outcome]) -> None:
     failed = [
         outcome.claim.event_id
         for outcome in outcomes
-        if not outcome.exchange.succeeded and outcome.retry_at_ms is None
+        if not outcome.exchange.succeeded and outcome.retry_in_ms is None
     ]
     for ids in portions(sorted(failed)):
         at.run(

@@ -71,6 +71,12 @@ _IN_ORDER_OF_THE_INDEX: Final = "SET LOCAL enable_sort = off;"
 # A claim that a crash of the server undoes is an event that is sent again.
 _NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
 
+# Text that means the same to every session, whatever its DateStyle and time zone.
+_AFTER_THE_GRACE: Final = (
+    f"to_char((now() + interval '{SWEEP_GRACE_SECONDS} seconds') AT TIME ZONE 'UTC',"
+    " 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
+)
+
 # COPY's text format (Postgres manual, "COPY", File Formats).
 _COPY_SPECIAL: Final = re.compile(r"[\\\n\r\t\x00]")
 _COPY_ESCAPES: Final = str.maketrans(
@@ -450,11 +456,11 @@ class PostgresEventLog:
             self.make_partitions(sorted(days))
         names = {(origin.project_id, event.trigger, event.trigger_id) for event in events}
         with self._transaction() as cursor:
-            self._move_position(cursor, origin.database_id, previous, position)
+            sweep_at = self._move_position(cursor, origin.database_id, previous, position)
             if events:
                 self._note_trigger_names(cursor, names - self._known_names)
                 self._copy_events(cursor, origin, events)
-                self._copy_deliveries(cursor, origin, events)
+                self._copy_deliveries(cursor, origin, events, sweep_at)
                 self._add_stats(cursor, counts_of_stored(origin.project_id, events))
         self._known_names |= names
 
@@ -464,23 +470,29 @@ class PostgresEventLog:
         database_id: int,
         previous: str | None,
         position: str,
-    ) -> None:
-        """The fence: whoever read from another position than the stored one writes nothing."""
+    ) -> str:
+        """The fence: whoever read from another position than the stored one writes nothing.
+
+        Returns when the sweep is to look for what is stored now, by this database's clock.
+        """
         if previous is None:
             sql = f"""
                 INSERT INTO {SCHEMA}.capture_position (position, database_id)
-                VALUES (%s, %s) ON CONFLICT DO NOTHING"""
+                VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING {_AFTER_THE_GRACE}"""
             self._run(cursor, sql, position, database_id)
         else:
             sql = f"""
                 UPDATE {SCHEMA}.capture_position SET position = %s, updated_at = now()
-                WHERE database_id = %s AND position = %s"""
+                WHERE database_id = %s AND position = %s RETURNING {_AFTER_THE_GRACE}"""
             self._run(cursor, sql, position, database_id, previous)
-        if cursor.rowcount != 1:
+        moved = cursor.fetchone()
+        if moved is None:
             raise PositionMoved(
                 f"the position of database {database_id} is no longer {previous}: another process"
                 " captures it"
             )
+        sweep_at: str = moved[0]
+        return sweep_at
 
     def _note_trigger_names(
         self, cursor: psycopg2.extensions.cursor, names: set[tuple[int, str, int]]
@@ -516,9 +528,12 @@ class PostgresEventLog:
         )
 
     def _copy_deliveries(
-        self, cursor: psycopg2.extensions.cursor, origin: Origin, events: Sequence[Event]
+        self,
+        cursor: psycopg2.extensions.cursor,
+        origin: Origin,
+        events: Sequence[Event],
+        sweep_at: str,
     ) -> None:
-        sweep_at = _timestamp(int((time.time() + SWEEP_GRACE_SECONDS) * 1000))
         places = self._places_in_order(
             cursor,
             [
@@ -700,7 +715,7 @@ class PostgresEventLog:
         finished = {
             (outcome.claim.trigger_id, outcome.claim.order_key)
             for outcome in outcomes
-            if outcome.claim.order_key is not None and outcome.retry_at_ms is None
+            if outcome.claim.order_key is not None and outcome.retry_in_ms is None
         }
         with self._transaction() as cursor:
             if finished:
@@ -763,22 +778,21 @@ class PostgresEventLog:
             cursor,
             f"""
             UPDATE {SCHEMA}.delivery d
-            SET state = CASE WHEN o.retry_at IS NULL THEN 'failed' ELSE 'pending' END,
+            SET state = CASE WHEN o.retry_in IS NULL THEN 'failed' ELSE 'pending' END,
                 failures = failures + 1,
-                next_attempt_at = coalesce(o.retry_at, next_attempt_at),
-                sweep_at = coalesce(o.retry_at, 'infinity'),
-                order_key = CASE WHEN o.retry_at IS NOT NULL THEN order_key END,
+                next_attempt_at = coalesce(now() + o.retry_in, next_attempt_at),
+                sweep_at = coalesce(now() + o.retry_in, 'infinity'),
+                order_key = CASE WHEN o.retry_in IS NOT NULL THEN order_key END,
                 lease_until = NULL
-            FROM unnest(%s::uuid[], %s::int[], %s::timestamptz[])
-                AS o (event_id, attempt, retry_at)
+            FROM (SELECT event_id, attempt, retry_in_ms * interval '1 millisecond'
+                  FROM unnest(%s::uuid[], %s::int[], %s::bigint[])
+                      AS given (event_id, attempt, retry_in_ms)
+            ) AS o (event_id, attempt, retry_in)
             WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
             RETURNING d.event_id::text""",
             [outcome.claim.id_text for outcome in outcomes],
             [outcome.claim.attempt for outcome in outcomes],
-            [
-                None if outcome.retry_at_ms is None else _timestamp(outcome.retry_at_ms)
-                for outcome in outcomes
-            ],
+            [outcome.retry_in_ms for outcome in outcomes],
         )
         return {event_id for (event_id,) in cursor.fetchall()}
 

@@ -1,7 +1,6 @@
 """Order per document: every interleaving of storing, sending, failing and vanishing keeps it."""
 
 import itertools
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -75,10 +74,10 @@ class OrderMachine(RuleBasedStateMachine):
         if not self.claims:
             return
         claim = self.claims.pop(which % len(self.claims))
-        retry_at = int(time.time() * 1000) - 1 if retries and status == 500 else None
-        recorded = self.log.record([make_outcome(claim, status, retry_at)], "w")
+        retry_in_ms = 0 if retries and status == 500 else None
+        recorded = self.log.record([make_outcome(claim, status, retry_in_ms)], "w")
         assert recorded.moved == 1
-        if retry_at is not None:
+        if retry_in_ms is not None:
             assert recorded.freed == []
             return
         waiting = self.unfinished[claim.document_id]

@@ -68,15 +68,14 @@ def test_a_payload_keeps_every_digit(shop: Shop, log: PostgresEventLog) -> None:
 
 def test_every_invocation_is_shown_oldest_first(shop: Shop, log: PostgresEventLog) -> None:
     events = shop.events(log)
-    retry_at = now_ms() + 3_600_000
-    deliver(log, events, lambda claim: make_outcome(claim, None, retry_at_ms=now_ms()))
+    deliver(log, events, lambda claim: make_outcome(claim, None, retry_in_ms=0))
     deliver(
         log,
         events,
         lambda claim: make_outcome(
             claim,
             503,
-            retry_at_ms=retry_at,
+            retry_in_ms=3_600_000,
             response_headers=(("Via", "a"), ("Via", "b")),
             response_body=b"busy \xff",
         ),
