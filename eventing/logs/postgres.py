@@ -23,6 +23,7 @@ import orjson
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
+import structlog
 
 from eventing.changes import (
     EVENT_STATUSES,
@@ -67,6 +68,9 @@ _PLACES_IN_A_BLOCK: Final = 1 << 24
 
 # Statistics lag behind a backlog, and then all of it would be sorted for its first rows.
 _IN_ORDER_OF_THE_INDEX: Final = "SET LOCAL enable_sort = off;"
+
+# Whoever waits for an exclusive lock keeps all others waiting behind it.
+_IMPATIENT: Final = "SET LOCAL lock_timeout = '2s'"
 
 # A claim that a crash of the server undoes is an event that is sent again.
 _NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
@@ -174,6 +178,9 @@ CREATE TABLE IF NOT EXISTS mission_control.trigger_name (
 """
 _DEFINITIONS: Final = _TABLES + pgstatistics.TABLES
 _DEFINITIONS_HASH: Final = blake2b(_DEFINITIONS.encode(), digest_size=8).hexdigest()
+
+
+logger = structlog.get_logger(__name__)
 
 
 class PostgresEventLog:
@@ -302,6 +309,7 @@ class PostgresEventLog:
         made = f"made by the definitions {_DEFINITIONS_HASH}"
         self._run(cursor, "SELECT obj_description(to_regclass('mission_control.event_log'))")
         if cursor.fetchone() != (made,):
+            self._run(cursor, _IMPATIENT)
             self._run(cursor, _DEFINITIONS)
             self._run(cursor, f"COMMENT ON TABLE {SCHEMA}.event_log IS %s", made)
 
@@ -340,7 +348,10 @@ class PostgresEventLog:
         )
 
     def drop_partitions_before(self, day: int) -> list[str]:
-        """Drop whole days older than `day`; returns the names of the tables that went."""
+        """Drop whole days older than `day`; returns the names of the tables that went.
+
+        While somebody reads the log for long (a backup), old days stay until the next time.
+        """
         with self._transaction() as cursor:
             self._run(
                 cursor,
@@ -351,13 +362,25 @@ class PostgresEventLog:
             )
             names = [name for (name,) in cursor.fetchall()]
         gone = [name for name in names if name[-8:] < partition_suffix(day)]
-        for name in gone:
-            with self._transaction() as cursor:
-                self._run(cursor, f"DROP TABLE IF EXISTS {SCHEMA}.{name}")
+        for number, name in enumerate(gone):
+            if not self._drop(name):
+                logger.warning("the log is being read: its old days go later", table=name)
+                return gone[:number]
         if gone:
             self._known_days = {known for known in self._known_days if known >= day}
             self._forget_before(day)
         return gone
+
+    def _drop(self, name: str) -> bool:
+        """Drop a partition; False if its table is in use, which everybody else would wait for."""
+        with self._transaction() as cursor:
+            self._run(cursor, _IMPATIENT)
+            try:
+                self._run(cursor, f"DROP TABLE IF EXISTS {SCHEMA}.{name}")
+            except psycopg2.errors.LockNotAvailable:
+                cursor.connection.rollback()
+                return False
+        return True
 
     def _forget_before(self, day: int) -> None:
         """Remove deliveries and statistics of events that retention has dropped."""

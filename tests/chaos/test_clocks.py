@@ -110,9 +110,11 @@ def test_what_the_broker_loses_is_found_again_whatever_capture_takes_for_now(
     product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
     product.apply({"name": "all", "url": receiver.url("/all")})
     clocks.set("capture", off)
+    before = lost_messages(stack)
     stack_redis.kill()
     product.run_sql("INSERT INTO orders VALUES (1)")
     wait_until(lambda: product.stats()["pending"] == 1, 20, "the event is not stored")
+    wait_until(lambda: lost_messages(stack) > before, 20, "the message is not lost")
     stack_redis.start()
     receiver.wait_for(1, "/all", timeout=FOUND_AGAIN_SECONDS)
     product.wait_for(delivered=1)
@@ -156,3 +158,7 @@ def test_a_worker_two_months_ahead_forgets_nothing_that_is_to_be_kept(
     (event,) = product.events()
     assert product.event(event["id"])["payload"]["data"]["doc"] == {"id": 1}
     product.apply(enabled=False, live=False)
+
+
+def lost_messages(stack: Stack) -> int:
+    return stack.output("capture").count("the broker did not take a message")

@@ -1,12 +1,14 @@
 """The log contract on Postgres, and what is special to a log there."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import psycopg2
 import pytest
 
 from demo.servers import execute
-from eventing.logs.base import EventFilter
+from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.logs.postgres import PostgresEventLog
 from tests.integration.log_contract import DAY_MS, Log, LogContract, stored
 
@@ -30,3 +32,39 @@ class TestPostgres(LogContract):
         assert len(log.drop_partitions_before(today - 30)) == 2
         left = "SELECT count(*) FROM mission_control.delivery"
         assert execute(source_database, left)[0][0] == 0
+
+    def test_a_backup_keeps_no_event_waiting_when_old_days_are_to_go(
+        self, log: Log, source_database: str
+    ) -> None:
+        today = int(time.time() * 1000) // DAY_MS
+        stored(log, 1, committed_at_ms=(today - 40) * DAY_MS)
+        with backup_of(source_database):
+            assert log.drop_partitions_before(today - 30) == []
+            stored(log, 1)
+        assert len(log.drop_partitions_before(today - 30)) == 2
+
+    def test_a_backup_keeps_no_event_waiting_when_the_tables_are_to_be_changed(
+        self, log: Log, source_database: str
+    ) -> None:
+        with backup_of(source_database):
+            # Nothing is to be done, and nothing is done.
+            log.make_tables()
+            execute(source_database, "COMMENT ON TABLE mission_control.event_log IS 'older'")
+            with pytest.raises(LogUnavailable, match="lock timeout"):
+                log.make_tables()
+            stored(log, 1)
+        log.make_tables()
+
+
+@contextmanager
+def backup_of(url: str) -> Iterator[None]:
+    """As pg_dump does it: tables are locked against being changed, until all is read."""
+    connection = psycopg2.connect(url)
+    with connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        cursor.execute(
+            "LOCK TABLE mission_control.event_log, mission_control.delivery,"
+            " mission_control.invocation_log IN ACCESS SHARE MODE"
+        )
+        yield
+    connection.close()
