@@ -220,6 +220,8 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Mission Control",
     "VERSION": __version__,
     "SERVE_INCLUDE_SCHEMA": False,
+    # Else a generated client would ask for what is read only when it makes something.
+    "COMPONENT_SPLIT_REQUEST": True,
     "SERVE_PERMISSIONS": [],
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",

@@ -2,7 +2,7 @@
 project, redelivering, cancelling, counting.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from eventing.logs.base import (
     LogUnavailable,
 )
 from eventing.models import Project, Trigger
-from eventing.projects import delete_project, delete_trigger
+from eventing.projects import configuration_change, delete_project, delete_trigger
 
 _PAGE = 500
 
@@ -152,10 +152,19 @@ def pending_of(project: Project, trigger_ids: Sequence[int]) -> dict[int, int]:
     return total
 
 
-def remove_trigger(trigger: Trigger, *, by: Actor) -> int:
-    """Delete a trigger and cancel its unfinished events; returns how many those were."""
+def remove_trigger(
+    trigger: Trigger, *, by: Actor, check: Callable[[Trigger], None] | None = None
+) -> int:
+    """Delete a trigger and cancel its unfinished events; returns how many those were.
+
+    `check` may raise when it sees the trigger as it is, while nobody else changes anything.
+    """
     logs = list(logs_of(trigger.project))
-    return _cancel(logs, [delete_trigger(trigger, by=by)])
+    with configuration_change():
+        if check is not None:
+            check(trigger.project.triggers.get(pk=trigger.pk))
+        trigger_id = delete_trigger(trigger, by=by)
+    return _cancel(logs, [trigger_id])
 
 
 def remove_project(project: Project, *, by: Actor) -> None:

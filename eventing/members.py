@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 
 from eventing import audit
 from eventing.access import ADMIN, Actor
-from eventing.definitions import MemberDefinition
+from eventing.definitions import MemberDefinition, Role
 from eventing.models import ApiToken, Membership, Project
 from eventing.problems import InvalidInput, Problem
 
@@ -39,7 +39,7 @@ def members_of(project: Project) -> QuerySet[Membership]:
 
 def add_member(project: Project, definition: MemberDefinition, *, by: Actor) -> Added:
     """Give a user a role in a project, and make the user first if that is asked for."""
-    with _change_of_members(project):
+    with change_of_members(project):
         if definition.new_user:
             user, first_password = _new_user(project, definition.user, by=by)
         else:
@@ -82,9 +82,15 @@ def _facts(membership: Membership) -> audit.Facts:
     return {"role": membership.role, "payloads": membership.sees_payloads}
 
 
+def member_definition_of(membership: Membership) -> MemberDefinition:
+    """A stored member as a definition."""
+    role = cast(Role, membership.role)
+    return MemberDefinition(membership.user.username, role, membership.sees_payloads)
+
+
 def change_member(membership: Membership, definition: MemberDefinition, *, by: Actor) -> None:
     """Give a member another role, and say whether a viewer sees payloads."""
-    with _change_of_members(membership.project):
+    with change_of_members(membership.project):
         membership.refresh_from_db(fields=["role", "sees_payloads"])
         role = definition.role
         if Membership.Role(role) is not ADMIN:
@@ -100,7 +106,7 @@ def change_member(membership: Membership, definition: MemberDefinition, *, by: A
 def remove_member(membership: Membership, *, by: Actor) -> None:
     """End a membership; the member's tokens of this project go with it."""
     project, user = membership.project, membership.user
-    with _change_of_members(project):
+    with change_of_members(project):
         membership.refresh_from_db(fields=["role"])
         _refuse_to_lose_the_last_administrator(membership, "user", repr(user.username), by)
         tokens = ApiToken.objects.filter(project=project, user=user)
@@ -111,7 +117,7 @@ def remove_member(membership: Membership, *, by: Actor) -> None:
 
 
 @contextmanager
-def _change_of_members(project: Project) -> Iterator[None]:
+def change_of_members(project: Project) -> Iterator[None]:
     """A transaction in which nobody else changes the members of the project."""
     with transaction.atomic():
         Project.objects.select_for_update().get(pk=project.pk)

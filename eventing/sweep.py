@@ -19,7 +19,7 @@ from eventing.breakers import take_probe, triggers_to_probe
 from eventing.enqueueing import enqueuer, waiting_messages
 from eventing.eventing_dbs import BUILTIN, external_numbers, forget_if_expired, log_numbered
 from eventing.logs.base import DueChunk, EventLog, LogUnavailable
-from eventing.models import Allotment, Breaker, Project, Trigger
+from eventing.models import Allotment, Breaker, KeptAnswer, Project, Trigger
 
 # While this many messages wait, the workers have enough to do.
 _ENOUGH_MESSAGES: Final = 100
@@ -119,6 +119,7 @@ def upkeep() -> None:
     """Make the partitions of the days to come, and drop what is not to be kept any longer."""
     forget_allotments()
     redeliveries.forget_old()
+    KeptAnswer.objects.filter(created_at__lt=Now() - KeptAnswer.KEPT_FOR).delete()
     for number in [BUILTIN, *external_numbers()]:
         try:
             _keep_up(log_numbered(number))

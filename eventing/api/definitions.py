@@ -17,15 +17,18 @@ from eventing.api.representations import (
 )
 from eventing.definitions import (
     DatabaseDefinition,
+    MemberDefinition,
     SettingsDefinition,
     TriggerDefinition,
     parse_database,
+    parse_member,
     parse_project_name,
     parse_settings,
     parse_trigger,
     references_in,
 )
 from eventing.lanes import MASK
+from eventing.models import Membership
 from eventing.problems import InvalidInput, Problem
 
 # Shown with a trigger, and left alone when they are sent back.
@@ -54,6 +57,19 @@ def new_project(body: Mapping[str, Any]) -> tuple[str, SettingsDefinition]:
 def changed_settings(stored: SettingsDefinition, patch: Mapping[str, Any]) -> SettingsDefinition:
     """`stored` with `patch` applied."""
     return parse_settings(merged(settings_shown(stored), patch))
+
+
+def changed_member(stored: Membership, patch: Mapping[str, Any]) -> MemberDefinition:
+    """A member with `patch` applied. Raises InvalidInput; nobody becomes another user by it."""
+    written = {"role": stored.role, "payloads": stored.sees_payloads}
+    if patch.get("role", "viewer") != "viewer":
+        # What could be kept from a viewer cannot be from the others.
+        written["payloads"] = True
+    name = stored.user.username
+    definition = parse_member({"user": name, **written, **patch})
+    if definition.user != name or definition.new_user:
+        raise InvalidInput([Problem("user", repr(definition.user), f"{name!r}, as it is")])
+    return definition
 
 
 def database_definition(

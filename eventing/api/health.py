@@ -11,6 +11,7 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.exceptions import AuthenticationFailed
 
+from eventing.access import TooManyRequests
 from eventing.api.authentication import actor_of_header
 from eventing.health import readiness
 from eventing.metrics import metrics_text
@@ -42,6 +43,10 @@ def metrics(request: HttpRequest) -> HttpResponse:
     except AuthenticationFailed as error:
         refusal = HttpResponse(f"{error.detail}\n", content_type="text/plain", status=401)
         refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
+    except TooManyRequests as error:
+        refusal = HttpResponse("too many requests\n", content_type="text/plain", status=429)
+        refusal.headers["Retry-After"] = str(error.wait_seconds)
         return refusal
     projects = list(actor.projects().order_by("name")) if actor else []
     return HttpResponse(metrics_text(projects), content_type=CONTENT_TYPE_LATEST)

@@ -10,15 +10,22 @@ import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from eventing.access import REQUESTS_PER_MINUTE, TooManyRequests
 from eventing.api.bodies import as_json
 from eventing.logs.base import LogUnavailable
 from eventing.problems import InvalidInput
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+_TOO_MANY: Final = (
+    f"a token may make {REQUESTS_PER_MINUTE} requests a minute; try again in {{seconds}} s"
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -27,6 +34,21 @@ class Conflict(exceptions.APIException):
     """The request is fine, the state of what it is about is not."""
 
     status_code = 409
+
+
+class PreconditionFailed(exceptions.APIException):
+    """What the request was made for has been changed meanwhile (RFC 9110 section 15.5.13)."""
+
+    status_code = 412
+    default_detail = (
+        "nothing was changed; If-Match names an earlier state than the present one: read it again"
+    )
+
+
+class Unavailable(exceptions.APIException):
+    """What the answer needs, such as a source, does not answer."""
+
+    status_code = 503
 
 
 class LengthRequired(exceptions.APIException):
@@ -45,6 +67,8 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, exceptions.APIException):
         if authenticate := getattr(error, "auth_header", None):
             headers["WWW-Authenticate"] = authenticate
+    elif isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.wait_seconds)
     elif status >= 500:
         logger.error("a request failed", method=request.method, path=request.path, exc_info=error)
     return Response(
@@ -55,6 +79,7 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
     )
 
 
+@csrf_exempt
 def nothing_here(request: HttpRequest, path: str = "") -> HttpResponse:
     """The 404 of an address below `/api/v1/` that leads nowhere."""
     detail = "there is nothing at this address; every address is listed at /api/docs/"
@@ -62,6 +87,23 @@ def nothing_here(request: HttpRequest, path: str = "") -> HttpResponse:
         detail = "there is nothing at this address; the addresses of this API end with a slash"
     content = as_json(_problem(request.path, 404, detail))
     return HttpResponse(content, status=404, content_type=MEDIA_TYPE)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """The 400 of a request that no view has seen, such as one for a host that is not ours."""
+    if not request.path.startswith("/api/v1/"):
+        return defaults.bad_request(request, exception)
+    detail = "the request is not understood"
+    content = as_json(_problem(request.path, 400, detail))
+    return HttpResponse(content, status=400, content_type=MEDIA_TYPE)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The 500 of an error outside any view."""
+    if not request.path.startswith("/api/v1/"):
+        return defaults.server_error(request)
+    content = as_json(_problem(request.path, 500, None))
+    return HttpResponse(content, status=500, content_type=MEDIA_TYPE)
 
 
 def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]:
@@ -73,6 +115,8 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
         return 404, "there is no such thing, or it is not open to this token", []
     if isinstance(error, PermissionDenied):
         return 403, "this token may not do that", []
+    if isinstance(error, TooManyRequests):
+        return 429, _TOO_MANY.format(seconds=error.wait_seconds), []
     if isinstance(error, RequestDataTooBig):
         return 413, "the request's body is too large", []
     if isinstance(error, LogUnavailable):

@@ -162,6 +162,13 @@ class Database(serializers.Serializer[object]):
     capture = Capture(read_only=True)
 
 
+class Table(serializers.Serializer[object]):
+    name = _Text(help_text="As `data.col` of an event has it.")
+    columns = serializers.ListField(child=_Text())
+    limits = _Text(help_text="What of it cannot be captured, and why; mostly empty.")
+    mend = _Text(help_text="The statement that mends it.")
+
+
 class Finding(serializers.Serializer[object]):
     name = _Text()
     status = serializers.ChoiceField(choices=["ok", "warning", "error"])
@@ -236,6 +243,10 @@ class Exchange(serializers.Serializer[object]):
 class Trial(Exchange):
     delivered = _Flag()
     payload = serializers.DictField()
+
+
+class SigningSecrets(serializers.Serializer[object]):
+    secrets = serializers.ListField(child=_Text(), help_text="Standard Webhooks secrets, whsec_….")
 
 
 class Invocation(Exchange):

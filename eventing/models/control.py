@@ -5,6 +5,7 @@ configuration version that the running processes watch.
 """
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -227,6 +228,31 @@ class ApiToken(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
+    # How many requests came with it since when, for its rate limit.
+    requests = models.PositiveIntegerField(default=0, db_default=0)
+    counted_since = models.DateTimeField(null=True, blank=True)
+
+
+class KeptAnswer(models.Model):
+    """The answer to a POST that came with an `Idempotency-Key`: see `eventing.api.idempotency`.
+
+    `digest` is that of address and key; `status` is None until there is an answer.
+    """
+
+    KEPT_FOR = timedelta(hours=24)
+
+    token = models.ForeignKey(ApiToken, on_delete=models.CASCADE, related_name="+")
+    digest = models.CharField(max_length=64)
+    body_digest = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True)
+    headers = models.JSONField(default=dict)
+    content = EncryptedTextField(blank=True, default="")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["token", "digest"], name="one_answer_a_key"),
+        ]
 
 
 class AuditEntry(models.Model):

@@ -56,25 +56,33 @@ class Api:
     def get(self, path: str, **query: str) -> Answer:
         return _answer(self._client.get(f"/api/v1/{path}", query))
 
-    def post(self, path: str, body: object = None) -> Answer:
-        return self.send("POST", path, body)
+    def post(self, path: str, body: object = None, **headers: str) -> Answer:
+        return self.send("POST", path, body, **headers)
 
-    def put(self, path: str, body: object) -> Answer:
-        return self.send("PUT", path, body)
+    def put(self, path: str, body: object, **headers: str) -> Answer:
+        return self.send("PUT", path, body, **headers)
 
-    def patch(self, path: str, body: object) -> Answer:
-        return self.send("PATCH", path, body)
+    def patch(self, path: str, body: object, **headers: str) -> Answer:
+        return self.send("PATCH", path, body, **headers)
 
-    def delete(self, path: str) -> Answer:
-        return self.send("DELETE", path)
+    def delete(self, path: str, **headers: str) -> Answer:
+        return self.send("DELETE", path, **headers)
 
     def send(
-        self, method: str, path: str, body: object = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        content_type: str = "application/json",
+        **headers: str,
     ) -> Answer:
-        """A request with `body` as JSON, or as it is if it is bytes."""
+        """A request with `body` as JSON, or as it is if it is bytes. `If_Match` is `If-Match`."""
         content = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
         return _answer(
-            self._client.generic(method, f"/api/v1/{path}", content, content_type=content_type)
+            self._client.generic(
+                method, f"/api/v1/{path}", content, content_type=content_type, headers=named
+            )
         )
 
 

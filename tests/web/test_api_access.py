@@ -85,6 +85,22 @@ def test_an_address_that_leads_nowhere_is_problem_details(shop: Shop, path: str)
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_what_is_sent_to_no_address_is_problem_details_without_any_cookie(shop: Shop) -> None:
+    headers = {"Authorization": f"Bearer {shop.admin.token}"}
+    answer = Client(enforce_csrf_checks=True).post("/api/v1/nothing/", headers=headers)
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_request_that_no_view_sees_is_problem_details(shop: Shop) -> None:
+    answer = Client().get("/api/v1/projects/", headers={"Host": "elsewhere.example"})
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    page = Client().get("/projects/", headers={"Host": "elsewhere.example"})
+    assert page.status_code == 400
+    assert page.headers["Content-Type"].startswith("text/html")
+
+
 def test_an_address_without_its_slash_says_so(shop: Shop) -> None:
     answer = shop.admin.get("projects")
     assert answer.status == 404

@@ -146,6 +146,9 @@ API: Final[dict[str, dict[str, Rule]]] = {
         "DELETE": admin(204),
     },
     _A + "databases/<name:alias>/check/": {"POST": admin()},
+    _A + "databases/<name:alias>/start-anew/": {"POST": admin(204)},
+    _A + "databases/<name:alias>/tables/": {"GET": editor(503)},
+    _A + "check/": {"POST": admin(200, _DATABASE)},
     _A + "triggers/": {"GET": viewer(), "POST": editor(201, _TRIGGER)},
     _A + "triggers/<name:name>/": {
         "GET": viewer(),
@@ -154,6 +157,7 @@ API: Final[dict[str, dict[str, Rule]]] = {
         "DELETE": editor(204),
     },
     _A + "triggers/<name:name>/test/": {"POST": editor()},
+    _A + "triggers/<name:name>/secret/": {"POST": editor()},
     _A + "events/": {"GET": viewer()},
     _A + "events/redeliver/": {"POST": editor(202)},
     _A + "events/<uuid:event_id>/": {"GET": viewer()},

@@ -1,31 +1,79 @@
 """What every view of the API is: JSON in and out, a token, and a project that the token may see."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, cast
 
 from django.shortcuts import get_object_or_404
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from eventing.access import ADMIN, VIEWER, Actor
 from eventing.api import serializers
 from eventing.api.bodies import BoundedJSONParser, ExactJSONRenderer, JSONOnly
 from eventing.api.filters import refuse_parameters
+from eventing.api.idempotency import HEADER, once_per_key
 from eventing.api.problem_details import MEDIA_TYPE, LengthRequired
 from eventing.models import Membership, Project
 
 ANYTHING_ELSE: Final = ("default", MEDIA_TYPE)
 
 
-def operation(operation_id: str, answers: Mapping[int, Any], *, tag: str, **more: Any) -> Any:
-    """How OpenAPI describes a method; whatever `answers` does not name is problem details."""
-    return extend_schema(
-        operation_id=operation_id,
-        responses={**answers, ANYTHING_ELSE: serializers.ProblemDetails},
-        tags=[tag],
-        **more,
-    )
+_KEY_OF_POST: Final = OpenApiParameter(
+    HEADER,
+    str,
+    OpenApiParameter.HEADER,
+    description="Sent again with the same key within 24 hours, the request is done once, and the"
+    " first answer given again.",
+)
+_IF_MATCH: Final = OpenApiParameter(
+    "If-Match",
+    str,
+    OpenApiParameter.HEADER,
+    description="The ETag of what the change was made for; 412 if it has been changed since.",
+)
+_ETAG: Final = OpenApiParameter(
+    "ETag",
+    str,
+    OpenApiParameter.HEADER,
+    response=[200, 201],
+    description="Names the definition that is shown.",
+)
+
+
+def operation(
+    operation_id: str,
+    answers: Mapping[int, Any],
+    *,
+    tag: str,
+    tagged: bool = False,
+    parameters: Sequence[Any] = (),
+    **more: Any,
+) -> Callable[[Callable[..., Response]], Any]:
+    """A method of the API, and how OpenAPI describes it.
+
+    Whatever `answers` does not name is problem details; `tagged`: it shows, or changes, what has
+    an ETag. A POST is done once for each `Idempotency-Key`.
+    """
+
+    def described(method: Callable[..., Response]) -> Any:
+        name = method.__name__
+        headers = [_KEY_OF_POST] if name == "post" else []
+        if tagged and name != "delete":
+            headers.append(_ETAG)
+        if tagged and name in ("put", "patch", "delete"):
+            headers.append(_IF_MATCH)
+        describe = extend_schema(
+            operation_id=operation_id,
+            responses={**answers, ANYTHING_ELSE: serializers.ProblemDetails},
+            tags=[tag],
+            parameters=[*parameters, *headers],
+            **more,
+        )
+        return describe(once_per_key(method) if name == "post" else method)
+
+    return described
 
 
 class ApiView(APIView):
@@ -56,6 +104,13 @@ class ApiView(APIView):
             raise LengthRequired
         if not self.takes_parameters:
             refuse_parameters(request.query_params)
+
+    def finalize_response(
+        self, request: Any, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        final: Response = super().finalize_response(request, response, *args, **kwargs)
+        final.headers.setdefault("Cache-Control", "no-store")
+        return final
 
 
 class ProjectView(ApiView):

@@ -8,12 +8,24 @@ from rest_framework.response import Response
 from eventing.access import ADMIN
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
+from eventing.api.definitions import changed_member
+from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.representations import member_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import parse_member
-from eventing.members import add_member, change_member, members_of, remove_member
+from eventing.members import (
+    add_member,
+    change_member,
+    change_of_members,
+    member_definition_of,
+    members_of,
+    remove_member,
+)
 from eventing.models import Membership
-from eventing.problems import InvalidInput, Problem
+
+
+def _answer(membership: Membership) -> Response:
+    return Response(member_shown(membership), headers=tagged(member_definition_of(membership)))
 
 
 class Members(ProjectView):
@@ -29,6 +41,7 @@ class Members(ProjectView):
         {201: serializers.AddedMember},
         request=serializers.MemberToAdd,
         tag="members",
+        tagged=True,
     )
     def post(self, request: Request, project: str) -> Response:
         """Give a user a role in the project; with `new_user` the user is made first."""
@@ -36,7 +49,8 @@ class Members(ProjectView):
         added = add_member(self.project, definition, by=self.actor)
         shown = {**member_shown(added.membership), "first_password": added.first_password}
         address = reverse("api-member", args=[self.project.name, definition.user])
-        return Response(shown, status=201, headers={"Location": address})
+        headers = {"Location": address, **tagged(member_definition_of(added.membership))}
+        return Response(shown, status=201, headers=headers)
 
 
 class OneMember(ProjectView):
@@ -46,35 +60,35 @@ class OneMember(ProjectView):
         members = members_of(self.project).select_related("project")
         return get_object_or_404(members, user__username=self.kwargs["username"])
 
-    @operation("get_member", {200: serializers.Member}, tag="members")
+    @operation("get_member", {200: serializers.Member}, tag="members", tagged=True)
     def get(self, request: Request, project: str, username: str) -> Response:
         """A member."""
-        return Response(member_shown(self._membership()))
+        return _answer(self._membership())
 
     @operation(
         "change_member",
         {200: serializers.Member},
         request=serializers.MemberChange,
         tag="members",
+        tagged=True,
     )
     def patch(self, request: Request, project: str, username: str) -> Response:
         """Give a member another role, or say whether a viewer sees payloads."""
-        membership = self._membership()
         patch = {
             name: value for name, value in mapping_of(request.data).items() if name != "active"
         }
-        stored = {"role": membership.role, "payloads": membership.sees_payloads}
-        if patch.get("role", "viewer") != "viewer":
-            # What could be kept from a viewer cannot be from the others.
-            stored["payloads"] = True
-        definition = parse_member({"user": username, **stored, **patch})
-        if definition.user != username or definition.new_user:
-            raise InvalidInput([Problem("user", repr(definition.user), f"{username!r}, as it is")])
-        change_member(membership, definition, by=self.actor)
-        return Response(member_shown(membership))
+        with change_of_members(self.project):
+            membership = self._membership()
+            refuse_lost_update(request, member_definition_of(membership))
+            definition = changed_member(membership, patch)
+            change_member(membership, definition, by=self.actor)
+        return _answer(membership)
 
-    @operation("remove_member", {204: None}, tag="members")
+    @operation("remove_member", {204: None}, tag="members", tagged=True)
     def delete(self, request: Request, project: str, username: str) -> Response:
         """End a membership; the member's tokens of this project are revoked."""
-        remove_member(self._membership(), by=self.actor)
+        with change_of_members(self.project):
+            membership = self._membership()
+            refuse_lost_update(request, member_definition_of(membership))
+            remove_member(membership, by=self.actor)
         return Response(status=204)

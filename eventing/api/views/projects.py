@@ -1,5 +1,7 @@
 """Projects and their settings."""
 
+from collections.abc import Callable
+
 from django.http import Http404
 from django.urls import reverse
 from rest_framework.exceptions import PermissionDenied
@@ -9,9 +11,10 @@ from rest_framework.response import Response
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
 from eventing.api.definitions import changed_settings, new_project
+from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.representations import project_shown, settings_shown
 from eventing.api.views.base import ApiView, ProjectView, operation
-from eventing.definitions import parse_settings
+from eventing.definitions import SettingsDefinition, parse_settings
 from eventing.eventing_dbs import prepare_for
 from eventing.history import remove_project
 from eventing.projects import configuration_change, create_project, settings_of, update_settings
@@ -59,39 +62,50 @@ class OneProject(ProjectView):
 
 
 class ProjectSettings(ProjectView):
-    @operation("get_settings", {200: serializers.Settings}, tag="settings")
+    def _answer(self) -> Response:
+        settings = settings_of(self.project)
+        return Response(settings_shown(settings), headers=tagged(settings))
+
+    def _save(self, change: Callable[[SettingsDefinition], SettingsDefinition]) -> Response:
+        """Read, change and write while nobody else changes anything."""
+        stored = settings_of(self.project)
+        refuse_lost_update(self.request, stored)
+        prepare_for(self.project, change(stored))
+        with configuration_change():
+            try:
+                self.project.refresh_from_db()
+            except self.project.DoesNotExist:
+                raise Http404 from None
+            stored = settings_of(self.project)
+            refuse_lost_update(self.request, stored)
+            update_settings(self.project, change(stored), by=self.actor)
+        return self._answer()
+
+    @operation("get_settings", {200: serializers.Settings}, tag="settings", tagged=True)
     def get(self, request: Request, project: str) -> Response:
         """The settings in force."""
-        return Response(settings_shown(settings_of(self.project)))
+        return self._answer()
 
     @operation(
         "replace_settings",
         {200: serializers.Settings},
         request=serializers.Settings,
         tag="settings",
+        tagged=True,
     )
     def put(self, request: Request, project: str) -> Response:
         """Replace all settings; what is left out gets its default."""
         settings = parse_settings(mapping_of(request.data))
-        prepare_for(self.project, settings)
-        update_settings(self.project, settings, by=self.actor)
-        return Response(settings_shown(settings_of(self.project)))
+        return self._save(lambda stored: settings)
 
     @operation(
         "change_settings",
         {200: serializers.Settings},
         request=serializers.Settings,
         tag="settings",
+        tagged=True,
     )
     def patch(self, request: Request, project: str) -> Response:
         """Change some settings (JSON Merge Patch, RFC 7396)."""
         patch = mapping_of(request.data)
-        prepare_for(self.project, changed_settings(settings_of(self.project), patch))
-        with configuration_change():
-            try:
-                self.project.refresh_from_db()
-            except self.project.DoesNotExist:
-                raise Http404 from None
-            settings = changed_settings(settings_of(self.project), patch)
-            update_settings(self.project, settings, by=self.actor)
-        return Response(settings_shown(settings_of(self.project)))
+        return self._save(lambda stored: changed_settings(stored, patch))

@@ -1,7 +1,6 @@
 """The triggers of a project, and test events."""
 
 from collections.abc import Callable
-from typing import Any
 
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -12,6 +11,7 @@ from eventing.access import EDITOR
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
 from eventing.api.definitions import changed_trigger, trigger_definition
+from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.representations import trial_shown, trigger_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import TriggerDefinition
@@ -22,13 +22,15 @@ from eventing.projects import (
     is_live,
     live_triggers,
     save_trigger,
+    signing_secrets_of,
     trigger_definition_of,
 )
 from eventing.trial import send_test_event
 
 
-def _shown(trigger: Trigger) -> dict[str, Any]:
-    return trigger_shown(trigger, is_live(trigger))
+def _answer(trigger: Trigger, status: int = 200, **headers: str) -> Response:
+    headers |= tagged(trigger_definition_of(trigger))
+    return Response(trigger_shown(trigger, is_live(trigger)), status=status, headers=headers)
 
 
 class Triggers(ProjectView):
@@ -46,13 +48,14 @@ class Triggers(ProjectView):
         {201: serializers.Trigger},
         request=serializers.Trigger,
         tag="triggers",
+        tagged=True,
     )
     def post(self, request: Request, project: str) -> Response:
         """Add a trigger; it takes effect once `live` is true."""
         definition = trigger_definition(mapping_of(request.data), self.actor)
         trigger = save_trigger(self.project, definition, by=self.actor)
         address = reverse("api-trigger", args=[self.project.name, trigger.name])
-        return Response(_shown(trigger), status=201, headers={"Location": address})
+        return _answer(trigger, 201, Location=address)
 
 
 class OneTrigger(ProjectView):
@@ -65,20 +68,22 @@ class OneTrigger(ProjectView):
         """Read, change and write while nobody else changes anything."""
         with configuration_change():
             trigger = self._trigger()
-            definition = change(trigger_definition_of(trigger))
-            saved = save_trigger(self.project, definition, trigger, by=self.actor)
-        return Response(_shown(saved))
+            stored = trigger_definition_of(trigger)
+            refuse_lost_update(self.request, stored)
+            saved = save_trigger(self.project, change(stored), trigger, by=self.actor)
+        return _answer(saved)
 
-    @operation("get_trigger", {200: serializers.Trigger}, tag="triggers")
+    @operation("get_trigger", {200: serializers.Trigger}, tag="triggers", tagged=True)
     def get(self, request: Request, project: str, name: str) -> Response:
         """A trigger."""
-        return Response(_shown(self._trigger()))
+        return _answer(self._trigger())
 
     @operation(
         "replace_trigger",
         {200: serializers.Trigger},
         request=serializers.Trigger,
         tag="triggers",
+        tagged=True,
     )
     def put(self, request: Request, project: str, name: str) -> Response:
         """Replace a trigger; what is left out gets its default."""
@@ -90,16 +95,21 @@ class OneTrigger(ProjectView):
         {200: serializers.Trigger},
         request=serializers.Trigger,
         tag="triggers",
+        tagged=True,
     )
     def patch(self, request: Request, project: str, name: str) -> Response:
         """Change some fields of a trigger (JSON Merge Patch, RFC 7396)."""
         patch = mapping_of(request.data)
         return self._save(lambda stored: changed_trigger(stored, patch, self.actor))
 
-    @operation("delete_trigger", {204: None}, tag="triggers")
+    @operation("delete_trigger", {204: None}, tag="triggers", tagged=True)
     def delete(self, request: Request, project: str, name: str) -> Response:
         """Delete a trigger; its unfinished events are cancelled."""
-        remove_trigger(self._trigger(), by=self.actor)
+
+        def check(stored: Trigger) -> None:
+            refuse_lost_update(request, trigger_definition_of(stored))
+
+        remove_trigger(self._trigger(), by=self.actor, check=check)
         return Response(status=204)
 
 
@@ -111,3 +121,13 @@ class TriggerTest(ProjectView):
         """Send one made-up event to the trigger's webhook and show the whole exchange."""
         trigger = get_object_or_404(self.project.triggers, name=name)
         return Response(trial_shown(send_test_event(trigger)))
+
+
+class TriggerSecret(ProjectView):
+    write_role = EDITOR
+
+    @operation("reveal_secret", {200: serializers.SigningSecrets}, request=None, tag="triggers")
+    def post(self, request: Request, project: str, name: str) -> Response:
+        """The signing secrets, which the endpoint needs; that they were asked for is noted."""
+        trigger = get_object_or_404(self.project.triggers, name=name)
+        return Response({"secrets": signing_secrets_of(trigger, by=self.actor)})

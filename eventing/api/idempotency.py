@@ -1,0 +1,98 @@
+"""A POST that is sent again with the same `Idempotency-Key` is done once: the first answer is kept
+for a day and given again.
+
+Only what was done is kept; a refusal has changed nothing, so the same key may be tried again. An
+answer may hold what is shown once, such as a new token, and is encrypted where it is kept.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from hashlib import sha256
+from typing import Any, Final, cast
+
+import orjson
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils.crypto import salted_hmac
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from eventing.access import Actor
+from eventing.api.bodies import as_json
+from eventing.api.problem_details import Conflict
+from eventing.models import KeptAnswer
+from eventing.problems import InvalidInput, Problem
+
+HEADER: Final = "Idempotency-Key"
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_SALT: Final = "eventing.api.idempotency"
+_KEPT_HEADERS: Final = ("Location", "ETag")
+# A request that has no answer by then was lost together with its process.
+_ABANDONED_SECONDS: Final = 60
+
+Post = Callable[..., Response]
+
+
+def once_per_key(post: Post) -> Post:
+    """A `post` that is done once for each key its caller gives."""
+
+    @wraps(post)
+    def answered(view: Any, request: Request, *args: Any, **named: Any) -> Response:
+        if HEADER not in request.headers:
+            return post(view, request, *args, **named)
+        kept, is_new = _claim(request)
+        if not is_new:
+            return _again(kept)
+        try:
+            response = post(view, request, *args, **named)
+        except BaseException:
+            kept.delete()
+            raise
+        kept.status = response.status_code
+        kept.headers = {name: response[name] for name in _KEPT_HEADERS if name in response}
+        kept.content = "" if response.data is None else as_json(response.data).decode()
+        kept.save(update_fields=["status", "headers", "content"])
+        return response
+
+    return answered
+
+
+def _claim(request: Request) -> tuple[KeptAnswer, bool]:
+    """The row of the request's key, and whether it is this request that made it.
+
+    Raises InvalidInput for a key that is malformed, or was given with another body.
+    """
+    key = request.headers[HEADER]
+    if not _KEY.fullmatch(key):
+        allowed = "1 to 255 visible ASCII characters"
+        raise InvalidInput([Problem(HEADER, "something else", allowed)])
+    token = cast(Actor, request.auth).token
+    path = request.get_full_path()
+    digest = sha256(f"{path}\n{key}".encode()).hexdigest()
+    # Keyed: a body may hold a password, which must not be guessed from what is kept.
+    body = salted_hmac(_SALT, request.body, algorithm="sha256").hexdigest()
+    own = KeptAnswer.objects.filter(token=token, digest=digest)
+    own.filter(_is_past()).delete()
+    kept, is_new = KeptAnswer.objects.get_or_create(
+        token=token, digest=digest, defaults={"body_digest": body}
+    )
+    if kept.body_digest != body:
+        allowed = "a key that was not used at this address with another body"
+        raise InvalidInput([Problem(HEADER, "one used before", allowed)])
+    return kept, is_new
+
+
+def _again(kept: KeptAnswer) -> Response:
+    """The answer that was given first."""
+    if kept.status is None:
+        raise Conflict("the first request with this Idempotency-Key is not done yet")
+    headers = {**kept.headers, "Idempotency-Replayed": "true"}
+    content = orjson.Fragment(kept.content) if kept.content else None
+    return Response(content, status=kept.status, headers=headers)
+
+
+def _is_past() -> Q:
+    lost = Q(status=None, created_at__lt=Now() - timedelta(seconds=_ABANDONED_SECONDS))
+    return Q(created_at__lt=Now() - KeptAnswer.KEPT_FOR) | lost

@@ -1,0 +1,181 @@
+"""The API as programs that read its description meet it: one that tries whatever the description
+allows, and more, and a client that is generated from it. Both against the real web process.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from eventing.changes import Origin
+from eventing.logs.postgres import PostgresEventLog
+from tests.factories import make_change, make_events
+from tests.receiver import Receiver
+from tests.servers import ExternalPostgres, PostgresServer, RedisServer, drop_database
+from tests.stack import Stack
+
+_PROJECTS = """
+projects:
+  - name: shop
+    eventing: {{enabled: false}}
+    databases: [{{alias: main, type: postgres, url: "{source}"}}]
+    triggers:
+      - {{name: welcome-email, databases: [main], operations: [insert], url: "{hook}"}}
+  - name: doomed
+    databases: [{{alias: main, type: postgres, url: "{source}"}}]
+    triggers: [{{name: welcome-email, operations: [insert], url: "{hook}"}}]
+"""
+_USERS = """
+from django.contrib.auth.models import User
+from eventing.models import Membership, Project
+User.objects.create_superuser("root")
+for project in Project.objects.all():
+    for name in ("ada", "grace"):
+        user, _ = User.objects.get_or_create(username=name)
+        Membership.objects.create(project=project, user=user, role="admin")
+"""
+# What is deleted is the other project's, lest everything else find nothing afterwards.
+_CONFIGURATION = """
+[parameters]
+"path.project" = "shop"
+"path.name" = "welcome-email"
+"path.alias" = "main"
+"path.username" = "grace"
+"path.event_id" = "{event_id}"
+
+[[operations]]
+include-method = "DELETE"
+parameters = {{ "path.project" = "doomed" }}
+"""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A running web process with something in it."""
+
+    url: str
+    token: str
+    event_id: str
+
+    def schema(self, folder: Path) -> str:
+        """The description, as a program reads it from the web process."""
+        request = urllib.request.Request(
+            f"{self.url}/api/v1/schema/", headers={"Accept": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            file = folder / "openapi.json"
+            file.write_bytes(answer.read())
+        return str(file)
+
+
+@pytest.fixture(scope="module")
+def installation(
+    postgres_server: PostgresServer | ExternalPostgres,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Installation]:
+    url, source = postgres_server.create_database(), postgres_server.create_database()
+    stack = Stack(url, redis_server.url(), tmp_path_factory.mktemp("clients"))
+    try:
+        with Receiver() as receiver:
+            stack.manage("migrate", "--verbosity", "0")
+            stack.start("web")
+            stack.wait_until_ready()
+            projects = _PROJECTS.format(source=source, hook=receiver.url())
+            stack.manage("apply", "-", input=projects)
+            stack.manage("shell", "-c", _USERS)
+            made = stack.manage("token", "create", "--user", "root", "--role", "admin")
+            token = made.stdout.strip().splitlines()[-1]
+            yield Installation(stack.url, token, _stored_event(stack))
+    finally:
+        stack.stop_all()
+        for each in (url, source):
+            drop_database(postgres_server, each.rpartition("/")[2])
+
+
+def _stored_event(stack: Stack) -> str:
+    """An event of the trigger; returns its id."""
+    found = "SELECT p.id, d.id, t.id FROM eventing_project p JOIN eventing_database d ON"
+    found += " d.project_id = p.id JOIN eventing_trigger t ON t.project_id = p.id"
+    ((project_id, database_id, trigger_id),) = stack.execute(f"{found} WHERE p.name = 'shop'")
+    log = PostgresEventLog(stack.database_url)
+    log.make_tables()
+    origin = Origin(project_id, "shop", database_id, "main", "postgres")
+    events = make_events([make_change()], origin, trigger_id)
+    log.append(origin, events, log.position(database_id), uuid4().hex)
+    log.close()
+    return str(events[0].id)
+
+
+def test_nothing_that_may_be_sent_is_answered_by_an_error_or_in_an_undocumented_way(
+    installation: Installation, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(_CONFIGURATION.format(event_id=installation.event_id))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", configuration, "run"),
+            installation.schema(tmp_path),
+            *("--url", installation.url, "--header", f"Authorization: Bearer {installation.token}"),
+            *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
+            *("--checks", "response_headers_conformance,response_schema_conformance"),
+            *("--checks", "ignored_auth,unsupported_method,allow_header_conformance"),
+            *("--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--seed", "1"),
+            *("--continue-on-failure", "--no-color", "--warnings", "off", "--no-shrink"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path / "hypothesis")},
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+
+
+def test_a_generated_client_makes_a_trigger_and_reads_events(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = tmp_path / "client.yaml"
+    configuration.write_text("post_hooks: []\n")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none"),
+            *("--path", installation.schema(tmp_path), "--output-path", tmp_path / "generated"),
+            *("--config", configuration, "--fail-on-warning"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def part(name: str) -> Any:
+        return importlib.import_module(f"generated.{name}")
+
+    models = part("models")
+    given = {"base_url": installation.url, "token": installation.token}
+    with part("client").AuthenticatedClient(**given) as client:
+        _use(installation, part, client, models)
+
+
+def _use(installation: Installation, part: Any, client: Any, models: Any) -> None:
+    wanted = models.TriggerRequest(
+        name="by-client", operations=[models.OperationsEnum.INSERT], url="https://example.com/hook"
+    )
+    create = part("api.triggers.create_trigger").sync_detailed
+    made = create("shop", client=client, body=wanted, idempotency_key="one")
+    again = create("shop", client=client, body=wanted, idempotency_key="one")
+    assert (made.status_code, made.parsed.name, made.parsed.retries) == (201, "by-client", 3)
+    assert again.parsed == made.parsed
+    refused = create("shop", client=client, body=wanted)
+    assert (refused.status_code, refused.parsed.errors[0].field) == (422, "name")
+    page = part("api.events.list_events").sync("shop", client=client, limit=10)
+    assert [str(each.id) for each in page.results] == [installation.event_id]
+    event = part("api.events.get_event").sync("shop", page.results[0].id, client=client)
+    assert event.payload["type"] == "DB_INSERT"
