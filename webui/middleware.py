@@ -1,17 +1,22 @@
-"""What holds for every page: nothing but our own files may run, load or frame it, and it is asked
-for by GET or POST alone.
+"""What holds for every page: nothing but our own files may run, load or frame it, it is asked for
+by GET or POST alone, and nobody can make up where it is asked from.
 """
 
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
 _METHODS: Final = ("GET", "HEAD", "POST")
-POLICY: Final = (
-    "default-src 'self'; base-uri 'self'; object-src 'none'; form-action 'self';"
-    " frame-ancestors 'none'"
-)
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'self'; object-src 'none';"
+    " form-action 'self'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(),"
+    " payment=(), usb=()",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class ConsoleMethodsMiddleware:
@@ -32,13 +37,52 @@ class ConsoleMethodsMiddleware:
         return HttpResponseNotAllowed(_METHODS)
 
 
-class ContentSecurityPolicyMiddleware:
-    """Sets Content-Security-Policy, unless the view has set one of its own."""
+class HeadersMiddleware:
+    """Sets what browsers are to keep to, unless the view has set its own; over https cookies go by
+    https alone.
+
+    It stands outside of whatever sets cookies.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        response.headers.setdefault("Content-Security-Policy", POLICY)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        if request.is_secure():
+            for cookie in response.cookies.values():
+                cookie["secure"] = True
         return response
+
+
+class ClientAddressMiddleware:
+    """Behind proxies that are trusted, REMOTE_ADDR is what the last one before them was told.
+
+    From anybody else X-Forwarded-For says nothing: whoever sends a request can write it.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+        self._trusted = [ip_network(each) for each in settings.TRUSTED_PROXIES]
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        hops = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        while hops and self._is_proxy(request.META.get("REMOTE_ADDR", "")):
+            before = _address_of(hops.pop())
+            if before is None:
+                break
+            request.META["REMOTE_ADDR"] = str(before)
+        return self._get_response(request)
+
+    def _is_proxy(self, written: str) -> bool:
+        address = _address_of(written)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def _address_of(written: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(written.strip())
+    except ValueError:
+        return None

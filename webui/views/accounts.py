@@ -106,9 +106,7 @@ def set_theme(request: Request) -> HttpResponse:
     back = _own_address(request, request.POST.get("next", "")) or "/"
     response = HttpResponse(status=204) if request.htmx else SeeOther(back)
     if theme in THEMES:
-        response.set_cookie(
-            "theme", theme, max_age=_YEAR_SECONDS, samesite="Lax", secure=request.is_secure()
-        )
+        response.set_cookie("theme", theme, max_age=_YEAR_SECONDS, samesite="Lax", httponly=True)
     return response
 
 
