@@ -15,7 +15,8 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from eventing.definitions import references_in
+from eventing.connection_strings import ConnectionString
+from eventing.definitions import DatabaseDefinition, references_in
 from eventing.models import ApiToken, Membership, Project
 from eventing.problems import InvalidInput, Problem
 
@@ -98,6 +99,22 @@ class Actor:
         ]
         if problems and not self.may_refer_to_environment():
             raise InvalidInput(problems)
+
+    def refuse_local_parts(self, given: DatabaseDefinition, stored_url: str = "") -> None:
+        """Raises InvalidInput if an address uses files, sockets or the identity of the machine that
+        Mission Control runs on, unless it is stored like that or the actor administers it."""
+        if self.administers_installation() or given.url == stored_url:
+            return
+        parts = set(ConnectionString.parse(given.type, given.url).local_parts)
+        if stored_url:
+            parts -= set(ConnectionString.parse(given.type, stored_url).local_parts)
+        if parts:
+            named = f"an address with {', '.join(sorted(parts))}"
+            allowed = (
+                "a host, and options that name no file; files, sockets and the identity of the"
+                " machine are for administrators of the installation"
+            )
+            raise InvalidInput([Problem("url", named, allowed)])
 
     def projects(self) -> QuerySet[Project]:
         """The projects the actor may see."""

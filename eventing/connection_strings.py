@@ -32,6 +32,30 @@ TLS_MODES: Final[Mapping[DatabaseType, tuple[str, ...]]] = {
     "mysql": ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"),
     "mongodb": ("true", "false"),
 }
+# What libpq may be told. Not among them: files it would read passwords and further options from
+# (passfile, service, servicefile), files it would write (sslkeylogfile), libraries and sign-ins of
+# the machine (gsslib, gssdelegation, oauth_*), and another database than the path's (dbname).
+_POSTGRES_OPTIONS: Final = frozenset(
+    {"host", "hostaddr", "port", "user", "password", "connect_timeout", "client_encoding"}
+    | {"application_name", "fallback_application_name", "options", "tcp_user_timeout"}
+    | {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
+    | {"sslmode", "ssl", "sslnegotiation", "sslcompression", "sslsni", "sslcertmode"}
+    | {"ssl_min_protocol_version", "ssl_max_protocol_version", "sslpassword"}
+    | {"channel_binding", "require_auth", "gssencmode", "krbsrvname"}
+    | {"target_session_attrs", "load_balance_hosts"}
+    | {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir"}
+)
+# Options, in lower case, whose values are files of the machine the product runs on, or which sign
+# in as that machine.
+_LOCAL_OPTIONS: Final[Mapping[DatabaseType, frozenset[str]]] = {
+    "postgres": frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir"}),
+    "mysql": frozenset({"ssl-ca", "ssl-cert", "ssl-key"}),
+    "mongodb": frozenset(
+        {"tlscafile", "tlscertificatekeyfile", "tlscrlfile", "authmechanismproperties"}
+        | {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"}
+    ),
+}
+_LOCAL_SIGN_INS: Final = frozenset({"gssapi", "mongodb-aws", "mongodb-oidc"})
 # Options that name a place a driver connects to, whatever the host says.
 _PLACE_OPTIONS: Final = ("host", "hostaddr", "port", "unix_socket")
 
@@ -96,6 +120,42 @@ class ConnectionString:
         return f"{self._authority or 'local socket'}/{self.database}"
 
     @property
+    def spoken(self) -> str:
+        """Everything that a driver says to a server before that has answered."""
+        options = [text for pair in self.options for text in pair]
+        return "".join((self.host, self.port, self.database, self.user, self.tls, *options))
+
+    @property
+    def unknown_options(self) -> tuple[str, ...]:
+        """Options that must not be handed to the driver; every driver but libpq ignores those."""
+        if self.type != "postgres":
+            return ()
+        return tuple(name for name, _ in self.options if name not in _POSTGRES_OPTIONS)
+
+    @property
+    def local_parts(self) -> tuple[str, ...]:
+        """What of this means the machine that connects: its files, its sockets, its identity."""
+        found = []
+        for name, value in self.options:
+            option = name.lower()
+            if option in _LOCAL_OPTIONS[self.type] and (option, value) != ("sslrootcert", "system"):
+                found.append(name)
+            if option == "authmechanism" and value.lower() in _LOCAL_SIGN_INS:
+                found.append(name)
+        if any(not host or host.startswith(("/", "@")) for host in self._hosts):
+            found.append("a local socket")
+        return tuple(found)
+
+    @property
+    def _hosts(self) -> list[str]:
+        """Every host that the driver connects to; an empty one is its default, a socket."""
+        hosts = self.host
+        if self.type == "postgres":
+            chosen = dict(self.options)
+            hosts = chosen.get("hostaddr") or chosen.get("host", hosts)
+        return unquote(hosts).split(",")
+
+    @property
     def _authority(self) -> str:
         host = f"[{self.host}]" if ":" in self.host and "," not in self.host else self.host
         return f"{host}:{self.port}" if self.port else host
@@ -126,3 +186,10 @@ class ConnectionString:
         return frozenset(
             member if ":" in member.rpartition("]")[2] else f"{member}:27017" for member in members
         )
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts of a MongoDB's members, but those that only DNS knows."""
+        if self.scheme == "mongodb+srv":
+            return []
+        return [member.rpartition(":")[0].strip("[]") for member in sorted(self._members)]

@@ -317,13 +317,21 @@ def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
     except ValueError:
         reader.reject("url", "what was given", allowed)
         return
-    if address.scheme not in schemes:
+    if any(character < " " or character == "\x7f" for character in url + address.spoken):
+        # Such an address could speak to whatever else listens at its port.
+        reader.reject("url", "an address with control characters", allowed)
+    elif "#" in url or "\x00" in address.password:
+        reader.reject("url", "an address with `#` or NUL in it", "`%23` for a `#`")
+    elif address.scheme not in schemes:
         given = f"the scheme {address.scheme!r}" if address.scheme else "an address without scheme"
         reader.reject("url", given, allowed)
     elif not address.database:
         reader.reject("url", "an address without database name", allowed)
     elif kind == "mongodb" and not address.host:
         reader.reject("url", "an address without host", allowed)
+    elif address.unknown_options:
+        given = f"the option {address.unknown_options[0]!r}"
+        reader.reject("url", given, "the options of docs/guides/postgres.md")
 
 
 def parse_trigger(

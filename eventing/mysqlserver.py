@@ -4,14 +4,17 @@ Sources read such a server, and an event log may be kept in one; neither knows t
 """
 
 import ssl
+import struct
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from eventing.connection_strings import DEFAULT_PORTS, ConnectionString
+from eventing.dialing import ForbiddenPlace, dial
 
 Opened: TypeAlias = "Connection[Cursor]"
 
@@ -20,6 +23,15 @@ OWN_TABLES: Final = "mission_control_"
 # The longest there is: a connection may be used once in days.
 _IDLE_SECONDS: Final = 31_536_000
 _CONNECT_SECONDS: Final = 5
+_NOT_THE_PROTOCOL: Final = (
+    struct.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,8 @@ def connect(
     OSError.
     """
     chosen = ["time_zone = '+00:00'", f"wait_timeout = {_IDLE_SECONDS}", settings]
-    return pymysql.connect(
+    opened = pymysql.connect(
+        defer_connect=True,
         host=address.host,
         port=int(address.port or DEFAULT_PORTS["mysql"]),
         user=address.user,
@@ -92,6 +105,24 @@ def connect(
         **_tls((address.tls or "PREFERRED").upper(), dict(address.options)),
         **options,
     )
+    port = int(address.port or DEFAULT_PORTS["mysql"])
+    try:
+        # Checked, and not looked up a second time.
+        there = dial(address.host, port, _CONNECT_SECONDS)
+    except ForbiddenPlace as error:
+        raise pymysql.OperationalError(CR.CR_CONN_HOST_ERROR, str(error)) from None
+    except OSError as error:
+        said = f"Can't connect to {address.host!r} ({error.strerror or error})"
+        raise pymysql.OperationalError(CR.CR_CONN_HOST_ERROR, said) from None
+    try:
+        opened.connect(there)
+    except (pymysql.MySQLError, OSError):
+        raise
+    except _NOT_THE_PROTOCOL:
+        # The driver trips over what is no answer of a MySQL, a request for our files included.
+        said = "what answers does not speak MySQL's protocol"
+        raise pymysql.OperationalError(CR.CR_MALFORMED_PACKET, said) from None
+    return opened
 
 
 def facts_of(opened: Opened) -> Facts:

@@ -3,7 +3,8 @@ are answered by a DNS server that may say something else each time it is asked.
 
 Run as `unshare --mount --net python -m tests.island`, with a list of steps as JSON on standard
 input: `{"name", "answers"}` tells the DNS server, `{"send"}` makes exchanges with those URLs, all
-at once. Prints what came of each of these, and at which addresses somebody knocked.
+at once, `{"check": [type, url]}` tests the connection to a database. Prints what came of each of
+these, and at which addresses somebody knocked.
 """
 
 import contextlib
@@ -17,9 +18,11 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import django
 from dnslib import AAAA, CNAME, QTYPE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
@@ -27,6 +30,7 @@ from eventing.changes import Exchange
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.base import Request
 from eventing.destinations.webhook import WebhookDestination
+from eventing.sources import source_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 8080
@@ -89,6 +93,16 @@ class Names(BaseResolver):  # type: ignore[misc]
                 reply.add_answer(RR(name, QTYPE.A, rdata=A(item), ttl=0))
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A database to be checked."""
+
+    type: str
+    url: str
+    schemas: None = None
+    source_name: str = "mission_control_check"
+
+
 class Everywhere:
     """An endpoint at every address: answers 200, or a redirect if the path says where to."""
 
@@ -107,6 +121,8 @@ class Everywhere:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError), connection:
+            # Whoever waits for us to speak first is not kept waiting.
+            connection.settimeout(0.5)
             while request := connection.recv(65536):
                 target = request.split(b" ")[1].decode()
                 lines = ["HTTP/1.1 200 OK"]
@@ -148,12 +164,17 @@ def main() -> None:
     # Silence is an exception, of which nothing is to be said.
     server.server.handle_error = lambda *_: None
     server.start_thread()
+    django.setup()
     results: list[dict[str, Any]] = []
     for step in json.load(sys.stdin):
         if "name" in step:
             names.answers[step["name"]] = step["answers"]
             continue
         everywhere.knocked_at.clear()
+        if "check" in step:
+            found = [finding.what for finding in source_of(Candidate(*step["check"])).check()]
+            results.append({"found": found, "knocked_at": everywhere.knocked_at.copy()})
+            continue
         started = time.monotonic()
         guard = AddressGuard(step.get("allowed", ()))
         found = _exchanges(step["send"], guard, step.get("timeout_ms", 5000))

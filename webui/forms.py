@@ -337,6 +337,7 @@ def database_definition(
         raise InvalidInput([*problems, *others]) from None
     if problems:
         raise InvalidInput(problems)
+    actor.refuse_local_parts(definition, stored.url if stored else "")
     if keep and stored is not None:
         return replace(definition, url=stored.url, url_reference=stored.url_reference)
     return definition

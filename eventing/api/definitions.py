@@ -86,7 +86,9 @@ def database_definition(
         problem = Problem("url", "an address with a masked password", "the whole address")
         raise InvalidInput([problem])
     actor.refuse_references({"url": url})
-    return parse_database(written, os.environ)
+    definition = parse_database(written, os.environ)
+    actor.refuse_local_parts(definition, stored.url if stored else "")
+    return definition
 
 
 def _with_stored_address(

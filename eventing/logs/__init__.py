@@ -1,7 +1,7 @@
 """Where events, deliveries and invocations are stored: the built-in Eventing DB, or another."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from django.db import connections
@@ -15,7 +15,12 @@ from eventing.logs.postgres import PostgresEventLog
 
 def builtin_log() -> EventLog:
     """The built-in store: the database of the control plane, in a schema of its own."""
-    return log_at("postgres", control_database_dsn())
+    return _builtin_log(control_database_dsn())
+
+
+@lru_cache(maxsize=4)
+def _builtin_log(dsn: str) -> EventLog:
+    return PostgresEventLog(dsn)
 
 
 def control_database_dsn() -> str:
@@ -33,7 +38,7 @@ def log_at(kind: DatabaseType, url: str) -> EventLog:
 
 
 _KINDS: Final[dict[DatabaseType, Callable[[str], EventLog]]] = {
-    "postgres": PostgresEventLog,
+    "postgres": partial(PostgresEventLog, of_a_project=True),
     "mysql": MySqlEventLog,
 }
 # The types of database that can hold a log.

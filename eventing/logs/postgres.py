@@ -34,6 +34,7 @@ from eventing.changes import (
     Origin,
     Outcome,
 )
+from eventing.dialing import connect_to_postgres
 from eventing.ids import committed_at_ms_of, first_id_at, order_key
 from eventing.logs import pgstatistics
 from eventing.logs.base import (
@@ -184,10 +185,14 @@ logger = structlog.get_logger(__name__)
 
 
 class PostgresEventLog:
-    """The event log in the database that `dsn` names. Safe to share between threads."""
+    """The event log in the database that `dsn` names. Safe to share between threads.
 
-    def __init__(self, dsn: str) -> None:
+    One `of_a_project` is reached as a source is, with nothing that this machine alone knows.
+    """
+
+    def __init__(self, dsn: str, *, of_a_project: bool = False) -> None:
         self._dsn = dsn
+        self._of_a_project = of_a_project
         self._local = threading.local()
         self._known_days: set[int] = set()
         self._known_names: set[tuple[int, str, int]] = set()
@@ -200,12 +205,23 @@ class PostgresEventLog:
     def _connection(self) -> psycopg2.extensions.connection:
         connection = getattr(self._local, "connection", None)
         if connection is None or connection.closed:
-            connection = psycopg2.connect(self._dsn, connect_timeout=5)
+            connection = self._opened()
             connection.set_client_encoding("UTF8")
             # Whatever the server's default: statements must see what others have committed.
             connection.set_session(isolation_level="READ COMMITTED")
             self._local.connection = connection
         return connection
+
+    def _opened(self) -> psycopg2.extensions.connection:
+        if not self._of_a_project:
+            return psycopg2.connect(self._dsn, connect_timeout=5)
+        address = {**psycopg2.extensions.parse_dsn(self._dsn), "connect_timeout": "5"}
+        try:
+            opened: psycopg2.extensions.connection = connect_to_postgres(address)
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise LogUnavailable(f"the Eventing DB cannot be used: {said}") from None
+        return opened
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg2.extensions.cursor]:

@@ -21,6 +21,7 @@ from pymongo.errors import (
 
 from eventing.changes import Batch, CatalogueTable, Change, Finding, Operation
 from eventing.connection_strings import ConnectionString
+from eventing.dialing import ForbiddenPlace, addresses_of
 from eventing.sources import mongochecks
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.mongochecks import Documents
@@ -182,6 +183,7 @@ class MongoSource:
 
     def _connect(self) -> Documents:
         """Raises PyMongoError, SourceBlocked."""
+        self._refuse_forbidden_places()
         client = self._client = self._new_client(self._url)
         hello = client.admin.command("hello")
         nodes = sorted(client.nodes)
@@ -193,6 +195,16 @@ class MongoSource:
                 self._url, host=host, port=port, directConnection=True
             )
         return client.get_database(self._address.database, codec_options=CODEC_OPTIONS)
+
+    def _refuse_forbidden_places(self) -> None:
+        """What a look-up says now; the driver looks up again, and follows what the set tells it."""
+        for host in self._address.hosts:
+            try:
+                addresses_of(host)
+            except ForbiddenPlace as error:
+                raise SourceBlocked(f"{self._address.place}: {error}", "another address") from None
+            except OSError:
+                continue  # told by the driver, in the words of a set of members
 
     def _new_client(self, url: str, **options: Any) -> "MongoClient[dict[str, Any]]":
         try:

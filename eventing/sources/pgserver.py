@@ -11,6 +11,7 @@ import psycopg2
 from psycopg2.extensions import connection, parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
+from eventing.dialing import ForbiddenPlace, connect_to_postgres
 from eventing.sources.base import SourceBlocked, SourceUnavailable
 
 Connection = TypeVar("Connection", bound=connection)
@@ -73,7 +74,6 @@ class Server:
         self.database = self._address.get("dbname") or user
         self.place = f"{host}:{self._address.get('port', '5432')}/{self.database}"
         self._defaults = {
-            "connect_timeout": "5",
             "application_name": name,
             "keepalives_idle": "10",
             "keepalives_interval": "5",
@@ -147,11 +147,17 @@ class Server:
     def _open(self, factory: type[Connection]) -> Connection:
         if not self._address:
             raise SourceBlocked("the connection string cannot be read as a Postgres address")
-        address: dict[str, Any] = {**self._defaults, **self._address, "client_encoding": "UTF8"}
+        # Whoever tests a connection holds a thread of the web process meanwhile.
+        fixed = {"client_encoding": "UTF8", "connect_timeout": "5"}
+        address: dict[str, Any] = {**self._defaults, **self._address, **fixed}
         try:
-            opened: Connection = psycopg2.connect(connection_factory=factory, **address)
+            opened: Connection = connect_to_postgres(address, factory)
         except psycopg2.Error as error:
             raise self._refused(_line(error)) from None
+        except ForbiddenPlace as error:
+            raise SourceBlocked(f"{self.place}: {error}", "another address") from None
+        except OSError as error:
+            raise SourceUnavailable(f"{self.place}: {error.strerror or error}") from None
         return opened
 
     def _refused(self, text: str) -> SourceBlocked | SourceUnavailable:

@@ -114,6 +114,17 @@ def test_a_database_is_shown_without_its_password(shop: Shop) -> None:
         assert b"s3cret" not in shown.content
 
 
+def test_files_of_the_machine_are_for_those_who_run_the_installation(shop: Shop) -> None:
+    body = {"alias": "b", "type": "mongodb", "url": "mongodb://db/shop?tlsCAFile=/etc/ca.pem"}
+    answer = shop.admin.post("projects/shop/databases/", body)
+    assert answer.status == 422
+    assert "tlsCAFile" in answer.problems["url"]
+    assert shop.root.post("projects/shop/databases/", body).status == 201
+    # What an administrator of the installation has chosen stays where others change the rest.
+    changed = {"url": "mongodb://u:p@db/shop?tlsCAFile=/etc/ca.pem"}
+    assert shop.admin.patch("projects/shop/databases/b/", changed).status == 200
+
+
 def test_a_masked_address_sent_back_keeps_the_stored_one(shop: Shop) -> None:
     path = "projects/shop/databases/main/"
     body = shop.admin.get(path).json

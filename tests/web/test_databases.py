@@ -193,3 +193,24 @@ def test_the_trigger_form_gets_the_tables_that_there_are(
     assert 'value="customers"' in text
     make_database(shop.project, "postgresql://127.0.0.1:1/none", alias="dead")
     assert admin.get(shop.path("databases/dead/tables/")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@db/orders?sslkey=/etc/key&sslcert=/etc/cert",
+        "postgresql:///orders",
+        "postgresql://db/orders?host=/var/run/postgresql",
+    ],
+)
+def test_files_and_sockets_of_the_machine_are_for_those_who_run_the_installation(
+    url: str, shop: Shop, admin: Client
+) -> None:
+    given = {"type": "postgres", "alias": "orders", "url": url}
+    answer = admin.post(shop.path("databases/add/"), given)
+    assert answer.status_code == 422
+    assert "administrators of the installation" in answer.content.decode()
+    assert not Database.objects.filter(alias="orders").exists()
+    User.objects.update(is_superuser=True)
+    assert admin.post(shop.path("databases/add/"), given).status_code == 303
+    assert Database.objects.get(alias="orders").url == url

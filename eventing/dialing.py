@@ -1,0 +1,120 @@
+"""Where a source or an Eventing DB may be, and the way to the very address that was looked at.
+
+Databases stand on private networks and on the machine itself, so those are let through; link-local
+and metadata addresses are no database's. docs/decisions/0008-sources.md says why.
+"""
+
+import socket
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
+
+import psycopg2
+from psycopg2.extensions import connection
+
+from eventing.networks import Address, embedded, special_kind
+
+_REFUSED: Final = frozenset(
+    {
+        "the cloud's metadata address",
+        "a link-local address",
+        "a multicast address",
+        "the broadcast address",
+        "a reserved address",
+        "a discarded address",
+    }
+)
+# There is no such file: libpq then looks for no passwords in one of its own choice.
+_NO_FILE: Final = "/nonexistent/pgpass"
+
+
+class ForbiddenPlace(OSError):
+    """An address that no database is connected to at; the message names it."""
+
+
+def refusal(address: str) -> str | None:
+    """Why no database is connected to at an IP address; None if one is."""
+    parsed = ip_address(address.partition("%")[0])
+    for meant in _meant(parsed):
+        what = special_kind(meant)
+        if what in _REFUSED:
+            return f"{address} is {what}; no database is connected to there"
+    return None
+
+
+def _meant(address: Address) -> list[Address]:
+    """The address, and the IPv4 address it is a disguise of."""
+    if isinstance(address, IPv6Address):
+        disguised = address.sixtofour or (address.teredo and address.teredo[1])
+        if disguised:
+            return [address, disguised]
+    return [address, embedded(address)]
+
+
+def addresses_of(host: str) -> list[str]:
+    """The IP addresses of `host`, all of which may be connected to.
+
+    Raises ForbiddenPlace if one may not, OSError if the name does not resolve.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(f"the name {host!r} cannot be looked up") from None
+    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    for address in addresses:
+        what = refusal(address)
+        if what is not None:
+            raise ForbiddenPlace(what)
+    return addresses
+
+
+def dial(host: str, port: int, timeout_seconds: float) -> socket.socket:
+    """A TCP connection to `host`. Raises ForbiddenPlace, OSError."""
+    failure: OSError | None = None
+    for address in addresses_of(host):
+        try:
+            opened = socket.create_connection((address, port), timeout_seconds)
+        except OSError as error:
+            failure = error
+            continue
+        opened.settimeout(None)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return opened
+    raise failure or OSError(f"{host} has no address")
+
+
+def connect_to_postgres(address: dict[str, Any], factory: type[Any] = connection) -> Any:
+    """A connection to a Postgres of a project, of type `factory`.
+
+    `address` is libpq's, by keyword. What libpq would add from files of this machine (passwords,
+    a certificate) is left out. Raises psycopg2.Error, ForbiddenPlace, OSError.
+    """
+    own = {"passfile": _NO_FILE, "password": ""}
+    if "sslcert" not in address:
+        own["sslcertmode"] = "disable"
+    chosen = {**own, **address, **_pinned(address)}
+    try:
+        return psycopg2.connect(connection_factory=factory, **chosen)
+    except UnicodeDecodeError:
+        # Before a session has an encoding, errors come in the server's own.
+        said = "the server refused with words that are not in UTF-8"
+        raise psycopg2.OperationalError(said) from None
+
+
+def _pinned(address: dict[str, Any]) -> dict[str, str]:
+    """Hosts with the addresses they have now, so that libpq looks up none of them again."""
+    if address.get("hostaddr"):
+        for given in str(address["hostaddr"]).split(","):
+            addresses_of(given)
+        return {}
+    hosts = str(address.get("host", "")).split(",")
+    ports = str(address.get("port", "")).split(",")
+    found: list[tuple[str, str, str]] = []
+    for number, host in enumerate(hosts):
+        port = ports[number] if len(ports) == len(hosts) else ports[0]
+        is_socket = not host or host.startswith(("/", "@"))
+        found += [(host, each, port) for each in ([""] if is_socket else addresses_of(host))]
+    if not any(each for _, each, _ in found):
+        return {}
+    names, numbers, at = (",".join(part) for part in zip(*found, strict=True))
+    return {"host": names, "hostaddr": numbers, "port": at}
