@@ -25,6 +25,24 @@ def _cipher(keys: tuple[str, ...]) -> MultiFernet:
     )
 
 
+def rewritten(token: str) -> str | None:
+    """A stored value encrypted anew with the first key; None if it is already.
+
+    Raises UndecryptableValue.
+    """
+    first, *_ = settings.ENCRYPTION_KEYS
+    try:
+        _cipher((first,)).decrypt(token.encode())
+    except InvalidToken:
+        pass
+    else:
+        return None
+    try:
+        return _cipher(tuple(settings.ENCRYPTION_KEYS)).rotate(token.encode()).decode()
+    except InvalidToken:
+        raise UndecryptableValue("encrypted with a key that is not in ENCRYPTION_KEYS") from None
+
+
 class EncryptedTextField(models.TextField):  # type: ignore[type-arg]
     """Text that is stored as a Fernet token (AES-128-CBC with HMAC-SHA256)."""
 
