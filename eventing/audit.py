@@ -18,7 +18,7 @@ from eventing.definitions import DatabaseDefinition, SettingsDefinition, Trigger
 from eventing.logs.base import InvalidCursor
 from eventing.models import AuditEntry, Project, Trigger
 
-KINDS: Final = ("project", "settings", "database", "trigger", "member", "token", "user")
+KINDS: Final = ("project", "settings", "database", "trigger", "member", "token", "user", "event")
 MASK: Final = "••••"
 _MOST_ID: Final = (1 << 63) - 1
 _HISTORY_ROWS: Final = 10

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from eventing import audit
 from eventing.access import Actor
 from eventing.changes import EVENT_STATUSES, EventStatus
 from eventing.enqueueing import enqueuer
@@ -98,6 +99,28 @@ def _event(project: Project, event_id: UUID) -> EventDetail | None:
     if unavailable is not None:
         raise unavailable
     return None
+
+
+def rows(project: Project, event_ids: Sequence[UUID]) -> list[EventRow]:
+    """Those of these events that any log of the project has, newest first in each log."""
+    return [row for log in logs_of(project) for row in log.rows(project.pk, event_ids)]
+
+
+def cancel_events(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> int:
+    """Cancel those of these events that are pending; returns how many were.
+
+    What is finished is left alone, and what is being sent at this moment: that can no longer be
+    taken back. A cancelled event can be redelivered.
+    """
+    cancelled = 0
+    for store in stores_of(project):
+        moved, freed = store.log.cancel_events(project.pk, event_ids)
+        enqueuer.enqueue(freed, store.number)
+        cancelled += moved
+    if cancelled:
+        name = str(event_ids[0]) if len(event_ids) == 1 else f"{cancelled} events"
+        audit.write(by, project, "event.cancel", name, new={"events": cancelled})
+    return cancelled
 
 
 def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:

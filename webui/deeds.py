@@ -25,6 +25,7 @@ _DEEDS: Final = {
     "token.create": "API token created",
     "token.delete": "API token revoked",
     "user.create": "User made",
+    "event.cancel": "Events cancelled",
 }
 _MOST_CHARACTERS: Final = 200
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
+from uuid import UUID
 
 from django.http import QueryDict
 
@@ -28,6 +29,8 @@ FILTERS: Final = (
 PAGING: Final = ("cursor", "limit")
 DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
+MOST_CHOSEN: Final = 1000
+MOST_PROBLEMS: Final = 20
 _LONGEST: Final = 1000
 _MOMENT_ALLOWED: Final = (
     "an ISO 8601 time such as 2026-01-31T12:00:00Z (in an address, write + as %2B)"
@@ -87,6 +90,26 @@ def filters_of(query: QueryDict, body: Mapping[str, Any]) -> EventFilter:
     if problems:
         raise InvalidInput(problems)
     return filters
+
+
+def event_ids_of(body: Mapping[str, Any]) -> list[UUID]:
+    """The events that `{"ids": […]}` names. Raises InvalidInput."""
+    problems = [
+        Problem(name, "this parameter", "ids alone") for name in sorted(body.keys() - {"ids"})
+    ]
+    given = body.get("ids")
+    found: list[UUID] = []
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_CHOSEN:
+        problems.append(Problem("ids", "something else", f"a list of 1 to {MOST_CHOSEN} event ids"))
+    else:
+        for index, text in enumerate(given):
+            try:
+                found.append(UUID(text))
+            except (TypeError, ValueError, AttributeError):
+                problems.append(Problem(f"ids[{index}]", repr(text)[:80], "an event's id"))
+    if problems:
+        raise InvalidInput(problems[:MOST_PROBLEMS])
+    return found
 
 
 def _texts(

@@ -305,6 +305,14 @@ class EventSelection(EventFilters):
     limit = _Number(required=False, default=50, min_value=1, max_value=500)
 
 
+class EventChoice(serializers.Serializer[object]):
+    ids = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=1000)
+
+
+class Cancelled(serializers.Serializer[object]):
+    cancelled = _Number(help_text="How many of them were pending, and are cancelled now.")
+
+
 class Redelivered(serializers.Serializer[object]):
     redelivered = _Number()
 

@@ -55,6 +55,7 @@ _of_a_project = [
     path("triggers/<name:name>/secret/", triggers.TriggerSecret.as_view()),
     path("events/", events.Events.as_view()),
     path("events/redeliver/", events.EventsRedelivery.as_view()),
+    path("events/cancel/", events.EventsCancelling.as_view()),
     path("events/<uuid:event_id>/", events.OneEvent.as_view()),
     path("events/<uuid:event_id>/redeliver/", events.EventRedelivery.as_view()),
     path("redeliveries/", redeliveries.Redeliveries.as_view()),

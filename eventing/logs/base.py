@@ -214,6 +214,11 @@ class EventLog(Protocol):
         """Cancel what is pending or delivering for a deleted trigger; returns how many."""
         ...
 
+    def cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
+        """Cancel those of `event_ids` that are pending. What is being sent just now is left alone,
+        and what is finished. Followers in an ordered trigger have their turn by that."""
+        ...
+
     def triggers_with_deliveries(self) -> list[int]:
         """Ids of all triggers that have unfinished (pending or delivering) events."""
         ...
@@ -226,6 +231,14 @@ class EventLog(Protocol):
 
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
+        ...
+
+    def rows(self, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
+        """Those of these events that there are, newest first."""
+        ...
+
+    def payloads(self, project_id: int, event_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """The payloads of these events as JSON text; one that has expired is no key."""
         ...
 
     def redeliver(

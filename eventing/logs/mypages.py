@@ -14,7 +14,14 @@ import orjson
 from eventing.ids import first_id_at
 from eventing.logs.base import EventDetail, EventFilter, EventRow, InvalidCursor, Invocation, Page
 from eventing.logs.myconnections import Connections
-from eventing.logs.mystatements import DELIVERY, EVENT_LOG, INVOCATION_LOG, TRIGGER_NAME
+from eventing.logs.mystatements import (
+    DELIVERY,
+    EVENT_LOG,
+    INVOCATION_LOG,
+    TRIGGER_NAME,
+    listed,
+    portions,
+)
 
 # The columns of EventRow for the ids that `found` selects: joins by key, for those rows only.
 _ROWS: Final = f"""
@@ -78,6 +85,37 @@ def detail_of(connections: Connections, project_id: int, event_id: UUID) -> Even
     return EventDetail(
         _event_row(found[0]), payloads[0][0], [_invocation(row) for row in invocations]
     )
+
+
+def rows_of(connections: Connections, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
+    """Those of these events that there are, newest first."""
+    rows: list[EventRow] = []
+    with connections.transaction() as at:
+        for portion in portions(sorted(event_ids, reverse=True)):
+            # By primary key.
+            found = (
+                f"SELECT {_COLUMNS} FROM {EVENT_LOG} e"
+                f" WHERE e.id IN ({listed(portion)}) AND e.project_id = %s"
+            )
+            rows += [_event_row(row) for row in at.rows(_ROWS.format(found=found), project_id)]
+    return rows
+
+
+def payloads_of(
+    connections: Connections, project_id: int, event_ids: Sequence[UUID]
+) -> dict[UUID, str]:
+    """The payloads of these events as JSON text; one that has expired is no key."""
+    payloads: dict[UUID, str] = {}
+    with connections.transaction() as at:
+        for portion in portions(event_ids):
+            # By primary key.
+            found = at.rows(
+                f"SELECT id, payload FROM {EVENT_LOG}"
+                f" WHERE id IN ({listed(portion)}) AND project_id = %s AND payload IS NOT NULL",
+                project_id,
+            )
+            payloads |= {UUID(bytes=event_id): payload for event_id, payload in found}
+    return payloads
 
 
 def hash_of(document_id: str) -> str:

@@ -17,7 +17,15 @@ import pymysql
 from eventing.changes import EVENT_STATUSES, Claim, Event, EventStatus, Finding, Origin, Outcome
 from eventing.ids import order_key
 from eventing.logs import mychecks, mypages, mystatistics
-from eventing.logs.base import DueChunk, EventDetail, EventFilter, Page, PositionMoved, Recorded
+from eventing.logs.base import (
+    DueChunk,
+    EventDetail,
+    EventFilter,
+    EventRow,
+    Page,
+    PositionMoved,
+    Recorded,
+)
 from eventing.logs.counting import DAY_SPAN, Statistic, counts_of_outcomes, counts_of_stored
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order, places_in_order
@@ -284,6 +292,39 @@ class MySqlEventLog:
                 trigger_id,
             )
 
+    def cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
+        """Cancel those of `event_ids` that are pending; their followers have their turn by that."""
+        cancelled, freed = 0, []
+        for portion in portions(sorted(event_ids)):
+            some = self._cancel_events(project_id, portion)
+            cancelled += some.moved
+            freed += some.freed
+        return Recorded(cancelled, freed)
+
+    @again_after_a_deadlock
+    def _cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
+        # By primary key throughout.
+        chosen = (
+            f"SELECT event_id, trigger_id, order_key FROM {DELIVERY}"
+            f" WHERE event_id IN ({listed(event_ids)}) AND project_id = %s AND state = 'pending'"
+        )
+        with self._connections.transaction() as at:
+            # No row is locked yet: the locks of orders come before those of rows.
+            found = at.rows(chosen, project_id)
+            lock_order(at, {int(trigger_id) for _, trigger_id, key in found if key is not None})
+            found = at.rows(f"{chosen} ORDER BY event_id FOR UPDATE", project_id)
+            if not found:
+                return Recorded(0, [])
+            ids = [UUID(bytes=event_id) for event_id, _, _ in found]
+            at.run(
+                f"""
+                UPDATE {DELIVERY}
+                SET state = 'cancelled', lease_until = NULL, sweep_at = {NEVER}, order_key = NULL
+                WHERE event_id IN ({listed(ids)})"""
+            )
+            keys = {(int(trigger), int(key)) for _, trigger, key in found if key is not None}
+            return Recorded(len(ids), free_next(at, keys))
+
     def triggers_with_deliveries(self) -> list[int]:
         """Ids of all triggers that have unfinished (pending or delivering) events."""
         # A loose scan of delivery_due: one probe a trigger, whatever the backlog. Where some wait
@@ -304,6 +345,14 @@ class MySqlEventLog:
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
         return mypages.detail_of(self._connections, project_id, event_id)
+
+    def rows(self, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
+        """Those of these events that there are, newest first."""
+        return mypages.rows_of(self._connections, project_id, event_ids)
+
+    def payloads(self, project_id: int, event_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """The payloads of these events as JSON text; one that has expired is no key."""
+        return mypages.payloads_of(self._connections, project_id, event_ids)
 
     def redeliver(
         self,

@@ -916,6 +916,41 @@ class PostgresEventLog:
             )
             return cursor.rowcount
 
+    def cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
+        """Cancel those of `event_ids` that are pending; their followers have their turn by that."""
+        texts = [str(event_id) for event_id in event_ids]
+        with self._transaction() as cursor:
+            # By primary key, and no row locked yet: the locks of orders come before those of rows.
+            self._run(
+                cursor,
+                f"""
+                SELECT DISTINCT trigger_id FROM {SCHEMA}.delivery
+                WHERE event_id = ANY (%s::uuid[]) AND project_id = %s AND order_key IS NOT NULL""",
+                texts,
+                project_id,
+            )
+            if ordered := {trigger_id for (trigger_id,) in cursor.fetchall()}:
+                self._lock_order(cursor, ordered)
+            # By primary key.
+            self._run(
+                cursor,
+                f"""
+                WITH chosen AS (
+                    SELECT event_id, trigger_id, order_key FROM {SCHEMA}.delivery
+                    WHERE event_id = ANY (%s::uuid[]) AND project_id = %s AND state = 'pending'
+                    ORDER BY event_id FOR UPDATE
+                )
+                UPDATE {SCHEMA}.delivery d
+                SET state = 'cancelled', lease_until = NULL, sweep_at = 'infinity', order_key = NULL
+                FROM chosen WHERE d.event_id = chosen.event_id
+                RETURNING chosen.trigger_id, chosen.order_key""",
+                texts,
+                project_id,
+            )
+            cancelled = cursor.fetchall()
+            keys = {(trigger_id, key) for trigger_id, key in cancelled if key is not None}
+            return Recorded(len(cancelled), self._free_next(cursor, keys))
+
     def triggers_with_deliveries(self) -> list[int]:
         """Ids of all triggers that have unfinished (pending or delivering) events."""
         # A loose scan of delivery_due: one probe a trigger, whatever the backlog.
@@ -967,6 +1002,31 @@ class PostgresEventLog:
             )
             invocations = [_invocation(found) for found in cursor.fetchall()]
         return EventDetail(_event_row(row), payload, invocations)
+
+    def rows(self, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
+        """Those of these events that there are, newest first."""
+        # By primary key.
+        found = (
+            f"SELECT {_COLUMNS} FROM {SCHEMA}.event_log e"
+            " WHERE e.id = ANY (%s::uuid[]) AND e.project_id = %s"
+        )
+        with self._transaction() as cursor:
+            self._run(cursor, _ROWS.format(found=found), list(map(str, event_ids)), project_id)
+            return [_event_row(row) for row in cursor.fetchall()]
+
+    def payloads(self, project_id: int, event_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """The payloads of these events as JSON text; one that has expired is no key."""
+        with self._transaction() as cursor:
+            # By primary key.
+            self._run(
+                cursor,
+                f"""
+                SELECT id::text, payload FROM {SCHEMA}.event_log
+                WHERE id = ANY (%s::uuid[]) AND project_id = %s AND payload IS NOT NULL""",
+                list(map(str, event_ids)),
+                project_id,
+            )
+            return {UUID(event_id): payload for event_id, payload in cursor.fetchall()}
 
     def redeliver(
         self,

@@ -624,6 +624,38 @@ class LogContract:
         assert log.pending_of([1, 2]) == {1: 0, 2: 1}
         assert status_of(log, other[0].id) == "pending"
 
+    # Cancelling events of one's choice
+
+    def test_pending_events_are_cancelled_and_the_others_left_alone(self, log: Log) -> None:
+        sent, failed, held, waiting, other = events = stored(log, 5)
+        deliver(log, [sent])
+        deliver(log, [failed], 500)
+        (claim,) = log.claim([held.id], 60)
+        assert log.cancel_events(2, ids_of(events)) == Recorded(0, [])
+        asked = [sent.id, failed.id, held.id, waiting.id, uuid4()]
+        assert log.cancel_events(1, asked) == Recorded(1, [])
+        assert log.cancel_events(1, asked) == Recorded(0, [])
+        assert status_of(log, waiting.id) == "cancelled"
+        assert status_of(log, held.id) == "delivering"
+        assert status_of(log, other.id) == "pending"
+        assert log.record([make_outcome(claim, 200)], "worker").moved == 1
+        assert log.claim([waiting.id], 60) == log.due([1]) == []
+        log.redeliver(1, [waiting.id], [1])
+        assert [claim.event_id for claim in log.claim([waiting.id], 60)] == [waiting.id]
+
+    def test_what_follows_a_cancelled_event_in_its_order_has_its_turn(self, log: Log) -> None:
+        first, second, third, fourth = chain(log, "a", "a", "a", "a")
+        assert log.cancel_events(1, [third]) == Recorded(1, [])
+        assert log.cancel_events(1, [first]) == Recorded(1, [DueChunk(1, [second])])
+        for event_id in (second, fourth):
+            (claim,) = log.claim([second, fourth], 60)
+            assert claim.event_id == event_id
+            log.record([make_outcome(claim, 200)], "worker")
+
+    def test_events_cancelled_by_several_at_once_are_cancelled_once(self, log: Log) -> None:
+        ids = [*ids_of(stored(log, 30)), *chain(log, *"abababab")]
+        assert sum(at_once(log, 4, lambda _: log.cancel_events(1, ids).moved)) == len(ids)
+
     # Redelivering
 
     def test_any_finished_event_can_be_redelivered_with_its_attempts_kept(self, log: Log) -> None:
@@ -661,6 +693,15 @@ class LogContract:
         assert sorted(listed) == ids_of(events)
 
     # Reading
+
+    def test_chosen_events_are_read_with_and_without_their_payloads(self, log: Log) -> None:
+        first, second, _ = stored(log, 3)
+        asked = [first.id, second.id, uuid4()]
+        page = log.browse(1, ANYTHING, None, 10).rows
+        assert log.rows(1, asked) == [row for row in page if row.id in asked]
+        assert log.payloads(1, asked) == {first.id: first.payload, second.id: second.payload}
+        assert log.rows(2, asked) == log.rows(1, []) == []
+        assert log.payloads(2, asked) == log.payloads(1, []) == {}
 
     def test_pages_go_from_newest_to_oldest_without_gap_or_repetition(self, log: Log) -> None:
         ids = {event.id for event in stored(log, 25)}

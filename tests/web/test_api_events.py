@@ -268,3 +268,25 @@ def test_a_filter_takes_any_name_a_table_may_have(shop: Shop, log: PostgresEvent
     shop.events(log, table=table)
     answer = shop.viewer.send("GET", f"{EVENTS}?table={quote(table)}")
     assert [each["table"] for each in answer.json["results"]] == [table]
+
+
+def test_named_events_that_are_pending_are_cancelled(shop: Shop, log: PostgresEventLog) -> None:
+    ids = [str(shop.events(log)[0].id) for _ in range(2)]
+    sent = shop.events(log)[0]
+    deliver(log, [sent], make_outcome)
+    path = f"{EVENTS}cancel/"
+    assert shop.viewer.post(path, {"ids": ids}).status == 403
+    answer = shop.editor.post(path, {"ids": [*ids, str(sent.id)]})
+    assert (answer.status, answer.json) == (200, {"cancelled": 2})
+    assert log.counts(shop.project.pk)["cancelled"] == 2
+    assert shop.editor.post(f"{EVENTS}{ids[0]}/redeliver/").status == 202
+
+
+@pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": ["x"]}, {"ids": "x"}, {"trigger": "x"}])
+def test_events_that_are_not_named_well_are_not_cancelled(
+    shop: Shop, log: PostgresEventLog, body: dict[str, Any]
+) -> None:
+    shop.events(log)
+    answer = shop.editor.post(f"{EVENTS}cancel/", body)
+    assert answer.status == 422
+    assert log.counts(shop.project.pk)["cancelled"] == 0

@@ -10,7 +10,7 @@ from eventing import history
 from eventing.access import EDITOR, Actor
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
-from eventing.api.filters import filters_of, selection_of
+from eventing.api.filters import event_ids_of, filters_of, selection_of
 from eventing.api.problem_details import Conflict
 from eventing.api.representations import event_shown, event_shown_whole
 from eventing.api.views.base import ProjectView, operation
@@ -100,6 +100,21 @@ class EventsRedelivery(ProjectView):
         """Send every finished event again that matches; filters in the query or in the body."""
         filters = filters_of(request.query_params, mapping_of(request.data))
         return Response({"redelivered": redeliver_matching(self.project, filters)}, status=202)
+
+
+class EventsCancelling(ProjectView):
+    write_role = EDITOR
+
+    @operation(
+        "cancel_events",
+        {200: serializers.Cancelled},
+        request=serializers.EventChoice,
+        tag="events",
+    )
+    def post(self, request: Request, project: str) -> Response:
+        """Cancel those of the named events that are pending; the others are left as they are."""
+        ids = event_ids_of(mapping_of(request.data))
+        return Response({"cancelled": history.cancel_events(self.project, ids, by=self.actor)})
 
 
 class Stats(ProjectView):
