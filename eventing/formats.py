@@ -53,6 +53,17 @@ def message(format_: PayloadFormat, payloads: Sequence[str], ids: Sequence[str])
     return Message(event_id, (("Content-Type", "application/json"),), payload.encode())
 
 
+def format_sent(headers: Sequence[tuple[str, str]]) -> PayloadFormat:
+    """The format of a request that had these headers."""
+    given = {name.lower(): value for name, value in headers}
+    content_type = given.get("content-type")
+    if content_type == "application/cloudevents-batch+json":
+        return "cloudevents-batch"
+    if content_type == "application/cloudevents+json":
+        return "cloudevents"
+    return "cloudevents-binary" if "ce-specversion" in given else "spacecloud"
+
+
 def _structured(payload: str) -> str:
     return _STRUCTURED_HEAD + payload.removeprefix(_STORED_HEAD)
 

@@ -18,8 +18,8 @@ PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
     "24h": ("Last 24 hours", timedelta(hours=24)),
     "7d": ("Last 7 days", timedelta(days=7)),
 }
-_FIRST: Final = ("trigger", "status", "within")
-_MORE: Final = ("operation", "database", "table", "doc_id", "after", "before")
+_FIRST: Final = ("trigger", "status", "within", "doc_id")
+_MORE: Final = ("operation", "database", "table", "after", "before")
 _LONGEST: Final = 1000
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import cache_control
@@ -23,7 +24,7 @@ from eventing.models import Membership, Project
 from eventing.models.fields import UndecryptableValue
 from webui.requests import Request
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 _TOKEN: Final = re.compile(r'name="csrfmiddlewaretoken" value="[^"]*"')
 
 
@@ -50,7 +51,7 @@ def project_page(
         @wraps(view)
         # Without no-store, so that going back shows the page as it was left.
         @cache_control(private=True, no_cache=True, max_age=0)
-        def page(request: Request, project: str, **named: Any) -> HttpResponse:
+        def page(request: Request, project: str, **named: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
                 return _sign_in_first(request)
             request.actor = actor_of(request)

@@ -98,7 +98,10 @@ document.addEventListener("htmx:configRequest", ({ detail }) => {
   if (detail.elt.closest("[data-clean-get]")) {
     for (const [name, value] of [...detail.formData.entries()]) if (!value) detail.formData.delete(name);
   }
-  if ("logNews" in detail.elt.dataset) detail.parameters.seen = seenTokens().join(",");
+  if ("logNews" in detail.elt.dataset) {
+    detail.parameters.seen = seenTokens().join(",");
+    if (isReading() && !wantsNewest) detail.parameters.reading = "1";
+  }
   if (detail.elt.id === "preview") detail.parameters.touched = [...touched].join(" ");
 });
 
@@ -199,104 +202,216 @@ function toggleRow(link) {
 
 document.addEventListener("click", (event) => {
   const row = event.target.closest("#event-rows .event-row");
-  if (!row || event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
+  if (!row || event.target.closest(".c-choose")) return;
+  if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
   if (String(getSelection()) && !event.target.closest(".row-link")) return;
   event.preventDefault();
   toggleRow(row.querySelector(".row-link"));
 });
 
-document.addEventListener("keydown", (event) => {
-  const links = rowLinks();
-  if (!links.length || event.metaKey || event.ctrlKey || event.altKey) return;
-  if (event.target.closest("input, select, textarea, [contenteditable]")) return;
-  const at = links.indexOf(document.activeElement.closest("tbody.event")?.querySelector(".row-link"));
-  if (event.key === "j" || event.key === "k") {
-    event.preventDefault();
-    const next = links[Math.max(0, Math.min(links.length - 1, at + (event.key === "j" ? 1 : -1)))];
-    next.focus();
-    next.scrollIntoView({ block: "nearest" });
-  } else if (event.key === "Escape") {
+function moveTo(link) {
+  link.focus();
+  link.scrollIntoView({ block: "nearest" });
+}
+
+const LOG_KEYS = {
+  j: (links, at) => moveTo(links[Math.min(links.length - 1, at + 1)]),
+  k: (links, at) => moveTo(links[Math.max(0, at - 1)]),
+  o: (links, at) => { if (at >= 0) location.assign(links[at].href); },
+  x: (links, at) => { if (at >= 0) links[at].closest(".event-row").querySelector(".c-choose input")?.click(); },
+  l: () => document.getElementById("live")?.click(),
+  "/": () => document.getElementById("id_trigger").focus(),
+  "?": () => document.getElementById("keys").togglePopover(),
+  Escape: (links, at) => {
     const link = at >= 0 ? links[at] : links.find((each) => each.getAttribute("aria-expanded") === "true");
-    if (link?.getAttribute("aria-expanded") === "true") {
-      toggleRow(link);
-      link.focus();
-    }
-  }
+    if (link?.getAttribute("aria-expanded") !== "true") return;
+    toggleRow(link);
+    link.focus();
+  },
+};
+
+document.addEventListener("keydown", (event) => {
+  if (!document.getElementById("keys") || event.metaKey || event.ctrlKey || event.altKey) return;
+  if (event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable]")) return;
+  const act = LOG_KEYS[event.key];
+  const links = rowLinks();
+  if (!act || (!links.length && "jkox".includes(event.key))) return;
+  if (event.key !== "Escape") event.preventDefault();
+  act(links, links.indexOf(document.activeElement.closest("tbody.event")?.querySelector(".row-link")));
 });
 
-// A changed row is replaced whole: it must still say that it is open.
+// A changed row is replaced whole: it must still say that it is open, and that it is chosen.
+const choosing = new Set();
+
+document.addEventListener("htmx:oobBeforeSwap", ({ detail }) => {
+  const box = detail.target.querySelector?.(":scope > .c-choose input");
+  if (box?.checked) choosing.add(box.value);
+});
+
 document.addEventListener("htmx:oobAfterSwap", ({ detail }) => {
   const row = detail.target.matches(".event-row") ? detail.target : null;
   const body = row?.closest("tbody")?.querySelector(".detail");
   if (body && !body.hidden) row.querySelector(".row-link").setAttribute("aria-expanded", "true");
+  const box = row?.querySelector(".c-choose input");
+  if (box && choosing.delete(box.value)) box.checked = true;
 });
 
-// Live: rows that are new wait until putting them in moves nothing that is being read.
+// Choosing events: the bar at the foot says how many and what can be done with them.
+
+const boxes = () => all("#event-rows .event-row .c-choose input");
+const chosen = () => boxes().filter((box) => box.checked);
+let lastChosen = null;
+
+function countChosen(answer = "") {
+  const bar = document.getElementById("chosen");
+  if (!bar) return;
+  const count = chosen().length;
+  document.getElementById("choice-count").textContent = count ? `${count} chosen` : "";
+  if (!answer) document.getElementById("choice-answer").replaceChildren();
+  bar.classList.toggle("has-choice", count > 0);
+  bar.classList.toggle("has-answer", count === 0 && document.getElementById("choice-answer").textContent.trim() !== "");
+  const every = document.getElementById("choose-all");
+  if (every) {
+    every.checked = count > 0 && count === boxes().length;
+    every.indeterminate = count > 0 && !every.checked;
+  }
+}
+
+document.addEventListener("click", ({ target, shiftKey }) => {
+  if (target.id === "choose-all") {
+    for (const box of boxes()) box.checked = target.checked;
+  } else if (target.matches?.("#event-rows .c-choose input")) {
+    const [from, to] = [boxes().indexOf(lastChosen), boxes().indexOf(target)];
+    if (shiftKey && from >= 0) {
+      for (const box of boxes().slice(Math.min(from, to), Math.max(from, to))) box.checked = target.checked;
+    }
+    lastChosen = target;
+  } else if (target.closest?.("[data-choose-none]")) {
+    for (const box of chosen()) box.checked = false;
+  } else return;
+  countChosen();
+});
+
+document.addEventListener("htmx:afterRequest", ({ detail }) => {
+  if (detail.elt.id !== "chosen" || !detail.successful) return;
+  choosing.clear();
+  for (const box of chosen()) box.checked = false;
+  countChosen("answered");
+});
+
+// Live: rows that are new wait until putting them in moves nothing that is being read. When more
+// is new than a page holds, the newest page takes the place of all, at once or when it is asked for.
 
 const MOST_TOKENS = 60;
 const MOST_ROWS = 600;
 let waiting = [];
 let tooMany = false;
+let wantsNewest = false;
 
 const isLive = () => document.getElementById("live")?.checked ?? false;
 
 function seenTokens() {
+  if (wantsNewest || (tooMany && !isReading())) return [];
   const rows = [...waiting.map((each) => each.querySelector(".event-row")), ...all("#event-rows .event-row")];
   return rows.slice(0, MOST_TOKENS).map((row) => row.dataset.token);
 }
 
-function readingBelow() {
+function isReading() {
   const table = document.getElementById("event-rows");
-  return table.getBoundingClientRect().top < 48 || table.querySelector('[aria-expanded="true"]') !== null
-    || table.contains(document.activeElement);
+  return document.getElementById("log-panel").getBoundingClientRect().top < 48 || table.querySelector('[aria-expanded="true"]') !== null
+    || table.contains(document.activeElement) || chosen().length > 0;
 }
 
 function showWaiting() {
   const pill = document.getElementById("news-pill");
+  const text = tooMany ? "Many new events: show the newest" : `${waiting.length} new`;
   pill.hidden = !tooMany && waiting.length === 0;
-  pill.textContent = tooMany ? "Many new events: show the newest" : `${waiting.length} new`;
+  if (pill.textContent !== text) pill.textContent = text;
 }
 
 function letIn() {
-  if (tooMany) {
-    location.reload();
-    return;
-  }
   const table = document.getElementById("event-rows");
   document.getElementById("log-panel").classList.remove("empty-log");
   document.getElementById("log-empty")?.remove();
-  for (const body of waiting) {
-    body.classList.add("arrived");
-    htmx.process(body);
-  }
+  for (const body of waiting) body.classList.add("arrived");
   table.tHead.after(...waiting);
+  for (const body of waiting) htmx.process(body);
   waiting = [];
-  showWaiting();
+}
+
+function replaceAll(bodies) {
+  for (const body of all("tbody", document.getElementById("event-rows"))) body.remove();
+  [waiting, tooMany, wantsNewest] = [bodies, false, false];
+  letIn();
+  for (const body of bodies) body.classList.remove("arrived");
+  countChosen();
 }
 
 document.addEventListener("htmx:afterSwap", ({ detail }) => {
   writeTimes();
+  if (detail.target.id === "log") countChosen();
   if (!("logNews" in detail.target.dataset)) return;
-  const fresh = all("tbody.event", detail.target);
-  tooMany ||= detail.target.querySelector("[data-gap]") !== null || rowLinks().length > MOST_ROWS;
+  const hasGap = detail.target.querySelector("[data-gap]") !== null;
+  // Rows lie in a template, so that nothing in them begins to act before they are in the table.
+  const rows = detail.target.querySelector("[data-rows]");
+  const fresh = rows ? all("tbody", rows.content) : [];
   detail.target.replaceChildren();
-  waiting = [...fresh, ...waiting];
-  if (!tooMany && waiting.length && !readingBelow()) letIn();
-  else showWaiting();
+  if (hasGap && fresh.length && (wantsNewest || !isReading())) replaceAll(fresh);
+  else if (hasGap || waiting.length + rowLinks().length > MOST_ROWS) tooMany = true;
+  else waiting = [...fresh, ...waiting];
+  if (!tooMany && waiting.length && !isReading()) letIn();
+  showWaiting();
 });
 
 document.addEventListener("click", (event) => {
   if (!event.target.closest("#news-pill")) return;
-  letIn();
   scrollTo({ top: 0 });
+  if (tooMany) {
+    wantsNewest = true;
+    htmx.trigger("#news", "poll");
+  } else letIn();
+  showWaiting();
 });
 
 document.addEventListener("change", (event) => { if (event.target.id === "live") quicken(); });
 
 document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   if (detail.target.id !== "log") return;
-  waiting = [];
-  tooMany = false;
+  [waiting, tooMany, wantsNewest] = [[], false, false];
+});
+
+// Going back to the log shows the rows that were loaded, where one left them. Browsers that keep the
+// page itself need none of this.
+
+const KEPT_LOG = "log";
+
+addEventListener("pagehide", () => {
+  const table = document.getElementById("event-rows");
+  if (!table) return;
+  for (const box of chosen()) box.setAttribute("checked", "");
+  const kept = { address: location.href, rows: table.innerHTML, top: scrollY, at: Date.now() };
+  try { sessionStorage.setItem(KEPT_LOG, JSON.stringify(kept)); } catch { sessionStorage.removeItem(KEPT_LOG); }
+});
+
+function showKeptLog() {
+  const table = document.getElementById("event-rows");
+  const kept = JSON.parse(sessionStorage.getItem(KEPT_LOG) || "null");
+  const comesBack = performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+  if (!table || !comesBack || kept?.address !== location.href || Date.now() - kept.at > 3600000) return;
+  history.scrollRestoration = "manual";
+  table.innerHTML = kept.rows;
+  htmx.process(table);
+  for (const detail of all(".detail:not([hidden])", table)) {
+    detail.closest("tbody").querySelector(".row-link").setAttribute("aria-expanded", "true");
+  }
+  countChosen();
+  writeTimes();
+  scrollTo(0, kept.top);
+}
+
+document.addEventListener("DOMContentLoaded", showKeptLog);
+document.addEventListener("submit", (event) => {
+  if (event.target.action.endsWith("/sign-out/")) sessionStorage.clear();
 });
 
 // Trigger form: more headers; fields that have been left are checked as one goes on.

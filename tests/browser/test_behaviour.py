@@ -62,6 +62,89 @@ def test_news_wait_while_an_event_is_being_read(shop: Shop, live_server: Any, pa
     expect(page.locator(".event-row")).to_have_count(14)
 
 
+def test_more_than_a_page_of_news_takes_its_place(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    expect(page.locator(".event-row")).to_have_count(12)
+    newest = max(shop.add_events(120))
+    expect(page.locator(".event").first).to_have_id(f"event-{newest}")
+    expect(page.locator(".event-row")).to_have_count(50)
+    page.keyboard.press("End")
+    expect(page.locator(".event-row")).to_have_count(100)
+    row = page.locator(".event-row").nth(70)
+    before = row.bounding_box()
+    shop.add_events(120)
+    pill = page.get_by_role("button", name="Many new events: show the newest")
+    expect(pill).to_be_visible()
+    assert row.bounding_box() == before
+    pill.click()
+    expect(page.locator(".event-row")).to_have_count(50)
+    expect(page.locator(f"#event-{newest}")).to_have_count(0)
+
+
+def test_going_back_to_the_log_shows_it_as_it_was_left(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    shop.add_events(100)
+    page.goto(live_server.url + shop.path("events/?status=delivered"))
+    page.keyboard.press("End")
+    expect(page.locator(".event-row")).to_have_count(100)
+    link = page.locator(".row-link").nth(80)
+    link.focus()
+    link.scroll_into_view_if_needed()
+    top = page.evaluate("scrollY")
+    assert top > 1000
+    page.keyboard.press("o")
+    page.get_by_role("heading", name="Timeline").wait_for()
+    shop.add_events(5)
+    page.go_back()
+    expect(page.locator(".event-row")).to_have_count(100)
+    assert page.evaluate("scrollY") == top
+    page.locator(".row-link").nth(80).click()
+    expect(page.get_by_text("Invocations")).to_be_visible()
+
+
+def test_events_are_chosen_and_redelivered_or_cancelled_together(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("events/?status=failed"))
+    bar = page.locator(".choice-bar")
+    expect(bar).to_be_hidden()
+    boxes = page.locator(".event-row .c-choose input")
+    boxes.nth(0).check()
+    boxes.nth(2).click(modifiers=["Shift"])
+    expect(bar).to_contain_text("3 chosen")
+    page.keyboard.press("k")
+    page.keyboard.press("x")
+    expect(bar).to_contain_text("2 chosen")
+    bar.get_by_role("button", name="Redeliver").click()
+    expect(bar).to_contain_text("2 events put back to pending.")
+    expect(page.locator(".event-row .status-pending")).to_have_count(2)
+    expect(page.locator(".event-row .c-choose input:checked")).to_have_count(0)
+    page.get_by_label("Choose all that are loaded").check()
+    bar.get_by_role("button", name="Cancel pending").click()
+    expect(bar).to_contain_text("2 events cancelled. 2 left as they are: not pending.")
+    expect(page.locator(".event-row .status-cancelled")).to_have_count(2)
+
+
+def test_shortcuts_are_explained_and_what_is_exported_follows_the_filters(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    page.keyboard.press("?")
+    expect(page.get_by_role("heading", name="Keyboard shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    expect(page.get_by_label("Trigger")).to_be_focused()
+    page.get_by_label("Status").select_option("failed")
+    expect(page.locator(".event-row")).to_have_count(4)
+    page.get_by_text("Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="JSON lines", exact=True).click()
+    assert len(download.value.path().read_text().splitlines()) == 4
+    page.get_by_role("link", name="Redeliver all that match").click()
+    expect(page.locator("dd", has_text="failed")).to_be_visible()
+
+
 def test_live_can_be_switched_off(shop: Shop, live_server: Any, page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -198,6 +281,10 @@ def test_without_javascript_the_forms_and_links_do_the_work(
     page.get_by_label("Status").select_option("failed")
     page.get_by_role("button", name="Filter").click()
     assert page.locator(".event-row").count() == 4
+    page.locator(".event-row .c-choose input").first.check()
+    page.get_by_role("button", name="Redeliver chosen").click()
+    page.get_by_text("1 event put back to pending.").wait_for()
+    assert "status=failed" in page.url
     page.locator(".row-link").first.click()
     page.get_by_role("button", name="Redeliver").click()
     page.get_by_text("will be delivered again").wait_for()

@@ -1,20 +1,33 @@
 """The event log: filters in its address, paging, news, one event, and redelivering."""
 
+import csv
+import html
+import json
+import re
+from io import StringIO
 from uuid import UUID
 
 import pytest
 from django.db import connection
+from django.http import HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from eventing.access import command_line
 from eventing.changes import Outcome
+from eventing.definitions import PayloadFormat
+from eventing.exports import EXPORT_KINDS, ExportKind, lines
+from eventing.formats import message
 from eventing.history import redeliver
 from eventing.logs import builtin_log
+from eventing.logs.base import EventFilter
+from eventing.models import AuditEntry
 from tests.factories import make_change, make_events, make_origin, make_outcome, make_trigger
 from tests.web.conftest import HOOK, Shop
-from webui.templatetags.console import pretty_json
+from webui.templatetags.console import folding_json
 
 HTMX = {"HX-Request": "true"}
+BY = command_line()
 
 
 def _shown(text: str) -> list[str]:
@@ -179,8 +192,138 @@ def test_what_an_endpoint_answers_is_text_and_never_markup(shop: Shop, viewer: C
 
 
 def test_numbers_of_a_payload_are_shown_as_they_were_stored() -> None:
-    shown = pretty_json('{"a":[1.10,12345678901234567890123,{}],"b":"x\\"<y,{","c":[]}')
-    assert "1.10" in shown
-    assert "12345678901234567890123" in shown
+    text = '{"a":[1.10,12345678901234567890123,{},[[]]],"b":"x\\"<y,{","c":[]}'
+    shown = folding_json(text)
     assert "&lt;y,{" in shown
-    assert shown.count("\n") == 8
+    assert (shown.count("<details"), shown.count("</details>")) == (3, 3)
+    assert html.unescape(re.sub("<[^>]*>", "", shown)).replace(": ", ":") == text
+
+
+@pytest.mark.parametrize(
+    ("format_", "body"),
+    [
+        ("spacecloud", '{"specversion":"1.0-rc1","id":'),
+        ("cloudevents", '{"specversion":"1.0","datacontenttype":"application/json","id":'),
+        ("cloudevents-binary", '{"db":"sql-postgres"'),
+        ("cloudevents-batch", '[{"specversion":"1.0","datacontenttype"'),
+    ],
+)
+def test_the_command_sends_what_was_sent(
+    shop: Shop, viewer: Client, format_: PayloadFormat, body: str
+) -> None:
+    (event,) = make_events(
+        [make_change()],
+        make_origin(shop.project, shop.database.pk),
+        shop.trigger.pk,
+        shop.trigger.name,
+    )
+    shop.log.append(make_origin(shop.project, shop.database.pk), [event], None, "1")
+    (claim,) = shop.log.claim([event.id], 30)
+    sent = message(format_, [claim.payload], [claim.id_text])
+    shop.log.record([make_outcome(claim, 200, request_headers=sent.headers)], "worker-1")
+    text = html.unescape(viewer.get(shop.path(f"events/{event.id}/")).content.decode())
+    assert f"--data-raw '{body}" in text
+    assert f"--data-raw '{sent.body.decode()}'" in text
+    raw = viewer.get(shop.path(f"events/{event.id}/payload/"))
+    assert (raw.headers["Content-Type"], raw.content.decode()) == (
+        "application/json",
+        event.payload,
+    )
+
+
+def test_chosen_events_are_redelivered_and_pending_ones_cancelled(
+    shop: Shop, editor: Client, viewer: Client
+) -> None:
+    ids = shop.add_events(3, status_code=500)
+    path = shop.path("events/chosen/")
+    back = shop.path("events/?status=failed")
+    assert viewer.post(path, {"do": "redeliver", "id": ids}).status_code == 403
+    asked = {"do": "redeliver", "id": [*ids[:2], "none"], "next": back}
+    answer = editor.post(path, asked)
+    assert (answer.status_code, answer.headers["Location"]) == (303, back)
+    assert "2 events put back to pending." in editor.get(back).content.decode()
+    text = editor.post(path, {"do": "cancel", "id": ids}, headers=HTMX).content.decode()
+    assert "2 events cancelled. 1 left as it is: not pending." in text
+    assert [text.count(f'id="row-{event_id}"') for event_id in ids] == [1, 1, 1]
+    counts = shop.log.counts(shop.project.pk)
+    assert (counts["pending"], counts["cancelled"], counts["failed"]) == (0, 2, 1)
+    (entry,) = AuditEntry.objects.filter(kind="event")
+    assert (entry.action, entry.object_name, entry.user_name) == (
+        "event.cancel",
+        "2 events",
+        "editor",
+    )
+    bad = {"do": "cancel", "id": ids, "next": "https://evil.example/"}
+    assert editor.post(path, bad).headers["Location"] == shop.path("events/")
+    assert (
+        "No event was chosen." in editor.post(path, {"do": "cancel"}, follow=True).content.decode()
+    )
+
+
+def test_a_viewer_has_nothing_to_choose_with(shop: Shop, editor: Client, viewer: Client) -> None:
+    shop.add_events(1)
+    for client, has_boxes in ((editor, True), (viewer, False)):
+        text = client.get(shop.path("events/")).content.decode()
+        assert ('form="chosen"' in text, "choice-bar" in text) == (has_boxes, has_boxes)
+
+
+def _file(answer: HttpResponse) -> str:
+    assert answer.status_code == 200
+    return b"".join(answer.streaming_content).decode()  # type: ignore[attr-defined]
+
+
+def test_events_are_exported_as_json_lines_with_the_filters(shop: Shop, viewer: Client) -> None:
+    ids = shop.add_events(600)
+    failed = shop.add_events(1, status_code=500)
+    path = shop.path("events/export/?format=jsonl")
+    rows = [json.loads(line) for line in _file(viewer.get(path)).splitlines()]
+    assert [row["id"] for row in rows] == sorted([*ids, *failed], reverse=True)
+    assert "payload" not in rows[0]
+    (line,) = _file(viewer.get(f"{path}&status=failed&payloads=1")).splitlines()
+    row = json.loads(line)
+    assert (row["id"], row["status"], row["attempts"]) == (failed[0], "failed", 1)
+    assert (row["type"], row["last_status_code"]) == ("DB_INSERT", 500)
+    assert row["payload"]["id"] == failed[0]
+
+
+def test_events_are_exported_as_csv_that_no_spreadsheet_runs(shop: Shop, viewer: Client) -> None:
+    origin = make_origin(shop.project, shop.database.pk)
+    documents = ("=1+1", "-5", "@x", 'a "b", c')
+    changes = [make_change(document_id=each) for each in documents]
+    events = make_events(changes, origin, shop.trigger.pk, shop.trigger.name)
+    shop.log.append(origin, events, None, changes[-1].position)
+    answer = viewer.get(shop.path("events/export/?format=csv&payloads=1"))
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert re.search(r'filename="shop-events-\d{8}T\d{6}Z.csv"', answer["Content-Disposition"])
+    rows = list(csv.DictReader(StringIO(_file(answer), newline="")))
+    assert {row["doc_id"] for row in rows} == {"'=1+1", "-5", "'@x", 'a "b", c'}
+    assert {row["payload"] for row in rows} == {event.payload for event in events}
+
+
+@pytest.mark.parametrize("query", ["", "format=xml", "format=csv&status=lost"])
+def test_a_bad_export_is_refused(shop: Shop, viewer: Client, query: str) -> None:
+    answer = viewer.get(shop.path(f"events/export/?{query}"))
+    assert answer.status_code == 422
+    assert "llowed" in answer.content.decode()
+
+
+@pytest.mark.parametrize("kind", EXPORT_KINDS)
+def test_an_export_that_is_cut_off_says_so_and_where_to_go_on(shop: Shop, kind: ExportKind) -> None:
+    shop.add_events(5)
+    whole = "".join(lines(shop.project, EventFilter(), kind, by=BY, with_payloads=False, most=5))
+    assert "the export ends" not in whole
+    cut = "".join(lines(shop.project, EventFilter(), kind, by=BY, with_payloads=False, most=3))
+    *_, last = cut.splitlines()
+    assert "the export ends after 3 events; the next begins at before=20" in last
+    assert len(cut.splitlines()) == len(whole.splitlines()) - 1
+
+
+def test_one_who_reads_is_only_told_that_there_is_more(shop: Shop, viewer: Client) -> None:
+    shop.add_events(60)
+    asked = {"seen": "0" * 12 + "21"}
+    whole = viewer.get(shop.path("events/"), asked, headers=HTMX).content.decode()
+    assert len(_shown(whole)) == 50
+    assert ">Older<" in whole
+    told = viewer.get(shop.path("events/"), {**asked, "reading": "1"}, headers=HTMX)
+    assert _shown(told.content.decode()) == []
+    assert "data-gap" in told.content.decode()

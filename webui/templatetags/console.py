@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import orjson
 from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from eventing.changes import EVENT_STATUSES
+from eventing.formats import format_sent, message
 from eventing.logs.base import Invocation
 from eventing.models import AuditEntry, Membership
 from webui.deeds import FieldChange, changes_of, deed_of
@@ -104,34 +106,41 @@ _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 @register.filter
-def pretty_json(text: str) -> SafeString:
-    """JSON text indented and coloured, every token as it stands: no number is rewritten."""
-    return mark_safe("".join(_pretty(text)))  # noqa: S308 — every token is escaped below
+def folding_json(text: str) -> SafeString:
+    """JSON text line by line and coloured, every token as it stands: no number is rewritten.
+
+    Objects and arrays fold, without a script.
+    """
+    return mark_safe("".join(_lines(text)))  # noqa: S308 — every token is escaped below
 
 
-def _pretty(text: str) -> Iterator[str]:
+def _lines(text: str) -> Iterator[str]:
     tokens = _TOKENS.findall(text)
-    depth = 0
+    key = ""
     for number, part in enumerate(tokens):
-        following = tokens[number + 1] if number + 1 < len(tokens) else ""
-        if part in "{[":
-            if following in ("}", "]"):
-                yield part
-                continue
-            depth += 1
-            yield part + "\n" + "  " * depth
+        before = tokens[number - 1] if number else ""
+        after = tokens[number + 1] if number + 1 < len(tokens) else ""
+        if part == ":" or part == ",":
+            continue
+        comma = "," if after == "," else ""
+        if part in _CLOSED_BY:
+            if after != _CLOSED_BY[part]:
+                yield f"<details open><summary>{key}{part}</summary><div>"
+                key = ""
         elif part in "}]":
-            if number and tokens[number - 1] in ("{", "["):
-                yield part
-                continue
-            depth -= 1
-            yield "\n" + "  " * depth + part
-        elif part == ",":
-            yield ",\n" + "  " * depth
-        elif part == ":":
-            yield ": "
+            if _CLOSED_BY.get(before) == part:
+                yield f"<div>{key}{before}{part}{comma}</div>"
+                key = ""
+            else:
+                yield f"</div><div>{part}{comma}</div></details>"
+        elif after == ":":
+            key = f"{_coloured(part, is_key=True)}: "
         else:
-            yield _coloured(part, is_key=following == ":")
+            yield f"<div>{key}{_coloured(part, is_key=False)}{comma}</div>"
+            key = ""
+
+
+_CLOSED_BY: Final = {"{": "}", "[": "]"}
 
 
 def _coloured(token: str, *, is_key: bool) -> str:
@@ -144,6 +153,16 @@ def _coloured(token: str, *, is_key: bool) -> str:
     return format_html('<span class="json-{}">{}</span>', kind, token)
 
 
+@register.filter
+def body_of(invocation: Invocation, payload: str) -> str:
+    """The body of an invocation's request, in the format it was sent in.
+
+    Of a batch it is what this event was in it.
+    """
+    sent = format_sent(invocation.request_headers)
+    return message(sent, [payload], [orjson.loads(payload)["id"]]).body.decode()
+
+
 @register.simple_tag
 def curl(invocation: Invocation, payload: str | None) -> str:
     """The command that makes an invocation's request again; masked headers stay masked."""
@@ -154,7 +173,7 @@ def curl(invocation: Invocation, payload: str | None) -> str:
         if name.lower() not in ("host", "content-length", "accept-encoding")
     ]
     if payload is not None:
-        lines.append("--data-raw " + shlex.quote(payload))
+        lines.append("--data-raw " + shlex.quote(body_of(invocation, payload)))
     return " \\\n  ".join(lines)
 
 

@@ -1,18 +1,24 @@
 """The event log: a list that filters and follows, and one event with all that is known of it."""
 
+from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render, resolve_url
+from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
-from eventing import history
+from eventing import exports, history
 from eventing.access import EDITOR, Actor
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS
 from eventing.eventing_dbs import current_number
+from eventing.exports import EXPORT_KINDS
 from eventing.history import LogPage
 from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable
 from eventing.models import Project
@@ -22,6 +28,9 @@ from webui.requests import Request
 from webui.templatetags.console import event_token
 
 _PAGE_ROWS: Final = 50
+_MOST_CHOSEN: Final = 1000
+# Characters of a payload on a page; beyond that a browser takes seconds to lay it out.
+_MOST_SHOWN: Final = 200_000
 
 
 @require_safe
@@ -39,36 +48,43 @@ def index(request: Request, project: Project) -> HttpResponse:
         except LogUnavailable as error:
             context["log_error"] = str(error)
         else:
+            context |= _shown(project, page, cursor)
             if request.htmx and "seen" in request.GET:
-                return _news(request, page, request.GET["seen"])
-            context |= {
-                "rows": page.rows,
-                "older": page.next_cursor,
-                "store": page.store,
-                "log_begins": bool(cursor) and str(cursor).endswith("."),
-                "is_earlier_log": page.store.number != current_number(project),
-            }
+                return _news(request, context, request.GET["seen"])
     if request.htmx and request.htmx.target == "older":
         return render(request, "events/_rows.html", context)
     context |= _choices(project, query)
+    context["sees_payloads"] = request.actor.may_see_payloads(project)
     status = 422 if query.problems else 503 if "log_error" in context else 200
     return render(request, "events/page.html", context, status=status)
 
 
-def _news(request: Request, page: LogPage, seen: str) -> HttpResponse:
-    """What the browser does not have yet: rows that are new, and rows that look different now."""
+def _shown(project: Project, page: LogPage, cursor: str | None) -> dict[str, Any]:
+    return {
+        "rows": page.rows,
+        "older": page.next_cursor,
+        "store": page.store,
+        "log_begins": cursor is not None and cursor.endswith("."),
+        "is_earlier_log": page.store.number != current_number(project),
+    }
+
+
+def _news(request: Request, context: dict[str, Any], seen: str) -> HttpResponse:
+    """What the browser does not have yet: rows that are new, and rows that look different now.
+
+    When nothing of this page is known, rows between it and what is shown would be missing: the
+    whole page then takes their place, or (`reading`) is only said to be there.
+    """
+    rows = context["rows"]
     tokens = set(seen.split(","))
     known = {token[:12] for token in tokens}
-    fresh = [row for row in page.rows if row.id.hex[-12:] not in known]
-    changed = [
-        row for row in page.rows if row.id.hex[-12:] in known and event_token(row) not in tokens
-    ]
+    fresh = [row for row in rows if row.id.hex[-12:] not in known]
+    changed = [row for row in rows if row.id.hex[-12:] in known and event_token(row) not in tokens]
     if not fresh and not changed:
         return HttpResponse(status=204)
-    # When nothing of this page is known, rows between it and what is shown would be missing.
-    gap = bool(seen) and len(fresh) == len(page.rows) == _PAGE_ROWS
-    context = {"fresh": fresh, "changed": changed, "gap": gap}
-    return render(request, "events/_news.html", context)
+    gap = not seen or len(fresh) == len(rows) == _PAGE_ROWS
+    news = {"fresh": fresh, "changed": changed, "gap": gap, "reading": "reading" in request.GET}
+    return render(request, "events/_news.html", {**context, **news})
 
 
 def _choices(project: Project, query: LogQuery) -> dict[str, Any]:
@@ -83,6 +99,7 @@ def _choices(project: Project, query: LogQuery) -> dict[str, Any]:
         "tables": sorted(tables),
         "statuses": EVENT_STATUSES,
         "operations": OPERATIONS,
+        "most_exported": exports.MOST_EVENTS,
         "periods": [(name, words) for name, (words, _) in PERIODS.items()],
     }
 
@@ -100,6 +117,16 @@ def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
         return HttpResponse(status=204)
     template = "events/_event.html" if request.htmx else "events/event.html"
     return render(request, template, _detail_context(project, detail))
+
+
+@require_safe
+@project_page()
+def payload(request: Request, project: Project, event_id: UUID) -> HttpResponse:
+    """The payload alone, as it is stored."""
+    found = _event(project, event_id, request.actor).payload
+    if found is None:
+        raise Http404("The payload of this event has expired.")
+    return HttpResponse(found, content_type="application/json")
 
 
 def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
@@ -122,6 +149,8 @@ def _detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
         "type": EVENT_TYPES[row.operation],
         "payload": detail.payload,
         "withheld": detail.withheld,
+        "is_long": detail.payload is not None and len(detail.payload) > _MOST_SHOWN,
+        "most_shown": _MOST_SHOWN,
         "invocations": detail.invocations,
         "timeline": _timeline(detail),
         "token": _state_token(detail),
@@ -143,6 +172,7 @@ def _timeline(detail: EventDetail) -> dict[str, Any]:
     bars = [
         {
             "invocation": invocation,
+            "after_ms": (invocation.started_at.timestamp() - begin) * 1000,
             "length": (length := _length(invocation.duration_ms / 1000, whole)),
             "offset": min(100 - length, _share(invocation.started_at.timestamp() - begin, whole)),
         }
@@ -164,6 +194,66 @@ def _length(part: float, whole: float) -> float:
 def _share(part: float, whole: float) -> float:
     """Percent of the whole."""
     return round(min(100.0, max(0.0, part / whole * 100)), 2)
+
+
+@require_POST
+@project_page(EDITOR)
+def chosen(request: Request, project: Project) -> HttpResponse:
+    """Redeliver or cancel the events that were chosen in the list."""
+    ids = _chosen_ids(request)
+    cancels = request.POST.get("do") == "cancel"
+    if cancels:
+        count = history.cancel_events(project, ids, by=request.actor) if ids else 0
+    else:
+        count = history.redeliver(project, ids) if ids else 0
+    answer = {"asked": len(ids), "count": count, "left": len(ids) - count, "cancels": cancels}
+    if request.htmx:
+        rows = history.rows(project, ids)
+        return render(request, "events/_chosen.html", {**answer, "rows": rows})
+    words = render_to_string("events/_chosen_words.html", answer).strip()
+    (messages.success if count else messages.warning)(request, words)
+    back = request.POST.get("next", "")
+    if not url_has_allowed_host_and_scheme(back, {request.get_host()}):
+        back = resolve_url("events", project.name)
+    return SeeOther(back)
+
+
+def _chosen_ids(request: Request) -> list[UUID]:
+    """The chosen events; what is no id was not chosen on a page of ours, and chooses nothing."""
+    ids = []
+    for text in request.POST.getlist("id")[:_MOST_CHOSEN]:
+        with suppress(ValueError):
+            ids.append(UUID(text))
+    return ids
+
+
+@require_safe
+@project_page()
+def export(request: Request, project: Project) -> HttpResponseBase:
+    """The events that match, as a file."""
+    query = log_query(request.GET, timezone.now())
+    kind = next((each for each in EXPORT_KINDS if each == request.GET.get("format")), None)
+    if kind is None:
+        return HttpResponse("format: allowed are " + ", ".join(EXPORT_KINDS), status=422)
+    if query.problems:
+        refused = [f"{field}: {error}" for field, error in query.errors.items()]
+        return HttpResponse("\n".join(refused), status=422, content_type="text/plain")
+    lines = exports.lines(
+        project,
+        query.filters,
+        kind,
+        by=request.actor,
+        with_payloads=request.GET.get("payloads") == "1",
+    )
+    # What fails before the first line is an answer of its own.
+    first = next(lines)
+    answer = StreamingHttpResponse(chain([first], lines), content_type=_MEDIA_TYPES[kind])
+    name = f"{project.name}-events-{timezone.now():%Y%m%dT%H%M%SZ}.{kind}"
+    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    return answer
+
+
+_MEDIA_TYPES: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 
 
 @require_POST
