@@ -5,7 +5,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-_JITTER: Final = 0.2
+JITTER: Final = 0.2
 # Beyond this many steps, every delay has long reached its cap.
 _MOST_STEPS: Final = 100
 _LONGEST_RETRY_AFTER_MS: Final = 366 * 86_400_000
@@ -22,7 +22,7 @@ def delay_ms(
     steps = min(max(failures, 1) - 1, _MOST_STEPS)
     delay = min(initial_ms * float(factor) ** steps, float(max_ms))
     # Near the cap only the lower part of the jitter is left, so that delays still spread.
-    shortest, longest = delay * (1 - _JITTER), min(delay * (1 + _JITTER), float(max_ms))
+    shortest, longest = delay * (1 - JITTER), min(delay * (1 + JITTER), float(max_ms))
     return round(shortest + (longest - shortest) * random())
 
 

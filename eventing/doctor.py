@@ -6,11 +6,17 @@ never an exception.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from eventing.changes import CatalogueTable, Finding
-from eventing.definitions import DatabaseDefinition
+from eventing.definitions import DatabaseDefinition, TriggerDefinition
+from eventing.matching import Matcher, Rule
 from eventing.models import Database
 from eventing.sources import source_of
+from eventing.sources.base import Sample
+
+# A page waits for it.
+_TABLES_SAMPLED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,30 @@ def catalogue(database: Database) -> list[CatalogueTable]:
     source = source_of(database)
     try:
         return list(source.catalogue())
+    finally:
+        source.close()
+
+
+def sample(database: Database, definition: TriggerDefinition) -> Sample | None:
+    """A row of the first table that a trigger would watch in this database, and that has one.
+
+    Raises SourceUnavailable.
+    """
+    rule = Rule(0, "", definition.tables, frozenset(definition.operations))
+    matcher = Matcher([rule])
+    source = source_of(database)
+    try:
+        named = sorted(matcher.named_tables)
+        tables = named or [
+            table.name
+            for table in source.catalogue()
+            if matcher.wants(table.name, definition.operations[0])
+        ]
+        for table in tables[:_TABLES_SAMPLED]:
+            found = source.sample(table.removeprefix("public."))
+            if found is not None:
+                return found
+        return None
     finally:
         source.close()
 

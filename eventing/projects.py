@@ -324,22 +324,7 @@ def save_trigger(
             )
         old = trigger_facts(trigger_definition_of(existing)) if existing else None
         trigger = existing or Trigger(project=project, signing_secrets=_new_signing_secrets())
-        trigger.name = definition.name
-        trigger.tables = list(definition.tables)
-        trigger.operations = list(definition.operations)
-        trigger.url = definition.url
-        trigger.retries = definition.retries
-        trigger.timeout_ms = definition.timeout_ms
-        trigger.state = definition.state
-        trigger.backoff_initial_ms = definition.backoff.initial_ms
-        trigger.backoff_factor = definition.backoff.factor
-        trigger.backoff_max_ms = definition.backoff.max_ms
-        trigger.headers = orjson.dumps(dict(definition.headers)).decode()
-        trigger.header_references = dict(definition.header_references)
-        trigger.format = definition.format
-        trigger.concurrency = definition.concurrency
-        trigger.rate_per_second = definition.rate_per_second
-        trigger.ordered = definition.ordered
+        _write(definition, trigger)
         trigger.configuration_version = version
         trigger.save()
         trigger.databases.set(databases)
@@ -348,6 +333,37 @@ def save_trigger(
         audit.write(by, project, action, trigger.name, trigger.pk, old=old, new=new)
         _close_breaker(trigger, by=by)
         return trigger
+
+
+def draft_of(
+    project: Project, definition: TriggerDefinition, existing: Trigger | None
+) -> tuple[Trigger, list[Database]]:
+    """A trigger as `save_trigger` would make it, with its databases, and not saved. One that does
+    not exist yet has no signing secret. Raises InvalidInput."""
+    databases = _databases_named(project, definition)
+    secrets = existing.signing_secrets if existing else ""
+    trigger = Trigger(project=project, signing_secrets=secrets)
+    _write(definition, trigger)
+    return trigger, databases
+
+
+def _write(definition: TriggerDefinition, trigger: Trigger) -> None:
+    trigger.name = definition.name
+    trigger.tables = list(definition.tables)
+    trigger.operations = list(definition.operations)
+    trigger.url = definition.url
+    trigger.retries = definition.retries
+    trigger.timeout_ms = definition.timeout_ms
+    trigger.state = definition.state
+    trigger.backoff_initial_ms = definition.backoff.initial_ms
+    trigger.backoff_factor = definition.backoff.factor
+    trigger.backoff_max_ms = definition.backoff.max_ms
+    trigger.headers = orjson.dumps(dict(definition.headers)).decode()
+    trigger.header_references = dict(definition.header_references)
+    trigger.format = definition.format
+    trigger.concurrency = definition.concurrency
+    trigger.rate_per_second = definition.rate_per_second
+    trigger.ordered = definition.ordered
 
 
 def _databases_named(project: Project, definition: TriggerDefinition) -> list[Database]:
@@ -389,6 +405,46 @@ def signing_secrets_of(trigger: Trigger, *, by: Actor) -> list[str]:
     audit.write(by, trigger.project, "trigger.reveal_secret", trigger.name, trigger.pk)
     found: list[str] = orjson.loads(trigger.signing_secrets or "[]")
     return found
+
+
+def active_secrets(trigger: Trigger) -> int:
+    """How many signing secrets a trigger has: two while one is being replaced."""
+    return len(orjson.loads(trigger.signing_secrets or "[]"))
+
+
+def rotate_signing_secret(trigger: Trigger, *, by: Actor) -> str:
+    """Give a trigger a new signing secret beside the one it has; returns it.
+
+    Requests carry a signature for each until the old one is retired. Raises InvalidInput while
+    another replacement is under way.
+    """
+    with configuration_change():
+        locked = Trigger.objects.select_for_update().get(pk=trigger.pk)
+        secrets: list[str] = orjson.loads(locked.signing_secrets or "[]")
+        if len(secrets) > 1:
+            allowed = "one: retire the old one first, endpoints may still use it"
+            raise InvalidInput([Problem("signing_secrets", f"{len(secrets)} active", allowed)])
+        new = new_secret()
+        _keep_secrets(locked, [new, *secrets])
+        audit.write(by, trigger.project, "trigger.rotate_secret", trigger.name, trigger.pk)
+        return new
+
+
+def retire_signing_secrets(trigger: Trigger, *, by: Actor) -> bool:
+    """Sign with the newest secret alone from now on; False if there is no older one."""
+    with configuration_change():
+        locked = Trigger.objects.select_for_update().get(pk=trigger.pk)
+        secrets: list[str] = orjson.loads(locked.signing_secrets or "[]")
+        if len(secrets) < 2:
+            return False
+        _keep_secrets(locked, secrets[:1])
+        audit.write(by, trigger.project, "trigger.retire_secret", trigger.name, trigger.pk)
+        return True
+
+
+def _keep_secrets(trigger: Trigger, secrets: list[str]) -> None:
+    trigger.signing_secrets = orjson.dumps(secrets).decode()
+    trigger.save(update_fields=["signing_secrets", "changed_at"])
 
 
 def delete_trigger(trigger: Trigger, *, by: Actor) -> int:

@@ -19,6 +19,8 @@ _DEEDS: Final = {
     "trigger.delete": "Trigger deleted",
     "trigger.close_breaker": "Deliveries let go",
     "trigger.reveal_secret": "Signing secret revealed",
+    "trigger.rotate_secret": "Signing secret added",
+    "trigger.retire_secret": "Old signing secret retired",
     "member.create": "Member added",
     "member.update": "Member changed",
     "member.delete": "Member removed",

@@ -6,7 +6,7 @@ begins with: a trigger called `add` is at `triggers/~add/`.
 
 from typing import Final
 
-_RESERVED: Final = frozenset({"add", "preview"})
+_RESERVED: Final = frozenset({"add", "preview", "sample", "try"})
 
 
 class NameConverter:

@@ -106,4 +106,4 @@ def live_answer(request: Request, page: str, part: str, context: Mapping[str, An
         return render(request, page, {**context, "part": body, "digest": digest})
     if request.GET["digest"] == digest:
         return HttpResponse(status=204)
-    return render(request, "components/_live.html", {"part": body, "digest": digest})
+    return render(request, "components/_live.html", {**context, "part": body, "digest": digest})

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
+from eventing.backoff import JITTER
 from eventing.definitions import Backoff, TriggerDefinition
 from eventing.logs.base import EventFilter
 from webui.templatetags.console import duration
 
+_MOST_TRIES: Final = 12
 _DONE: Final = {"insert": "inserted", "update": "updated", "delete": "deleted"}
 
 
@@ -22,6 +24,14 @@ def sentence_of(trigger: TriggerDefinition) -> str:
     return f"When a row is {done} in {tables} {where}, it is sent to {trigger.url}."
 
 
+def first_change_of(trigger: TriggerDefinition) -> str:
+    """What somebody may do to see an event."""
+    doing = _listed([operation.capitalize() for operation in trigger.operations], "or")
+    tables = _listed(trigger.tables, "or") if trigger.tables else "any table"
+    where = _listed(trigger.databases, "or") if trigger.databases else "any database"
+    return f"{doing} a row in {tables} of {where}."
+
+
 def retries_of(retries: int, timeout_ms: int, backoff: Backoff) -> str:
     """One sentence: what happens when an endpoint does not take an event."""
     limit = f"An attempt may take {duration(timeout_ms)}."
@@ -34,6 +44,26 @@ def retries_of(retries: int, timeout_ms: int, backoff: Backoff) -> str:
     more = ", …" if retries > len(waits) else ""
     times = "once" if retries == 1 else f"up to {retries} times"
     return f"{limit} One that fails is tried again {times}, after about {', '.join(waits)}{more}."
+
+
+class Try(NamedTuple):
+    """One attempt of the timetable: how long after the one before it begins, and how long after the
+    first one that is at the latest, if each takes as long as it may."""
+
+    attempt: int
+    wait_ms: int
+    latest_ms: int
+
+
+def timetable_of(retries: int, timeout_ms: int, backoff: Backoff) -> list[Try]:
+    """When each attempt is made while an endpoint goes on failing; the first dozen of them."""
+    tries = [Try(1, 0, 0)]
+    latest_ms = 0
+    for number in range(min(retries, _MOST_TRIES - 1)):
+        wait_ms = int(min(backoff.max_ms, backoff.initial_ms * backoff.factor**number))
+        latest_ms += timeout_ms + min(backoff.max_ms, int(wait_ms * (1 + JITTER)))
+        tries.append(Try(number + 2, wait_ms, latest_ms))
+    return tries
 
 
 def limits_of(definition: TriggerDefinition) -> str:

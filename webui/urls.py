@@ -33,6 +33,8 @@ _trigger = [
     path("state/", triggers.set_state, name="trigger-state"),
     path("test/", triggers.send_test, name="trigger-test"),
     path("secret/", triggers.reveal_secret, name="trigger-secret"),
+    path("secret/rotate/", triggers.rotate_secret, name="trigger-secret-rotate"),
+    path("secret/retire/", triggers.retire_secret, name="trigger-secret-retire"),
     path("delete/", triggers.delete, name="trigger-delete"),
 ]
 
@@ -44,6 +46,8 @@ _project: list[URLPattern | URLResolver] = [
     path("triggers/", triggers.index, name="triggers"),
     path("triggers/add/", triggers.add, name="trigger-add"),
     path("triggers/preview/", triggers.preview, name="trigger-preview"),
+    path("triggers/sample/", triggers.sample, name="trigger-sample"),
+    path("triggers/try/", triggers.try_draft, name="trigger-try"),
     path("triggers/<named:name>/", include(_trigger)),
     path("events/", events.index, name="events"),
     path("events/redeliver/", redeliveries.start, name="events-redeliver"),

@@ -5,6 +5,7 @@ publications) it names after itself and takes away in `remove`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from eventing.changes import Batch, CatalogueTable, Finding, Operation
@@ -27,6 +28,15 @@ class SourceBlocked(Exception):
 
 class SourceUnavailable(Exception):
     """The source cannot be reached or broke off; trying again may help. Says what and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a table as a change would show it. `document` is JSON text."""
+
+    table: str
+    document_id: str = field(repr=False)
+    document: str = field(repr=False)
 
 
 class Watch(Protocol):
@@ -98,4 +108,12 @@ class Source(Protocol):
 
     def catalogue(self) -> Sequence[CatalogueTable]:
         """The tables that could be captured, sorted by name. Raises SourceUnavailable."""
+        ...
+
+    def sample(self, table: str) -> Sample | None:
+        """Some row of a table, its values as capture shows them; None if it has none.
+
+        Changes nothing and takes two seconds at most. Raises SourceUnavailable, which tells
+        nothing of the row.
+        """
         ...

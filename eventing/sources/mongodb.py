@@ -23,13 +23,14 @@ from eventing.changes import Batch, CatalogueTable, Change, Finding, Operation
 from eventing.connection_strings import ConnectionString
 from eventing.dialing import ForbiddenPlace, addresses_of
 from eventing.sources import mongochecks
-from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.mongochecks import Documents
 from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text
 
 _CONNECT_MS: Final = 5_000
 # The server answers a read within its time; a connection that says nothing for longer is dead.
 _SOCKET_MS: Final = 30_000
+_SAMPLE_MS: Final = 2000
 _OPERATIONS: Final[Mapping[str, Operation]] = {
     "insert": "insert",
     "update": "update",
@@ -168,6 +169,17 @@ class MongoSource:
             return [Finding("connection", "error", str(error), why, error.mend)]
         finally:
             self.close()
+
+    def sample(self, table: str) -> Sample | None:
+        try:
+            found = self._connect()[table].find_one(max_time_ms=_SAMPLE_MS)
+        except PyMongoError as error:
+            raise SourceUnavailable(str(self._failure(error))) from None
+        except SourceBlocked as error:
+            raise SourceUnavailable(str(error)) from None
+        finally:
+            self.close()
+        return None if found is None else Sample(table, id_text(found["_id"]), json_text(found))
 
     def catalogue(self) -> Sequence[CatalogueTable]:
         try:

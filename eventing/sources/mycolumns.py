@@ -591,7 +591,7 @@ def _conversion(column: _Described, known: CatalogueColumn | None) -> Callable[[
     if charset == _BINARY:
         return _base64
     if known is not None and known.is_json:
-        return _json_or_text(encoding_of(charset))
+        return json_or_text(encoding_of(charset))
     return _text(encoding_of(charset))
 
 
@@ -601,7 +601,7 @@ def _unknown_charset(column: _Described) -> RowsUnreadable:
     )
 
 
-def _json_or_text(encoding: str) -> Callable[[bytes], str]:
+def json_or_text(encoding: str) -> Callable[[bytes], str]:
     """MariaDB's JSON is text that was checked, unless somebody switched the check off."""
 
     def convert(value: bytes) -> str:
@@ -645,7 +645,7 @@ def _uuid(value: bytes) -> str:
     return f'"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"'
 
 
-def _float(body: bytes, at: int) -> tuple[str, int]:
+def float_reader(body: bytes, at: int) -> tuple[str, int]:
     value = struct.unpack_from("<f", body, at)[0]
     for digits in (6, 7, 8):
         text = f"{value:.{digits}g}"
@@ -654,7 +654,7 @@ def _float(body: bytes, at: int) -> tuple[str, int]:
     return f"{value:.9g}", at + 4
 
 
-def _double(body: bytes, at: int) -> tuple[str, int]:
+def double_reader(body: bytes, at: int) -> tuple[str, int]:
     text = repr(struct.unpack_from("<d", body, at)[0])
     return text.removesuffix(".0"), at + 8
 
@@ -754,8 +754,8 @@ _TEMPORAL: Final[dict[int, Callable[[int], Reader]]] = {
     TYPE.TIME2: _time2,
 }
 _FIXED: Final[dict[int, Reader]] = {
-    TYPE.FLOAT: _float,
-    TYPE.DOUBLE: _double,
+    TYPE.FLOAT: float_reader,
+    TYPE.DOUBLE: double_reader,
     TYPE.YEAR: _year,
     TYPE.DATE: _date,
     TYPE.NEWDATE: _date,

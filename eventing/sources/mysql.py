@@ -13,8 +13,8 @@ import pymysql
 
 from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.mysqlserver import Facts, Opened, facts_of
-from eventing.sources import mychecks
-from eventing.sources.base import SourceBlocked, SourceUnavailable, Watch
+from eventing.sources import mychecks, mysample
+from eventing.sources.base import Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.myalters import Alterations
 from eventing.sources.myposition import Position, moment_of, parse_position
 from eventing.sources.myserver import Server
@@ -170,6 +170,19 @@ class MySqlSource:
         finally:
             wire.close()
         return None
+
+    def sample(self, table: str) -> Sample | None:
+        try:
+            opened = self._opened = self._server.connect()
+            facts = facts_of(opened)
+            columns = self._server.columns(opened, facts, table)
+            return mysample.sample(opened, facts, self._server.database, table, columns)
+        except pymysql.MySQLError as error:
+            raise SourceUnavailable(str(self._server.translated(error))) from None
+        except SourceBlocked as error:
+            raise SourceUnavailable(str(error)) from None
+        finally:
+            self.close()
 
     def catalogue(self) -> Sequence[CatalogueTable]:
         try:

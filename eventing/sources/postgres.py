@@ -13,8 +13,8 @@ import structlog
 from psycopg2.extensions import connection
 
 from eventing.changes import Batch, CatalogueTable, Finding
-from eventing.sources import pgchecks
-from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable, Watch
+from eventing.sources import pgchecks, pgsample
+from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.pgpublishing import Publications
 from eventing.sources.pgrows import Rows
 from eventing.sources.pgserver import Facts, Server, lsn_number, lsn_text
@@ -159,6 +159,18 @@ class PostgresSource:
 
     def check(self) -> Sequence[Finding]:
         return pgchecks.check(self._server, self._publications, self._name)
+
+    def sample(self, table: str) -> Sample | None:
+        try:
+            opened = self._server.connect()
+        except SourceBlocked as error:
+            raise SourceUnavailable(str(error)) from None
+        try:
+            return pgsample.sample(opened, table)
+        except psycopg2.Error as error:
+            raise SourceUnavailable(str(self._server.translated(error))) from None
+        finally:
+            opened.close()
 
     def catalogue(self) -> Sequence[CatalogueTable]:
         try:

@@ -74,7 +74,7 @@ document.addEventListener("htmx:afterRequest", ({ detail }) => {
   const state = pace.get(detail.elt);
   if (!state) return;
   const first = Number(detail.elt.dataset.poll);
-  state.wait = detail.xhr.status === 200 ? first : Math.min(SLOWEST, state.wait * 1.3);
+  state.wait = detail.xhr.status === 200 ? first : Math.min(Number(detail.elt.dataset.slowest) || SLOWEST, state.wait * 1.3);
   state.next = performance.now() + state.wait;
 });
 
@@ -429,6 +429,51 @@ document.addEventListener("click", (event) => {
   for (const field of all("input", row)) field.value = "";
   button.before(row);
   row.querySelector("input").focus();
+});
+
+// What has been typed into a form outlives a lost session or connection: it is kept in this tab until
+// it has been saved. Secrets are not.
+
+const DRAFT = "draft:";
+const draftKey = () => DRAFT + location.pathname + location.search;
+const isSecret = ({ name, type }) => type === "password" || name.startsWith("header_value") || name === "csrfmiddlewaretoken";
+const fieldsOf = (form) => [...form.elements].filter((field) => field.name && field.type !== "submit" && field.type !== "hidden" && !isSecret(field));
+const isChoice = ({ type }) => type === "checkbox" || type === "radio";
+
+document.addEventListener("input", ({ target }) => {
+  const form = target.closest("[data-draft]");
+  if (!form) return;
+  const fields = fieldsOf(form).map((field) => [field.name, isChoice(field) ? `${field.value}\n${field.checked}` : field.value]);
+  sessionStorage.setItem(draftKey(), JSON.stringify(fields));
+});
+
+document.addEventListener("click", ({ target }) => {
+  if (target.closest("[data-forget-draft]")) sessionStorage.removeItem(draftKey());
+});
+
+function takeUpDraft(form, kept) {
+  const names = kept.filter(([name]) => name === "header_name").length;
+  while (all("[name=header_name]", form).length < names) form.querySelector("[data-add-header]").click();
+  const left = [...kept];
+  for (const field of fieldsOf(form)) {
+    const at = left.findIndex(([name, value]) => name === field.name && (!isChoice(field) || value.split("\n")[0] === field.value));
+    if (at < 0) continue;
+    const [[, value]] = left.splice(at, 1);
+    if (isChoice(field)) field.checked = value.endsWith("true");
+    else field.value = value;
+  }
+  form.querySelector(".advanced")?.setAttribute("open", "");
+  form.querySelector("[data-draft-notice]").hidden = false;
+  form.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  const form = document.querySelector("[data-draft]");
+  if (document.querySelector(".notice-success")) {
+    for (const key of Object.keys(sessionStorage)) if (key.startsWith(DRAFT)) sessionStorage.removeItem(key);
+  }
+  const kept = JSON.parse(sessionStorage.getItem(draftKey()) || "null");
+  if (form && kept && !document.querySelector(".notice-error")) takeUpDraft(form, kept);
 });
 
 // Suggested tables continue what has been typed: after a comma begins the next name.

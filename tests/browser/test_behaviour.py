@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from eventing.models import Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
+from tests.browser.test_every_page import violations
 from tests.factories import make_database
 from tests.servers import execute
 from tests.web.conftest import Shop
@@ -304,3 +305,58 @@ def test_tables_are_suggested_from_the_database_name_by_name(
     expect(option).to_have_attribute("value", "customers")
     field.fill("users, cu")
     expect(option).to_have_attribute("value", "users, customers")
+
+
+def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing_typed(
+    shop: Shop, live_server: Any, page: Page, context: BrowserContext
+) -> None:
+    address = live_server.url + shop.path("triggers/add/")
+    page.goto(address)
+    page.get_by_label("Trigger Name").fill("kept")
+    page.get_by_label("Insert").check()
+    page.get_by_label("Webhook URL").fill("https://example.com/kept")
+    page.get_by_text("Advanced settings").click()
+    page.get_by_label("Retries").fill("8")
+    page.get_by_label("Header name").fill("Authorization")
+    page.get_by_label("Header value").fill("Bearer s3cret")
+    context.clear_cookies(name="sessionid")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("correct-horse-battery")
+    page.keyboard.press("Enter")
+    page.wait_for_url(address)
+    expect(page.get_by_text("This is what you had typed here before.")).to_be_visible()
+    expect(page.get_by_label("Trigger Name")).to_have_value("kept")
+    expect(page.get_by_label("Insert")).to_be_checked()
+    expect(page.get_by_label("Retries")).to_have_value("8")
+    expect(page.get_by_label("Header name")).to_have_value("Authorization")
+    expect(page.get_by_label("Header value")).to_have_value("")
+    assert "s3cret" not in page.evaluate("JSON.stringify(sessionStorage)")
+    page.get_by_label("Header value").fill("Bearer s3cret")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_role("heading", name="kept").wait_for()
+    page.goto(address)
+    expect(page.get_by_label("Trigger Name")).to_have_value("")
+
+
+def test_a_trigger_is_tried_out_before_it_is_saved(
+    shop: Shop, live_server: Any, page: Page, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE customers (id int PRIMARY KEY, name text)")
+    execute(source_database, "INSERT INTO customers VALUES (7, 'Ada')")
+    make_database(shop.project, source_database, alias="live")
+    page.goto(live_server.url + shop.path("triggers/add/"))
+    page.get_by_label("live", exact=True).check()
+    page.get_by_label("Insert").check()
+    page.get_by_role("button", name="Read a row").click()
+    expect(page.locator("#sample .json")).to_contain_text('"name": "Ada"')
+    page.get_by_role("button", name="Send test event").click()
+    expect(page.locator("#trial")).to_contain_text("Webhook URL")
+    page.get_by_label("Webhook URL").fill("http://127.0.0.1:1/none")
+    expect(page.locator("#preview")).to_contain_text("When a row is inserted")
+    page.get_by_text("Timetable of the attempts").click()
+    expect(page.locator(".timetable tbody tr")).to_have_count(4)
+    page.get_by_role("button", name="Send test event").click()
+    expect(page.locator("#trial")).to_contain_text("not taken")
+    expect(page.locator("#trial")).to_contain_text("Nothing was saved.")
+    assert violations(page) == []

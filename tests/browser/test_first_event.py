@@ -78,6 +78,7 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
         _press(page, "Add")
         page.wait_for_url("**/triggers/welcome-email/")
         expect(page.locator(".facts .status-ok")).to_have_text("yes", timeout=30_000)
+        expect(page.get_by_text("Waiting for the first event…")).to_be_visible()
 
         changes = {
             "DB_INSERT": "INSERT INTO users VALUES (1, 'a@example.com')",
@@ -107,6 +108,7 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
                     "doc": documents[kind],
                 },
             }
+        expect(page.get_by_text("Waiting for the first event…")).to_have_count(0, timeout=15_000)
         _press(page, "Event Logs")
         page.wait_for_url("**/events/")
         expect(page.locator(".event-row .status-delivered")).to_have_count(3, timeout=15_000)

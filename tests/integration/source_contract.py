@@ -265,6 +265,22 @@ class SourceContract:
         changes = reader.until(3)
         assert [json.loads(change.document)["v"] for change in changes] == texts
 
+    def test_a_sample_is_a_row_as_capture_shows_it(self, subject: Subject, reader: Reader) -> None:
+        subject.create("users", "empty")
+        reader.open()
+        subject.insert("users", (7, "ü"))
+        (change,) = reader.until(1)
+        sample = subject.source().sample("users")
+        assert sample is not None
+        assert (sample.table, sample.document_id) == ("users", change.document_id)
+        assert json.loads(sample.document) == json.loads(change.document)
+        assert "ü" not in repr(sample)
+        assert subject.source().sample("empty") is None
+
+    def test_a_sample_of_a_server_that_is_away_says_so(self, subject: Subject) -> None:
+        with pytest.raises(SourceUnavailable):
+            subject.source(subject.through(1)).sample("users")
+
     def test_a_server_that_restarts_is_gone_on_with(self, subject: Subject, reader: Reader) -> None:
         subject.create("users")
         reader.open()

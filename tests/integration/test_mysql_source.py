@@ -178,6 +178,12 @@ def test_every_type_becomes_what_the_contract_says(
     for n, (kind, value, text) in enumerate(VALUES):
         expected = json.loads(text, parse_float=Decimal)
         assert document[f"c{n}"] == expected, f"{kind} {value}"
+    sample = MySqlSource(database, "mission_control_sample").sample("things")
+    assert sample is not None
+    assert sample.document_id == change.document_id
+    sampled = json.loads(sample.document, parse_float=Decimal)
+    for n, (kind, value, _) in enumerate(VALUES):
+        assert sampled[f"c{n}"] == document[f"c{n}"], f"{kind} {value}"
 
 
 def test_after_any_change_of_a_transaction_the_rest_follows_and_nothing_twice(

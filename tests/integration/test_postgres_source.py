@@ -517,6 +517,30 @@ def test_documents_equal_to_jsonb_for_every_type(capture: Capture) -> None:
         assert found.keys() == wanted.keys()
 
 
+def test_a_sample_has_the_identity_that_capture_gives(capture: Capture) -> None:
+    run(
+        capture.url,
+        "CREATE SCHEMA billing",
+        "CREATE TABLE billing.bills (v text, b int, a text, PRIMARY KEY (a, b))",
+        "CREATE TABLE codes (code text PRIMARY KEY)",
+        "CREATE TABLE loose (v numeric)",
+    )
+    capture.open()
+    run(
+        capture.url,
+        "INSERT INTO billing.bills VALUES ('v', 1, 'x')",
+        "INSERT INTO codes VALUES ('c-1')",
+        "INSERT INTO loose VALUES (1.10)",
+    )
+    for change in capture.until(3):
+        sample = PostgresSource(capture.url, "mission_control_sample", None).sample(change.table)
+        assert sample is not None
+        assert sample.document_id == change.document_id
+        assert exact(sample.document) == exact(change.document)
+    with pytest.raises(SourceUnavailable):
+        PostgresSource(capture.url, "mission_control_sample", None).sample("nowhere")
+
+
 def test_documents_equal_to_jsonb_for_values_at_random(capture: Capture) -> None:
     """The server makes the values: random scalars, nested in arrays and composites."""
     run(

@@ -220,7 +220,9 @@ def test_the_command_sends_what_was_sent(
     shop.log.append(make_origin(shop.project, shop.database.pk), [event], None, "1")
     (claim,) = shop.log.claim([event.id], 30)
     sent = message(format_, [claim.payload], [claim.id_text])
-    shop.log.record([make_outcome(claim, 200, request_headers=sent.headers)], "worker-1")
+    outcome = make_outcome(claim, 200)
+    exchange = outcome.exchange._replace(request_headers=sent.headers)
+    shop.log.record([outcome._replace(exchange=exchange)], "worker-1")
     text = html.unescape(viewer.get(shop.path(f"events/{event.id}/")).content.decode())
     assert f"--data-raw '{body}" in text
     assert f"--data-raw '{sent.body.decode()}'" in text

@@ -1,16 +1,19 @@
 """Triggers: the form with the seed's labels, its refusals, and what can be done with one."""
 
 import re
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from eventing.breakers import Breakers
-from eventing.models import Trigger
+from eventing.definitions import TriggerDefinition
+from eventing.models import AuditEntry, Trigger
 from eventing.projects import trigger_definition_of
-from tests.factories import make_trigger
+from tests.factories import make_database, make_trigger
 from tests.receiver import Behaviour, Receiver
+from tests.servers import execute
 from tests.web.conftest import HOOK, Shop
 
 GIVEN: dict[str, Any] = {
@@ -226,3 +229,139 @@ def test_a_test_event_that_reaches_nobody_says_so(shop: Shop, editor: Client) ->
     assert "not taken" in text
     assert "refused" in text
     assert "<html" not in text
+
+
+def test_a_form_that_is_not_saved_is_tried_out(shop: Shop, editor: Client, viewer: Client) -> None:
+    path = shop.path("triggers/try/")
+    with Receiver() as receiver:
+        given = {**GIVEN, "url": receiver.url("/draft"), "name": ""}
+        assert viewer.post(path, given).status_code == 403
+        text = editor.post(path, given).content.decode()
+        (request,) = receiver.wait_for(1, "/draft")
+        for words in ("taken", request.id, "X-Tenant", "Nothing was saved.", "not signed"):
+            assert words in text
+        assert "webhook-signature" not in {name.lower() for name in request.headers}
+        assert request.json()["data"]["col"] == "users"
+        # As the stored trigger it would become: signed, and with the header that it keeps.
+        given = {**GIVEN, "url": receiver.url("/stored"), "of": "welcome-email"}
+        text = editor.post(path, given, headers={"HX-Request": "true"}).content.decode()
+        (request,) = receiver.wait_for(1, "/stored")
+    assert "<html" not in text
+    assert request.headers["Authorization"] == "Bearer hook-s3cret"
+    assert "hook-s3cret" not in text
+    assert "webhook-signature" in text
+    assert Trigger.objects.count() == 1
+    refused = editor.post(path, {**GIVEN, "url": "nonsense"})
+    assert refused.status_code == 422
+    assert "begins with http:// or https://" in refused.content.decode()
+
+
+def test_a_sample_is_a_payload_of_a_row_that_is_there(
+    shop: Shop, editor: Client, viewer: Client, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE users (id bigint PRIMARY KEY, spent numeric)")
+    path = shop.path("triggers/sample/")
+    given = {"databases": ["live"], "tables": "us*", "operations": ["update"]}
+    assert "the aliases main" in editor.post(path, given).content.decode()
+    make_database(shop.project, source_database, alias="live")
+    assert viewer.post(path, given).status_code == 403
+    assert "No row yet" in editor.post(path, given).content.decode()
+    execute(source_database, "INSERT INTO users VALUES (7, 12345678901234567890.10)")
+    text = editor.post(path, given).content.decode()
+    for words in ("DB_UPDATE", "12345678901234567890.10", "in live now"):
+        assert words in text
+    assert "one or more of" in editor.post(path, {**given, "operations": []}).content.decode()
+
+
+def test_every_field_of_the_configuration_can_be_set_seen_and_changed(
+    shop: Shop, editor: Client
+) -> None:
+    """Those of a trigger, counted: none that the file knows is missing in the console."""
+    first: dict[str, Any] = {
+        "name": "all-fields",
+        "databases": ["main"],
+        "tables": "a, b.*",
+        "operations": ["insert", "delete"],
+        "url": "https://example.com/first",
+        "retries": "11",
+        "timeout_ms": "1234",
+        "state": "paused",
+        "backoff_initial_ms": "1001",
+        "backoff_factor": "1.5",
+        "backoff_max_ms": "70001",
+        "header_name": ["X-First"],
+        "header_value": ["one"],
+        "format": "cloudevents",
+        "concurrency": "7",
+        "rate_per_second": "41",
+        "ordered": "on",
+    }
+    second: dict[str, Any] = {
+        "name": "all-fields-2",
+        "databases": [],
+        "tables": "c",
+        "operations": ["update"],
+        "url": "https://example.com/second",
+        "retries": "0",
+        "timeout_ms": "4321",
+        "state": "disabled",
+        "backoff_initial_ms": "2002",
+        "backoff_factor": "3",
+        "backoff_max_ms": "80002",
+        "header:X-First": "remove",
+        "header_name": ["X-Second"],
+        "header_value": ["two"],
+        "format": "spacecloud",
+        "concurrency": "9",
+        "rate_per_second": "0",
+    }
+    assert editor.post(shop.path("triggers/add/"), first).status_code == 303
+    before = trigger_definition_of(Trigger.objects.get(name="all-fields"))
+    form = editor.get(shop.path("triggers/all-fields/edit/")).content.decode()
+    for name, value in first.items():
+        for each in [value] if isinstance(value, str) else value:
+            if name not in ("ordered", "header_value"):
+                assert each in form, name
+    path = shop.path("triggers/all-fields/edit/")
+    assert editor.post(path, second).status_code == 303
+    after = trigger_definition_of(Trigger.objects.get(name="all-fields-2"))
+    names = {field.name for field in fields(TriggerDefinition)} - {"header_references"}
+    assert len(names) == 14
+    assert [name for name in names if getattr(before, name) == getattr(after, name)] == []
+
+
+def test_a_signing_secret_is_replaced_without_a_moment_unsigned(
+    shop: Shop, editor: Client, viewer: Client
+) -> None:
+    path = shop.path("triggers/welcome-email/secret/")
+    with Receiver() as receiver:
+        Trigger.objects.update(url=receiver.url("/hook"))
+
+        def signatures() -> int:
+            editor.post(shop.path("triggers/welcome-email/test/"))
+            sent = receiver.received("/hook")[-1]
+            return len(sent.headers["webhook-signature"].split())
+
+        assert signatures() == 1
+        (old,) = re.findall("whsec_[^<]*", editor.post(path).content.decode())
+        assert viewer.post(f"{path}rotate/").status_code == 403
+        answer = editor.post(f"{path}rotate/")
+        (new,) = re.findall("whsec_[^<]*", answer.content.decode())
+        assert new != old
+        assert "no-store" in answer.headers["Cache-Control"]
+        assert re.findall("whsec_[^<]*", editor.post(path).content.decode()) == [new, old]
+        assert signatures() == 2
+        again = editor.post(f"{path}rotate/", follow=True).content.decode()
+        assert "retire the old one first" in again
+        assert "Two secrets are active" in again
+        editor.post(f"{path}retire/")
+        assert signatures() == 1
+    assert re.findall("whsec_[^<]*", editor.post(path).content.decode()) == [new]
+    assert "no older secret" in editor.post(f"{path}retire/", follow=True).content.decode()
+    entries = AuditEntry.objects.filter(action__contains="_secret")
+    assert {entry.action for entry in entries} == {
+        "trigger.reveal_secret",
+        "trigger.rotate_secret",
+        "trigger.retire_secret",
+    }
+    assert "whsec_" not in str(list(entries.values()))

@@ -1,6 +1,6 @@
 """Event triggers: the list, the form, one trigger's page, and what can be done with it."""
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -21,14 +21,18 @@ from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput
 from eventing.projects import (
+    active_secrets,
     configuration_change,
     live_triggers,
+    retire_signing_secrets,
+    rotate_signing_secret,
     save_trigger,
     set_trigger_state,
     signing_secrets_of,
     trigger_definition_of,
 )
-from eventing.trial import send_test_event
+from eventing.sources.base import SourceUnavailable
+from eventing.trial import Trial, sample_payload, send_test_event, try_out
 from webui.forms import (
     Form,
     copied_trigger_form,
@@ -40,7 +44,7 @@ from webui.forms import (
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
-from webui.sentences import limits_of, retries_of, sentence_of
+from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
 
 _LATEST = 10
 
@@ -153,6 +157,60 @@ def _form_page(
 
 @require_POST
 @project_page(EDITOR)
+def sample(request: Request, project: Project) -> HttpResponse:
+    """What the form beside it would send for a row that is there now; read on request alone."""
+    context: dict[str, Any] = {}
+    try:
+        found = sample_payload(project, _drafted(request, None, url=_NOWHERE))
+    except InvalidInput as error:
+        context["problems"] = given_trigger_form(request.POST, error.problems, None).summary
+    except SourceUnavailable as error:
+        context["refusal"] = str(error)
+    else:
+        context["found"] = found
+    return render(request, "triggers/_sample.html", context)
+
+
+@require_POST
+@project_page(EDITOR)
+def try_draft(request: Request, project: Project) -> HttpResponse:
+    """Send one made-up event to the webhook of a form that is not saved."""
+    name = request.POST.get("of", "")
+    trigger = get_object_or_404(project.triggers, name=name) if name else None
+    try:
+        trial = try_out(project, _drafted(request, trigger), trigger)
+    except InvalidInput as error:
+        stored = trigger_definition_of(trigger) if trigger else None
+        form = given_trigger_form(request.POST, error.problems, stored)
+        if request.htmx:
+            return render(request, "triggers/_trial_refused.html", {"problems": form.summary})
+        return _form_page(request, project, form, trigger, refused=True)
+    context = {**_trial_context(trial), "trigger": trigger, "is_draft": True}
+    template = "triggers/_trial.html" if request.htmx else "triggers/trial.html"
+    return render(request, template, context)
+
+
+def _drafted(request: Request, trigger: Trigger | None, url: str = "") -> TriggerDefinition:
+    """What the form describes, though it may have no name yet, or no `url`. Raises InvalidInput."""
+    stored = trigger_definition_of(trigger) if trigger else None
+    given = request.POST.copy()
+    for field, value in (("name", "unnamed"), ("url", url)):
+        if not given.get(field, "").strip():
+            given[field] = value
+    return trigger_definition(given, stored, request.actor)
+
+
+# Where a trigger goes that is not to be sent.
+_NOWHERE: Final = "https://example.com"
+
+
+def _trial_context(trial: Trial) -> dict[str, Any]:
+    body = trial.exchange.response_body.decode("utf-8", "replace")
+    return {"trial": trial, "response_body": body}
+
+
+@require_POST
+@project_page(EDITOR)
 def preview(request: Request, project: Project) -> HttpResponse:
     """What the form beside it would make, in words; asked for while it is being filled in."""
     form = given_trigger_form(request.POST, (), None)
@@ -201,6 +259,7 @@ def _words_of(definition: TriggerDefinition) -> dict[str, Any]:
     return {
         "sentence": sentence_of(definition),
         "retry_sentence": f"{retries} {limits_of(definition)}".rstrip(),
+        "timetable": timetable_of(definition.retries, definition.timeout_ms, definition.backoff),
     }
 
 
@@ -210,7 +269,11 @@ def show(request: Request, project: Project, name: str) -> HttpResponse:
     """One trigger: what it does, how it fares, its last events."""
     trigger = _trigger(project, name)
     # A query that runs only if the whole page is asked for.
-    context = {**_shown(trigger), "history": history_of(trigger)}
+    context = {
+        **_shown(trigger),
+        "history": history_of(trigger),
+        "active_secrets": active_secrets(trigger),
+    }
     return live_answer(request, "triggers/show.html", "triggers/_state.html", context)
 
 
@@ -225,6 +288,7 @@ def _shown(trigger: Trigger) -> dict[str, Any]:
         "live": bool(live_triggers([trigger])),
         "header_names": header_names(trigger),
         **_words_of(trigger_definition_of(trigger)),
+        "first_change": first_change_of(trigger_definition_of(trigger)),
     }
     try:
         backlogs = history.pending_of(trigger.project, [trigger.pk])
@@ -233,6 +297,7 @@ def _shown(trigger: Trigger) -> dict[str, Any]:
         context["rows"] = (
             current_log(trigger.project).browse(trigger.project_id, latest, None, _LATEST).rows
         )
+        context["is_waiting"] = context["live"] and not context["rows"]
     except LogUnavailable as error:
         context["log_error"] = str(error)
     return context
@@ -258,9 +323,7 @@ def set_state(request: Request, project: Project, name: str) -> HttpResponse:
 def send_test(request: Request, project: Project, name: str) -> HttpResponse:
     """Send one made-up event now and show the whole exchange."""
     trigger = _trigger(project, name)
-    trial = send_test_event(trigger)
-    body = trial.exchange.response_body.decode("utf-8", "replace")
-    context = {"trigger": trigger, "trial": trial, "response_body": body}
+    context = {**_trial_context(send_test_event(trigger)), "trigger": trigger}
     template = "triggers/_trial.html" if request.htmx else "triggers/trial.html"
     return render(request, template, context)
 
@@ -274,6 +337,36 @@ def reveal_secret(request: Request, project: Project, name: str) -> HttpResponse
     context = {"trigger": trigger, "secrets": signing_secrets_of(trigger, by=request.actor)}
     template = "triggers/_secret.html" if request.htmx else "triggers/secret.html"
     return render(request, template, context)
+
+
+@never_cache
+@require_POST
+@project_page(EDITOR)
+def rotate_secret(request: Request, project: Project, name: str) -> HttpResponse:
+    """Add a new signing secret, and show it this once without being asked."""
+    trigger = _trigger(project, name)
+    context: dict[str, Any] = {"trigger": trigger}
+    try:
+        context["secrets"] = [rotate_signing_secret(trigger, by=request.actor)]
+        context["is_new"] = True
+    except InvalidInput:
+        messages.warning(request, "There are two secrets already: retire the old one first.")
+        return SeeOther(resolve_url("trigger", project.name, name))
+    return render(request, "triggers/secret.html", context)
+
+
+@require_POST
+@project_page(EDITOR)
+def retire_secret(request: Request, project: Project, name: str) -> HttpResponse:
+    """Sign with the newest secret alone."""
+    trigger = _trigger(project, name)
+    if retire_signing_secrets(trigger, by=request.actor):
+        messages.success(
+            request, "The old secret is retired: requests are signed with the new one."
+        )
+    else:
+        messages.warning(request, "There is no older secret to retire.")
+    return SeeOther(resolve_url("trigger", project.name, name))
 
 
 @project_page(EDITOR)
