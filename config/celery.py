@@ -73,6 +73,7 @@ app.conf.update(
         # No `expires`: it would compare the clocks of two machines.
         "sweep": {"task": "eventing.tasks.sweep", "schedule": every(1.0)},
         "statistics": {"task": "eventing.tasks.settle_statistics", "schedule": every(60.0)},
+        "watch": {"task": "eventing.tasks.watch", "schedule": every(10.0)},
         "upkeep": {"task": "eventing.tasks.upkeep", "schedule": every(600.0)},
     },
     # Nothing to remember between starts: what is due is in the event log.

@@ -18,7 +18,17 @@ from eventing.definitions import DatabaseDefinition, SettingsDefinition, Trigger
 from eventing.logs.base import InvalidCursor
 from eventing.models import AuditEntry, Project, Trigger
 
-KINDS: Final = ("project", "settings", "database", "trigger", "member", "token", "user", "event")
+KINDS: Final = (
+    "project",
+    "settings",
+    "database",
+    "trigger",
+    "member",
+    "token",
+    "user",
+    "event",
+    "notification",
+)
 MASK: Final = "••••"
 _MOST_ID: Final = (1 << 63) - 1
 _HISTORY_ROWS: Final = 10

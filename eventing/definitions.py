@@ -30,6 +30,14 @@ FORMATS: Final[tuple[PayloadFormat, ...]] = (
 Role = Literal["viewer", "editor", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("viewer", "editor", "admin")
 
+TroubleKind = Literal["source_blocked", "source_lag", "breaker_open", "trigger_failing"]
+TROUBLE_KINDS: Final[tuple[TroubleKind, ...]] = (
+    "source_blocked",
+    "source_lag",
+    "breaker_open",
+    "trigger_failing",
+)
+
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -38,6 +46,8 @@ _PROJECT_NAME_ALLOWED = "1 to 63 of a-z, 0-9 and '-', beginning with a letter or
 _NAME_ALLOWED = "1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter or digit"
 _LABEL = re.compile(r"[^\x00-\x1f\x7f]{0,63}")
 _LABEL_ALLOWED = "at most 63 characters on one line"
+_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f]{1,2000}")
+_ADDRESS_ALLOWED = "the address of a webhook, or one that begins with mailtos:// or the like"
 _USER_NAME = re.compile(r"[\w.@+-]{1,150}")
 _USER_NAME_ALLOWED = "1 to 150 letters, digits and `@`, `.`, `+`, `-`, `_`"
 _MOMENT_ALLOWED = "an ISO 8601 time such as 2026-01-31T12:00:00Z"
@@ -119,6 +129,21 @@ class TokenDefinition:
     role: Role
     name: str = ""
     expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationDefinition:
+    """Where to tell of trouble, and of which; `url` is a secret.
+
+    `repeat_hours`: how long until it is told again while it lasts. `lag_seconds`: how old the last
+    change read has to be for `source_lag`.
+    """
+
+    name: str
+    url: str = field(repr=False)
+    kinds: tuple[TroubleKind, ...] = TROUBLE_KINDS
+    repeat_hours: int = 24
+    lag_seconds: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,6 +512,34 @@ def parse_token(source: object) -> TokenDefinition:
         role=cast(Role, reader.choice("role", ROLES, None)),
         name=reader.text("name", _LABEL, _LABEL_ALLOWED, "").strip(),
         expires_at=reader.moment("expires_at"),
+    )
+    reader.finish()
+    if reader.problems:
+        raise InvalidInput(reader.problems)
+    return definition
+
+
+def parse_notification(
+    source: object, stored: NotificationDefinition | None = None
+) -> NotificationDefinition:
+    """A notification from `{name, url, kinds, repeat_hours, lag_seconds}`.
+
+    The address is never part of a message. A blank one stands for that of `stored`.
+    """
+    reader = _Reader(source, "", {})
+    url = reader.raw("url", "") or (stored.url if stored else "")
+    if not (isinstance(url, str) and _ADDRESS.fullmatch(url)):
+        reader.reject("url", "another address" if url else "nothing", _ADDRESS_ALLOWED)
+    kinds = reader.raw("kinds", list(TROUBLE_KINDS))
+    if not (isinstance(kinds, list | tuple) and kinds and set(map(str, kinds)) <= {*TROUBLE_KINDS}):
+        reader.refuse("kinds", kinds, "one or more of " + ", ".join(TROUBLE_KINDS))
+        kinds = []
+    definition = NotificationDefinition(
+        name=reader.text("name", _NAME, _NAME_ALLOWED),
+        url=url,
+        kinds=tuple(kind for kind in TROUBLE_KINDS if kind in kinds),
+        repeat_hours=reader.number("repeat_hours", 24, 1, 720),
+        lag_seconds=reader.number("lag_seconds", 300, 10, 604_800),
     )
     reader.finish()
     if reader.problems:

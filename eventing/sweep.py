@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.models import Max
 from django.db.models.functions import Now
 
-from eventing import redeliveries
+from eventing import redeliveries, troubles
 from eventing.breakers import take_probe, triggers_to_probe
 from eventing.enqueueing import enqueuer, waiting_messages
 from eventing.eventing_dbs import BUILTIN, external_numbers, forget_if_expired, log_numbered
@@ -120,6 +120,7 @@ def upkeep() -> None:
     forget_allotments()
     redeliveries.forget_old()
     KeptAnswer.objects.filter(created_at__lt=Now() - KeptAnswer.KEPT_FOR).delete()
+    troubles.forget_old()
     for number in [BUILTIN, *external_numbers()]:
         try:
             _keep_up(log_numbered(number))

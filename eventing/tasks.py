@@ -13,7 +13,7 @@ from celery.signals import worker_ready, worker_shutdown
 from django.conf import settings
 from django.db import close_old_connections
 
-from eventing import health, redeliveries
+from eventing import health, notifications, redeliveries
 from eventing.breakers import Breakers
 from eventing.delivery import Dispatcher
 from eventing.destinations.addresses import AddressGuard
@@ -173,6 +173,14 @@ def settle_statistics() -> None:
     """What charts read; called every minute."""
     close_old_connections()
     settle_statistics_once()
+
+
+@shared_task(name="eventing.tasks.watch")
+def watch() -> None:
+    """Look for troubles and tell of them; called every ten seconds."""
+    close_old_connections()
+    notifications.watch()
+    notifications.send_due()
 
 
 @shared_task(name="eventing.tasks.upkeep")

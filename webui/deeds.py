@@ -26,6 +26,9 @@ _DEEDS: Final = {
     "member.delete": "Member removed",
     "token.create": "API token created",
     "token.delete": "API token revoked",
+    "notification.create": "Notification added",
+    "notification.update": "Notification changed",
+    "notification.delete": "Notification deleted",
     "user.create": "User made",
     "event.cancel": "Events cancelled",
 }

@@ -17,6 +17,7 @@ from eventing.changes import DATABASE_TYPES, DatabaseType
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES, ConnectionString
 from eventing.definitions import (
     DatabaseDefinition,
+    NotificationDefinition,
     SettingsDefinition,
     TriggerDefinition,
     parse_database,
@@ -430,6 +431,31 @@ def token_source(post: QueryDict) -> dict[str, str]:
     if days.isascii() and days.isdigit() and len(days) < 5:
         given["expires_at"] = (timezone.now() + timedelta(days=int(days))).isoformat()
     return {name: value for name, value in given.items() if value or name != "expires_at"}
+
+
+def new_notification_form() -> Form:
+    """An empty form, with the defaults."""
+    return notification_form(NotificationDefinition(name="", url=""))
+
+
+def notification_form(stored: NotificationDefinition) -> Form:
+    """The form of a notification: all of it but its address."""
+    return Form(
+        {
+            "name": stored.name,
+            "kinds": list(stored.kinds),
+            "repeat_hours": stored.repeat_hours,
+            "lag_seconds": stored.lag_seconds,
+        }
+    )
+
+
+def given_notification(post: QueryDict) -> dict[str, Any]:
+    """A notification as the form describes it; what is blank gets its default."""
+    given: dict[str, Any] = {name: post.get(name, "").strip() for name in ("name", "url")}
+    numbers = {name: post.get(name, "").strip() for name in ("repeat_hours", "lag_seconds")}
+    given |= {name: _number(text) for name, text in numbers.items() if text}
+    return {**given, "kinds": post.getlist("kinds")}
 
 
 def stored_settings_form(settings: SettingsDefinition) -> Form:

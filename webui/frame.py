@@ -31,6 +31,7 @@ SETTINGS_PAGES: Final = (
     SettingsPage("settings", "Eventing", VIEWER),
     SettingsPage("settings-members", "Members", ADMIN),
     SettingsPage("settings-tokens", "API tokens", VIEWER),
+    SettingsPage("settings-notifications", "Notifications", ADMIN),
     SettingsPage("settings-audit", "Audit log", ADMIN),
 )
 

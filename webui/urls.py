@@ -10,6 +10,7 @@ from webui.views import (
     events,
     health,
     members,
+    notifications,
     overview,
     projects,
     redeliveries,
@@ -38,6 +39,12 @@ _trigger = [
     path("delete/", triggers.delete, name="trigger-delete"),
 ]
 
+_notification = [
+    path("", notifications.edit, name="settings-notification"),
+    path("test/", notifications.test, name="settings-notification-test"),
+    path("delete/", notifications.delete, name="settings-notification-delete"),
+]
+
 _project: list[URLPattern | URLResolver] = [
     path("", overview.show, name="overview"),
     path("databases/", databases.index, name="databases"),
@@ -64,6 +71,9 @@ _project: list[URLPattern | URLResolver] = [
     path("settings/members/<int:user_id>/remove/", members.remove, name="settings-member-remove"),
     path("settings/tokens/", tokens.index, name="settings-tokens"),
     path("settings/tokens/<int:token_id>/revoke/", tokens.revoke, name="settings-token-revoke"),
+    path("settings/notifications/", notifications.index, name="settings-notifications"),
+    path("settings/notifications/add/", notifications.add, name="settings-notification-add"),
+    path("settings/notifications/<named:name>/", include(_notification)),
     path("settings/audit/", audit.index, name="settings-audit"),
     path("settings/delete/", projects.delete, name="project-delete"),
 ]

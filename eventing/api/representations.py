@@ -25,10 +25,13 @@ from eventing.models import (
     AuditEntry,
     Database,
     Membership,
+    Notice,
+    Notification,
     Project,
     Redelivery,
     Trigger,
 )
+from eventing.notifications import title_of
 from eventing.projects import (
     CaptureStatus,
     database_definition_of,
@@ -108,6 +111,29 @@ def member_shown(membership: Membership) -> dict[str, Any]:
         "role": membership.role,
         "payloads": membership.sees_payloads,
         "active": user.is_active,
+    }
+
+
+def notification_shown(notification: Notification, latest: Notice | None) -> dict[str, Any]:
+    """Where troubles are told, without the address; and the latest message, if there is one."""
+    return {
+        "name": notification.name,
+        "url": MASK,
+        "service": notification.service,
+        "kinds": list(notification.kinds),
+        "repeat_hours": notification.repeat_hours,
+        "lag_seconds": notification.lag_seconds,
+        "last": _notice_shown(latest) if latest else None,
+    }
+
+
+def _notice_shown(notice: Notice) -> dict[str, Any]:
+    return {
+        "title": title_of(notice),
+        "created_at": _moment(notice.created_at),
+        "sent_at": _moment(notice.sent_at),
+        "next_attempt_at": _moment(notice.next_attempt_at),
+        "error": notice.error,
     }
 
 

@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
-from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES
+from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
 from eventing.models import CaptureLease
 
 _Text = serializers.CharField
@@ -109,6 +109,36 @@ class Token(serializers.Serializer[object]):
 
 class NewToken(Token):
     token = _Text(help_text="What goes into the Authorization header; shown this once.")
+
+
+class LastNotice(serializers.Serializer[object]):
+    title = _Text()
+    created_at = _Moment()
+    sent_at = _Moment(allow_null=True, help_text="null: not taken yet, or given up.")
+    next_attempt_at = _Moment(allow_null=True, help_text="null: taken, or given up.")
+    error = _Text(help_text="Why it was not taken the last time; empty when it was.")
+
+
+class Notification(serializers.Serializer[object]):
+    name = _Text()
+    url = _Text(
+        help_text="Where to: a webhook, or an address of Apprise's. A secret: shown as a mask,"
+        " which stands for what is stored when it is sent back."
+    )
+    service = _Text(read_only=True, help_text="What is there.")
+    kinds = serializers.ListField(
+        child=serializers.ChoiceField(choices=TROUBLE_KINDS),
+        required=False,
+        help_text="Which troubles to tell of; all unless given.",
+    )
+    repeat_hours = _Number(default=24, help_text="Told again after so long while it lasts.")
+    lag_seconds = _Number(default=300, help_text="How much lag is trouble.")
+    last = LastNotice(read_only=True, allow_null=True, help_text="The latest message; null: none.")
+
+
+class NotificationTrial(serializers.Serializer[object]):
+    taken = _Flag()
+    error = _Text(allow_null=True, help_text="Why it was not taken.")
 
 
 class AuditEntry(serializers.Serializer[object]):

@@ -259,6 +259,11 @@ class EventLog(Protocol):
         """How many events of the project have which status; every status is a key."""
         ...
 
+    def failed_since(self, since: datetime) -> dict[int, int]:
+        """How many events of each trigger, of any project, failed for good in the minutes from
+        `since` on; a trigger without one is no key."""
+        ...
+
     def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
         """How many unfinished events each of these triggers has; every id is a key."""
         ...

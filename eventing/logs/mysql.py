@@ -440,6 +440,24 @@ class MySqlEventLog:
         counts["delivered"] = max(0, stored - sum(found.values()))
         return counts
 
+    def failed_since(self, since: datetime) -> dict[int, int]:
+        """How many events of each trigger, of any project, lately failed for good."""
+        with self._connections.transaction() as at:
+            # By the primary keys of both: a range of minutes.
+            rows = at.rows(
+                f"""
+                SELECT trigger_id, SUM(failed) FROM (
+                    SELECT trigger_id, failed FROM {STATS} WHERE minute_at >= %s
+                    UNION ALL
+                    SELECT trigger_id, failed FROM {STATS_SPAN}
+                    WHERE span_seconds = 60 AND begins_at >= %s
+                ) AS counted
+                WHERE failed > 0 GROUP BY trigger_id""",
+                int(since.timestamp()) * 1000,
+                int(since.timestamp()),
+            )
+        return {int(trigger_id): int(count) for trigger_id, count in rows}
+
     def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
         """How many unfinished events each of these triggers has; every id is a key."""
         found: dict[int, int] = dict.fromkeys(trigger_ids, 0)

@@ -1122,6 +1122,25 @@ class PostgresEventLog:
         counts["delivered"] = max(0, stored - sum(found.values()))
         return counts
 
+    def failed_since(self, since: datetime) -> dict[int, int]:
+        """How many events of each trigger, of any project, lately failed for good."""
+        with self._transaction() as cursor:
+            # By the primary keys of both: a range of minutes.
+            self._run(
+                cursor,
+                f"""
+                SELECT trigger_id, sum(failed)::bigint FROM (
+                    SELECT trigger_id, failed FROM {SCHEMA}.event_stats WHERE minute >= %s
+                    UNION ALL
+                    SELECT trigger_id, failed FROM {SCHEMA}.event_stats_span
+                    WHERE span_seconds = 60 AND begins_at >= %s
+                ) AS counted
+                WHERE failed > 0 GROUP BY trigger_id""",
+                since,
+                since,
+            )
+            return dict(cursor.fetchall())
+
     def pending_of(self, trigger_ids: Sequence[int]) -> dict[int, int]:
         """How many unfinished events each of these triggers has; every id is a key."""
         with self._transaction() as cursor:

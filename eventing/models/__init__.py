@@ -12,10 +12,13 @@ from eventing.models.control import (
     Installation,
     KeptAnswer,
     Membership,
+    Notice,
+    Notification,
     Project,
     Redelivery,
     RetiredSource,
     Trigger,
+    Trouble,
 )
 
 __all__ = [
@@ -30,8 +33,11 @@ __all__ = [
     "Installation",
     "KeptAnswer",
     "Membership",
+    "Notice",
+    "Notification",
     "Project",
     "Redelivery",
     "RetiredSource",
     "Trigger",
+    "Trouble",
 ]

@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models.functions import Lower, Now
 
 from eventing.changes import DATABASE_TYPES, OPERATIONS
-from eventing.definitions import FORMATS, TRIGGER_STATES
+from eventing.definitions import FORMATS, TRIGGER_STATES, TROUBLE_KINDS
 from eventing.models.fields import EncryptedTextField
 
 
@@ -269,7 +269,7 @@ class AuditEntry(models.Model):
     # None for what concerns no project, or all of them.
     project_id = models.BigIntegerField(null=True)
     project_name = models.CharField(max_length=63, blank=True)
-    kind = models.CharField(max_length=8)
+    kind = models.CharField(max_length=16)
     action = models.CharField(max_length=32)
     object_id = models.BigIntegerField(null=True)
     object_name = models.CharField(max_length=150)
@@ -280,6 +280,85 @@ class AuditEntry(models.Model):
         indexes = [
             models.Index(fields=["project_id", "-id"], name="audit_of_project"),
             models.Index(fields=["kind", "object_id", "-id"], name="audit_of_object"),
+        ]
+
+
+class Notification(models.Model):
+    """Where a project's troubles are told, and which; `service` says what is there.
+
+    `url` is a webhook's or one of Apprise's: a secret, since whoever knows it may post there.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="notifications")
+    name = models.CharField(max_length=63)
+    url = EncryptedTextField()
+    service = models.CharField(max_length=300)
+    kinds = ArrayField(models.CharField(max_length=16, choices=_choices(TROUBLE_KINDS)))
+    repeat_hours = models.PositiveIntegerField(default=24)
+    lag_seconds = models.PositiveIntegerField(default=300)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint("project", Lower("name"), name="one_notification_a_name"),
+        ]
+
+
+class Trouble(models.Model):
+    """Something that went wrong with a database or a trigger, from when until when.
+
+    It names that by id and by name without a foreign key, and so outlives it. `gone_since` is when
+    it was no longer seen; it has ended when it stays away. Times are the database server's.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="troubles")
+    kind = models.CharField(max_length=16, choices=_choices(TROUBLE_KINDS))
+    object_id = models.BigIntegerField()
+    object_name = models.CharField(max_length=63)
+    reason = models.TextField()
+    began_at = models.DateTimeField(db_default=Now())
+    gone_since = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "object_id"],
+                condition=models.Q(ended_at=None),
+                name="one_trouble_at_a_time",
+            ),
+        ]
+        indexes = [models.Index(fields=["project", "-id"], name="trouble_of_project")]
+
+
+class Notice(models.Model):
+    """One message about a trouble to one address, sent or yet to be sent."""
+
+    class Word(models.TextChoices):
+        BEGUN = "begun"
+        STILL = "still"
+        OVER = "over"
+
+    notification = models.ForeignKey(Notification, on_delete=models.CASCADE, related_name="notices")
+    trouble = models.ForeignKey(Trouble, on_delete=models.CASCADE, related_name="notices")
+    word = models.CharField(max_length=5, choices=Word.choices)
+    text = models.TextField()
+    created_at = models.DateTimeField(db_default=Now())
+    attempts = models.PositiveIntegerField(default=0)
+    # None once it is sent, or given up.
+    next_attempt_at = models.DateTimeField(null=True, db_default=Now())
+    sent_at = models.DateTimeField(null=True)
+    error = models.TextField(blank=True, default="")
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["next_attempt_at"],
+                condition=models.Q(next_attempt_at__isnull=False),
+                name="notice_due",
+            ),
         ]
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from django.contrib.auth.models import User
+from django.db.models.functions import Now
 from django.test import Client
 from playwright.sync_api import (
     Browser,
@@ -19,12 +20,13 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from eventing import notifications
 from eventing.access import Actor, command_line
-from eventing.definitions import MemberDefinition, Role
+from eventing.definitions import MemberDefinition, Role, parse_notification
 from eventing.health import beat
 from eventing.logs.postgres import PostgresEventLog
 from eventing.members import add_member
-from eventing.models import CaptureLease
+from eventing.models import CaptureLease, Notice, Project
 from eventing.projects import save_trigger, trigger_definition_of
 from tests.factories import make_database, make_project, make_token, make_trigger
 from tests.web.conftest import Shop
@@ -135,6 +137,7 @@ def shop(log: PostgresEventLog) -> Shop:
     found = Shop(project, database, trigger, log)
     found.add_events(8)
     found.add_events(4, status_code=None)
+    make_notifications(project)
     beat("capture", "capture@host:1")
     for name, role in (("grace", "admin"), ("a-user-of-" + "x" * 140, "viewer")):
         member = User.objects.create_user(name)
@@ -147,6 +150,25 @@ def shop(log: PostgresEventLog) -> Shop:
         by=Actor(member, address="2001:db8:85a3:8d3:1319:8a2e:370:7348"),
     )
     return found
+
+
+def make_notifications(project: Project) -> None:
+    """One whose message has been sent, one that nobody takes, and what is wrong now."""
+    for name, url in (
+        (
+            "on-call",
+            "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+        ),
+        (LONG, f"mailtos://u:p@{'a-long-host-name.' * 6}example.com?to=a@example.com"),
+    ):
+        given = parse_notification({"name": name, "url": url})
+        notifications.save_notification(project, given, by=command_line())
+    notifications.watch()
+    of_one = Notice.objects.filter(notification__name="on-call")
+    of_one.update(sent_at=Now(), next_attempt_at=None)
+    Notice.objects.exclude(pk__in=of_one).update(
+        next_attempt_at=None, attempts=8, error="a connection error occurred sending it there"
+    )
 
 
 def sign_in(context: BrowserContext, live_server: Any) -> None:

@@ -19,6 +19,7 @@ EDIT = ("triggers/add/", "triggers/welcome-email/edit/", "triggers/welcome-email
 ADMINISTER = (
     *("databases/add/", "databases/main/", "databases/main/delete/"),
     *("settings/members/", "settings/audit/", "settings/delete/"),
+    *("settings/notifications/", "settings/notifications/add/"),
 )
 POST = {
     "triggers/preview/": "editor",
@@ -33,6 +34,10 @@ POST = {
     "settings/members/": "admin",
     "settings/members/0/role/": "admin",
     "settings/members/0/remove/": "admin",
+    "settings/notifications/add/": "admin",
+    "settings/notifications/on-call/": "admin",
+    "settings/notifications/on-call/test/": "admin",
+    "settings/notifications/on-call/delete/": "admin",
     "settings/delete/": "admin",
 }
 
