@@ -175,7 +175,7 @@ class MySqlSource:
         try:
             opened = self._opened = self._server.connect()
             facts = facts_of(opened)
-            columns = self._server.columns(opened, facts, table)
+            columns = self._server.table(opened, facts, table).columns
             return mysample.sample(opened, facts, self._server.database, table, columns)
         except pymysql.MySQLError as error:
             raise SourceUnavailable(str(self._server.translated(error))) from None

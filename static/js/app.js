@@ -23,10 +23,20 @@ function relative(moment, now) {
   return seconds < 0 ? `in ${words}` : `${words} ago`;
 }
 
+// On the axis of a chart: the local time, with the day where that is another one.
+const axisTime = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const axisDay = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
+function clock(moment, now) {
+  const text = axisTime.format(moment);
+  return axisDay.format(moment) === axisDay.format(now) ? text : `${axisDay.format(moment)} ${text}`;
+}
+
 function writeTimes() {
   const now = Date.now();
   for (const time of all("time[datetime]")) {
-    const text = relative(Date.parse(time.dateTime), now);
+    const moment = Date.parse(time.dateTime);
+    const text = "clock" in time.dataset ? clock(moment, now) : relative(moment, now);
     if (time.textContent !== text) time.textContent = text;
   }
 }

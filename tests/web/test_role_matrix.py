@@ -18,10 +18,12 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from eventing import redeliveries
-from eventing.access import digest_of
+from eventing.access import command_line, digest_of
+from eventing.definitions import parse_notification
 from eventing.logs.base import EventFilter
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import ApiToken, Membership, Project
+from eventing.notifications import save_notification
 from tests.factories import make_outcome, make_project, make_token
 from tests.web.api import HOOK, SOURCE, Api, Shop, deliver, make_shop
 
@@ -113,6 +115,11 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
         "GET": admin(viewer=404, editor=404),
         "POST": admin(303, viewer=404, editor=404),
     },
+    _P + "settings/notifications/": {"GET": admin()},
+    _P + "settings/notifications/add/": {"GET": admin(), "POST": admin(422)},
+    _P + "settings/notifications/<named:name>/": {"GET": admin(), "POST": admin(422)},
+    _P + "settings/notifications/<named:name>/test/": {"POST": admin(303)},
+    _P + "settings/notifications/<named:name>/delete/": {"GET": admin(), "POST": admin(303)},
     _P + "settings/audit/": {"GET": admin()},
     _P + "settings/delete/": {"GET": admin(), "POST": admin(422)},
 }
@@ -137,6 +144,16 @@ API: Final[dict[str, dict[str, Rule]]] = {
         "GET": admin(viewer=404, editor=404),
         "DELETE": admin(204, viewer=404, editor=404),
     },
+    _A + "notifications/": {
+        "GET": admin(),
+        "POST": admin(201, {"name": "new", "url": HOOK}),
+    },
+    _A + "notifications/<name:name>/": {
+        "GET": admin(),
+        "PATCH": admin(200, {}),
+        "DELETE": admin(204),
+    },
+    _A + "notifications/<name:name>/test/": {"POST": admin()},
     _A + "audit/": {"GET": admin()},
     _A + "databases/": {"GET": viewer(), "POST": admin(201, _DATABASE)},
     _A + "databases/<name:alias>/": {
@@ -238,6 +255,9 @@ def world(log: PostgresEventLog) -> World:
     shop = make_shop()
     (event,) = shop.events(log)
     deliver(log, [event], make_outcome)
+    # An address that is nobody's: what is sent there is refused before it leaves.
+    given = {"name": shop.trigger.name, "url": "http://192.0.2.1/hook"}
+    save_notification(shop.project, parse_notification(given), by=command_line())
     users = {name: User.objects.get(username=f"shop-{name}") for name in ROLES[1:]}
     make_project("other", owner=users["stranger"])
     consoles = {"anonymous": Client()}

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import orjson
 from django import template
@@ -15,6 +16,7 @@ from eventing.changes import EVENT_STATUSES
 from eventing.formats import format_sent, message
 from eventing.logs.base import Invocation
 from eventing.models import AuditEntry, Membership
+from webui.charts import Slot
 from webui.deeds import FieldChange, changes_of, deed_of
 from webui.forms import ROWLESS_VIEWER
 
@@ -78,15 +80,74 @@ def duration(milliseconds: float | None) -> str:
     return _two(int(seconds), "d", 86_400, "h", 3600)
 
 
+@register.filter
+def axis_duration(milliseconds: float) -> str:
+    """10 ms, 1 s, 1,000 s: powers of ten on a scale."""
+    return f"{milliseconds:g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.0f} s"
+
+
 def _two(seconds: int, unit: str, size: int, smaller: str, part: int) -> str:
     rest = seconds % size // part
     return f"{seconds // size} {unit}" + (f" {rest} {smaller}" if rest else "")
 
 
 @register.filter
-def count(number: int | None) -> str:
+def count(number: float | None) -> str:
     """12,345."""
-    return "—" if number is None else f"{number:,}"
+    return "—" if number is None else f"{number:,.0f}"
+
+
+@register.filter
+def rate(number: float) -> str:
+    """0, 0.02, 1.4, 12, 1,234: what there is of something in a unit of time."""
+    if number >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.2g}" if number else "0"
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """100 %, 99.4 %, 0 %: never rounded up to all or down to nothing."""
+    if share is None:
+        return "—"
+    if share in (0, 1):
+        return f"{share * 100:.0f} %"
+    return f"{min(99.9, max(0.1, share * 100)):.1f} %"
+
+
+@register.simple_tag
+def clock(moment: datetime) -> SafeString:
+    """A time on an axis: UTC until the browser makes it local."""
+    moment = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{} UTC" data-clock>{}</time>',
+        f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        f"{moment:%Y-%m-%d %H:%M}",
+        f"{moment:%H:%M}",
+    )
+
+
+@register.filter
+def span_query(slot: Slot) -> str:
+    """The event log's filters for the step of a chart."""
+    begin = slot.bucket.begins_at.astimezone(UTC)
+    end = slot.ends_at.astimezone(UTC)
+    return urlencode(
+        {"after": f"{begin:%Y-%m-%dT%H:%M:%SZ}", "before": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+    )
+
+
+@register.filter
+def slot_words(slot: Slot, unit: str) -> str:
+    """What the step of a chart says when it is pointed at."""
+    bucket = slot.bucket
+    span = f"{bucket.begins_at.astimezone(UTC):%H:%M} to {slot.ends_at.astimezone(UTC):%H:%M} UTC"
+    if unit == "ms":
+        return f"{span}: p50 {duration(bucket.p50_ms)}, p99 {duration(bucket.p99_ms)}"
+    return (
+        f"{span}: {bucket.delivered:,} delivered, {bucket.retried:,} retried,"
+        f" {bucket.failed:,} failed"
+    )
 
 
 @register.filter

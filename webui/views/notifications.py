@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from eventing.access import ADMIN
 from eventing.definitions import TROUBLE_KINDS, parse_notification
@@ -43,6 +43,7 @@ KIND_WORDS: Final = {
 }
 
 
+@require_safe
 @project_page(ADMIN)
 def index(request: Request, project: Project) -> HttpResponse:
     """Where troubles are told, what came of the latest message, and what is wrong now."""

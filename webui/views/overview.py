@@ -1,37 +1,114 @@
 """A project at a glance: do events flow, which do not, and why."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from django.http import HttpResponse
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from eventing import history
+from eventing.changes import EVENT_STATUSES
 from eventing.eventing_dbs import current_log
 from eventing.logs.base import EventFilter, LogUnavailable
-from eventing.models import Project
+from eventing.models import Project, Trigger
 from eventing.projects import capture_statuses
+from eventing.stats import Series, series, series_by_trigger
+from webui.charts import Chart, latency_chart, outcomes_chart, sparkline
 from webui.pages import live_answer, project_page
 from webui.requests import Request
 
 _LATEST = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A span of time up to now, in so many steps; `name` is that of the event log's filter."""
+
+    name: str
+    words: str
+    step: timedelta
+    steps: int
+
+    def bounds(self, now: datetime) -> tuple[datetime, datetime]:
+        """From when until when: whole steps, the present one being the last."""
+        seconds = int(self.step.total_seconds())
+        until = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, UTC)
+        return until - self.steps * self.step, until
+
+
+PERIODS: Final = (
+    Period("1h", "Last hour", timedelta(minutes=1), 60),
+    Period("24h", "Last 24 hours", timedelta(minutes=30), 48),
+    Period("7d", "Last 7 days", timedelta(hours=3), 56),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRow:
+    """A trigger in the period; `backlog` is None while the log does not answer."""
+
+    trigger: Trigger
+    backlog: int | None
+    series: Series
+    spark: Chart
+
+    @property
+    def per_minute(self) -> float:
+        return per_minute(self.series)
+
+
+def per_minute(found: Series) -> float:
+    """How many events were stored a minute, on average."""
+    return found.total.stored / ((found.until - found.since).total_seconds() / 60)
+
+
 @require_safe
 @project_page()
 def show(request: Request, project: Project) -> HttpResponse:
-    """Counts, databases, triggers and the last events, kept up to date."""
+    """What came of events in a period, databases, triggers and the last events, kept up to date."""
+    wanted = request.GET.get("within", "")
+    period = next((each for each in PERIODS if each.name == wanted), PERIODS[0])
     databases = list(project.databases.all())
     statuses = capture_statuses(databases)
-    triggers = list(project.triggers.all())
+    triggers = list(project.triggers.select_related("breaker"))
     context: dict[str, Any] = {
+        "period": period,
+        "periods": PERIODS,
         "databases": [(database, statuses[database.pk]) for database in databases],
-        "triggers": triggers,
+        "counts": dict.fromkeys(EVENT_STATUSES),
     }
+    backlogs: Mapping[int, int] = {}
     try:
         backlogs = history.pending_of(project, [trigger.pk for trigger in triggers])
         context["counts"] = history.counts(project)
         context["rows"] = current_log(project).browse(project.pk, EventFilter(), None, _LATEST).rows
-        context["triggers"] = [(trigger, backlogs[trigger.pk]) for trigger in triggers]
     except LogUnavailable as error:
-        context |= {"log_error": str(error), "triggers": [(each, None) for each in triggers]}
+        context["log_error"] = str(error)
+    context |= _charts(project, period, triggers, backlogs)
     return live_answer(request, "overview/page.html", "overview/_state.html", context)
+
+
+def _charts(
+    project: Project, period: Period, triggers: list[Trigger], backlogs: Mapping[int, int]
+) -> dict[str, Any]:
+    since, until = period.bounds(timezone.now())
+    of_all = series(project, since, until, period.step)
+    of_each = series_by_trigger(project, since, until, period.step)
+    return {
+        "series": of_all,
+        "per_minute": per_minute(of_all),
+        "outcomes": outcomes_chart(of_all),
+        "latency": latency_chart(of_all),
+        "triggers": [
+            TriggerRow(
+                trigger,
+                backlogs.get(trigger.pk),
+                of_each[trigger.pk],
+                sparkline(of_each[trigger.pk]),
+            )
+            for trigger in triggers
+        ],
+    }
