@@ -142,13 +142,17 @@ class MySqlServer(Server):
             raise ServerError(f"{self.name} cannot be initialized:\n{done.stdout}{done.stderr}")
 
     def start(self) -> None:
-        give_away(self.folder)
+        # Not /tmp: a MariaDB that starts deletes the temporary tables of all others there.
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        give_away(self.folder, temporary)
         is_new = not self._files.exists()
         if is_new:
             self._initialize()
         options = [f"--{name}={value}" for name, value in self.settings.items()]
         own = [
             f"--datadir={self._files}",
+            f"--tmpdir={temporary}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
             f"--socket={self.folder / 'socket'}",
