@@ -38,7 +38,13 @@ _ALTERS: Final = re.compile(
     ) \b""",
     re.IGNORECASE | re.VERBOSE,
 )
-_MAKES: Final = re.compile(rb"\s*CREATE\s+TABLE\b", re.IGNORECASE)
+# What alters no table that is there, whatever words are in it.
+_HARMLESS: Final = re.compile(
+    rb"""
+    (?: \s | /\*(?!!) .*? \*/ )*
+    (?: CREATE \s+ (?! OR \s+ REPLACE \s+ TABLE \b) | GRANT \b | REVOKE \b )""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
 _OF_DATABASE: Final = re.compile(rb"\bDROP\s+(?:DATABASE|SCHEMA)\b", re.IGNORECASE)
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$]+")
 
@@ -126,6 +132,5 @@ class Alterations:
         self._reached = max(self._reached, place)
 
     def _take(self, text: bytes) -> None:
-        makes = _MAKES.match(text) is not None
-        if not makes and _ALTERS.search(text):
+        if _HARMLESS.match(text) is None and _ALTERS.search(text):
             self._statements.append(_Statement(self._reached, text))

@@ -427,7 +427,9 @@ def test_what_leaves_the_columns_as_they_are_leaves_earlier_rows_readable(databa
     for statement in (
         "CREATE INDEX first ON users (v)",
         "ALTER TABLE users ADD INDEX second (v), DROP INDEX first, ALTER v SET DEFAULT 'x'",
-        "CREATE TABLE IF NOT EXISTS users (id int PRIMARY KEY)",
+        "/* by the application */ CREATE TABLE IF NOT EXISTS users (id int PRIMARY KEY)",
+        "CREATE OR REPLACE VIEW seen AS SELECT v AS changed FROM users",
+        "CREATE PROCEDURE clear() DROP TABLE users",
         "ANALYZE TABLE users",
         "CREATE TRIGGER stamp BEFORE INSERT ON users FOR EACH ROW SET NEW.v = 'stamped'",
         "DROP TRIGGER stamp",
