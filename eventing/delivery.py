@@ -218,7 +218,8 @@ class Dispatcher:
         """Claim as much as the lane has room for, and send what may be sent."""
         ids: list[UUID] = []
         claims: list[Claim] = []
-        was_behind = False
+        was_behind = failed = False
+        room = 0
         try:
             endpoint = self._endpoint_of(lane.trigger_id)
             is_held = endpoint is not None and endpoint.breaker_is_open and not lane.is_probing
@@ -235,18 +236,22 @@ class Dispatcher:
                     lane.waiting.clear()
                 else:
                     ids = lane.take_waiting(room)
+            failed = True
             if was_behind:
                 claims = self._log.claim_due(lane.trigger_id, room, endpoint.lease_seconds)
                 was_behind = len(claims) == room
             else:
                 claims = self._log.claim(ids, endpoint.lease_seconds)
                 ids = []
+            failed = False
         finally:
             with self._lock:
                 lane.wants_claims = False
                 now = time.monotonic()
                 lane.claimed.extend((claim, now) for claim in claims)
                 lane.is_behind |= was_behind
+                if room:
+                    lane.note_claims(room, failed)
                 # Whatever was not asked about is asked about again, before the others.
                 lane.waiting = {**dict.fromkeys(ids), **lane.waiting} if ids else lane.waiting
         self._send_from(lane)
@@ -336,6 +341,10 @@ class Dispatcher:
             )
         except (ValueError, TypeError, AttributeError) as error:
             self._settle(lane, endpoint, claims, _impossible(endpoint, error))
+            return
+        except MemoryError:
+            logger.warning("short of memory: events go back", trigger=endpoint.trigger)
+            self._settle(lane, endpoint, claims, _short_of_memory(endpoint))
             return
 
         def on_done(exchange: Exchange) -> None:
@@ -507,6 +516,18 @@ def _last_words(exchange: Exchange) -> str:
     if exchange.status_code is not None and exchange.error_kind is None:
         return f"; the last one with the status {exchange.status_code}"
     return f"; the last one: {exchange.error_message or exchange.error_kind}"
+
+
+def _short_of_memory(endpoint: Endpoint) -> Exchange:
+    """The exchange of a request for which there was no room; the event has yet to be sent."""
+    return Exchange(
+        int(time.time() * 1000),
+        0,
+        endpoint.url,
+        (),
+        error_kind="stopped",
+        error_message="the worker is short of memory",
+    )
 
 
 def _impossible(endpoint: Endpoint, error: Exception) -> Exchange:

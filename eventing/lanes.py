@@ -128,6 +128,9 @@ class Lane:
         self.under_way = 0
         self.wants_claims = False
         self.average_ms = _FIRST_GUESS_MS
+        # How many events are claimed at once at most: fewer where payloads are too much for the
+        # memory there is.
+        self._portion = _MOST_CLAIMED_AT_ONCE
         self._slots = 0
         self._wants_slots_until = 0.0
         self._turns = 0
@@ -187,7 +190,14 @@ class Lane:
         room = window - events_under_way - len(self.claimed)
         is_worth_it = room >= min(_EFFICIENT_CLAIM, window // 2) or not self.claimed
         most = _MOST_AHEAD if self._batch_size() == 1 else _MOST_CLAIMED_AT_ONCE
-        return max(0, min(room, most)) if is_worth_it else 0
+        return max(0, min(room, most, self._portion)) if is_worth_it else 0
+
+    def note_claims(self, asked: int, failed: bool) -> None:
+        """After a claim that failed ask for half as much, after another one for twice as much."""
+        if failed:
+            self._portion = max(1, min(asked, self._portion) // 2)
+        else:
+            self._portion = min(_MOST_CLAIMED_AT_ONCE, self._portion * 2)
 
     def _batch_size(self) -> int:
         return BATCH_EVENTS if self.endpoint.format == "cloudevents-batch" else 1

@@ -141,6 +141,12 @@ class _Transfer:
         self.started_at_ms = int(time.time() * 1000)
         self._started = time.monotonic()
 
+    def rest(self) -> None:
+        """Keep nothing of the request: many handles wait for their next one for a long time."""
+        del self.request, self.on_done
+        self._body = []
+        self.curl.setopt(pycurl.POSTFIELDS, b"")
+
     def _open_socket(self, _purpose: int, address: Any) -> Any:
         """libcurl's question for a socket, with the very address it is about to connect to."""
         refusal = self._guard.refusal(address.addr[0])
@@ -367,6 +373,10 @@ class WebhookDestination:
             # The handle may be half prepared, so it is not used again; the error may quote values.
             transfer.curl.close()
             self._answer(on_done, _unsent(request, "protocol", "the request cannot be made"))
+        except MemoryError:
+            logger.warning("short of memory: a request is not begun", url=_shown_url(request.url))
+            transfer.curl.close()
+            self._answer(on_done, _unsent(request, "stopped", "the worker is short of memory"))
         else:
             self._under_way[transfer.curl] = transfer
 
@@ -384,6 +394,7 @@ class WebhookDestination:
         self._multi.remove_handle(curl)
         exchange = transfer.exchange(code, message)
         on_done = transfer.on_done
+        transfer.rest()
         if len(self._idle) < _IDLE_HANDLES:
             self._idle.append(transfer)
         else:

@@ -21,6 +21,7 @@ from uuid import UUID
 
 import orjson
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 import structlog
@@ -230,7 +231,9 @@ class PostgresEventLog:
             connection = self._connection()
             with connection, connection.cursor() as cursor:
                 yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        except psycopg2.Error as error:
+            if not _may_pass(error):
+                raise
             self.close()
             reason = _first_line(_first_failure(error))
             raise LogUnavailable(f"the Eventing DB cannot be used: {reason}") from error
@@ -1356,6 +1359,18 @@ def _timestamp(milliseconds: int) -> str:
     """Milliseconds since the epoch as a timestamptz literal."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}+00"
+
+
+def _may_pass(error: psycopg2.Error) -> bool:
+    """Whether trying again may help: the server is away, the connection or the memory for an answer
+    gave out (which libpq tells without a code), or a standby has yet to become the primary."""
+    passing = (
+        psycopg2.OperationalError,
+        psycopg2.InterfaceError,
+        psycopg2.errors.ReadOnlySqlTransaction,
+    )
+    came_from_libpq = type(error) is psycopg2.DatabaseError and error.pgcode is None
+    return isinstance(error, passing) or came_from_libpq
 
 
 def _first_failure(error: psycopg2.Error) -> psycopg2.Error:

@@ -55,6 +55,19 @@ class TestPostgres(LogContract):
             stored(log, 1)
         log.make_tables()
 
+    def test_a_standby_that_has_yet_to_become_the_primary_is_unavailable_for_now(
+        self, open_log: Callable[[], Log], log: Log, source_database: str
+    ) -> None:
+        server, _, name = source_database.rpartition("/")
+        read_only = f'ALTER DATABASE "{name}" SET default_transaction_read_only ='
+        execute(f"{server}/postgres", f"{read_only} on")
+        demoted = open_log()
+        with pytest.raises(LogUnavailable, match="read-only"):
+            stored(demoted, 1)
+        demoted.close()
+        execute(f"{server}/postgres", f"{read_only} off")
+        stored(log, 1)
+
 
 @contextmanager
 def backup_of(url: str) -> Iterator[None]:
