@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final
 
 _CHUNK_BYTES: Final = 64 * 1024
-_LOOK_SECONDS: Final = 0.02
+_LOOK_MS: Final = 20
 
 
 class Proxy:
@@ -111,10 +111,15 @@ class Proxy:
     def _carry(self, inner: socket.socket, outer: socket.socket) -> None:
         """Both directions of one connection, until either side ends it."""
         other = {inner: outer, outer: inner}
+        ends = {inner.fileno(): inner, outer.fileno(): outer}
+        # There may be more connections than `select` takes.
+        ready = select.poll()
+        for number in ends:
+            ready.register(number, select.POLLIN)
         resets = self._resets
         try:
             while not self._closed.is_set() and self._resets == resets:
-                for end in select.select([inner, outer], [], [], _LOOK_SECONDS)[0]:
+                for end in [ends[number] for number, _ in ready.poll(_LOOK_MS)]:
                     self._passes.wait()
                     self._closed.wait(self._delay_seconds)
                     received = end.recv(_CHUNK_BYTES)

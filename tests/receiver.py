@@ -194,14 +194,19 @@ def _bytes_of(body: bytes) -> Iterator[bytes]:
 
 
 def _read_request(stream: BinaryIO) -> Received | None:
-    """The next request of a connection; None when the client has closed it."""
+    """The next whole request of a connection; None when the client has closed it."""
     first = stream.readline()
     if not first:
         return None
     method, path, _ = first.decode().split(" ", 2)
     headers: dict[str, str] = {}
-    while (line := stream.readline().decode("utf-8").strip()) != "":
-        name, _, value = line.partition(":")
+    while (line := stream.readline()) != b"\r\n":
+        if not line.endswith(b"\r\n"):
+            return None
+        name, _, value = line.decode("utf-8").strip().partition(":")
         headers[name.lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", "0")))
+    length = int(headers.get("content-length", "0"))
+    body = stream.read(length)
+    if len(body) < length:
+        return None
     return Received(method, path, headers, body, time.monotonic())
