@@ -1,0 +1,133 @@
+"""The control database, with the log in it, comes back from an older backup while the sources have
+gone on: what can be read again is, and where something is missing capture says so and stops.
+"""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.databases import MariaDbServer, MongoDbServer, MySqlServer
+from tests.product import Product
+from tests.receiver import Receiver
+from tests.servers import (
+    ExternalPostgres,
+    PostgresServer,
+    RedisServer,
+    drop_database,
+)
+from tests.stack import Stack
+from tests.subjects import MongoSubject, MySqlSubject, PostgresSubject, Subject
+from tests.waiting import wait_until
+
+_ALIASES = {"main": "postgres", "maria": "mysql", "mysql": "mysql", "mongo": "mongodb"}
+
+
+@pytest.fixture
+def own_stack(
+    postgres_server: PostgresServer | ExternalPostgres,
+    stack_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """The product, whose database nobody else uses."""
+    url = postgres_server.create_database()
+    running = Stack(url, stack_redis.url(), tmp_path_factory.mktemp("restored"))
+    try:
+        running.start_all()
+        yield running
+    finally:
+        running.stop_all()
+        drop_database(postgres_server, url.rpartition("/")[2])
+
+
+@pytest.fixture
+def subjects(
+    postgres18_server: PostgresServer,
+    mariadb_server: MariaDbServer,
+    mysql_server: MySqlServer,
+    mongodb_server: MongoDbServer,
+) -> Iterator[dict[str, Subject]]:
+    made: dict[str, Subject] = {
+        "main": PostgresSubject(postgres18_server),
+        "maria": MySqlSubject(mariadb_server),
+        "mysql": MySqlSubject(mysql_server),
+        "mongo": MongoSubject(mongodb_server),
+    }
+    for subject in made.values():
+        subject.create("users")
+    yield made
+    for subject in made.values():
+        subject.close()
+
+
+def test_a_restored_control_database_reads_again_or_says_what_it_cannot(
+    own_stack: Stack,
+    postgres_server: PostgresServer,
+    subjects: dict[str, Subject],
+) -> None:
+    others = [
+        {"alias": alias, "type": kind, "url": subjects[alias].url}
+        for alias, kind in _ALIASES.items()
+        if alias != "main"
+    ]
+    product = Product(own_stack, "restored", subjects["main"].url, more_databases=others)
+    with Receiver() as receiver:
+        product.apply({"name": "all", "url": receiver.url("/all"), "tables": ["users"]})
+        insert_everywhere(subjects, 1)
+        product.wait_for(delivered=4)
+        backup = f"backup_{secrets.token_hex(4)}"
+        name = own_stack.database_url.rpartition("/")[2]
+        own_stack.stop_all()
+        postgres_server.execute(f'CREATE DATABASE "{backup}" TEMPLATE "{name}"')
+        start(own_stack)
+        insert_everywhere(subjects, 2)
+        product.wait_for(delivered=8)
+        own_stack.stop_all()
+        # What the source has been told is stored is not in the backup.
+        insert_everywhere(subjects, 3)
+        postgres_server.execute(f'DROP DATABASE "{name}"')
+        postgres_server.execute(f'ALTER DATABASE "{backup}" RENAME TO "{name}"')
+        start(own_stack)
+        # Binary log and oplog still hold all of it: it is read again, under the same ids.
+        product.wait_for(delivered=4 + 6)
+        by_id = {request.id: request for request in receiver.received("/all")}
+        assert len(by_id) == 4 + 4 + 3
+        capture = wait_until(lambda: blocked(product), 30, "Postgres goes on as if nothing were")
+        assert "changes committed after" in capture["error"]
+        assert capture["mend"].startswith("start this database anew")
+        assert {product.get(f"databases/{alias}/")["capture"]["state"] for alias in subjects} == {
+            "blocked",
+            "streaming",
+        }
+        # Accepted by a person, it goes on from now.
+        own_stack.manage(
+            "shell",
+            "-c",
+            "from eventing.access import command_line; from eventing.models import Database;"
+            " from eventing.projects import start_anew;"
+            " start_anew(Database.objects.get(alias='main'), by=command_line())",
+        )
+        wait_until(lambda: product.capture()["state"] == "streaming", 30, "it does not start anew")
+        subjects["main"].insert("users", (4, "x"))
+        product.wait_for(delivered=4 + 6 + 1)
+        product.apply(enabled=False, live=False)
+        wait_until(
+            lambda: not own_stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
+        )
+
+
+def start(stack: Stack) -> None:
+    for name in ("web", "capture", "worker", "beat"):
+        stack.start(name)
+    stack.wait_until_ready()
+
+
+def insert_everywhere(subjects: dict[str, Subject], key: int) -> None:
+    for subject in subjects.values():
+        subject.insert("users", (key, "x"))
+
+
+def blocked(product: Product) -> dict[str, str]:
+    """How capture of Postgres fares once it is blocked."""
+    capture: dict[str, str] = product.capture()
+    return capture if capture["state"] == "blocked" else {}
