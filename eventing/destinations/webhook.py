@@ -369,14 +369,14 @@ class WebhookDestination:
         try:
             transfer.prepare(request, on_done, named, addresses or ())
             self._multi.add_handle(transfer.curl)
-        except (pycurl.error, ValueError, TypeError, OverflowError):
+        except (MemoryError, pycurl.error, ValueError, TypeError, OverflowError) as error:
             # The handle may be half prepared, so it is not used again; the error may quote values.
             transfer.curl.close()
-            self._answer(on_done, _unsent(request, "protocol", "the request cannot be made"))
-        except MemoryError:
-            logger.warning("short of memory: a request is not begun", url=_shown_url(request.url))
-            transfer.curl.close()
-            self._answer(on_done, _unsent(request, "stopped", "the worker is short of memory"))
+            unsent = _unsent(request, "protocol", "the request cannot be made")
+            if _is_for_want_of_memory(error):
+                logger.warning("short of memory: events go back", url=_shown_url(request.url))
+                unsent = _unsent(request, "stopped", "the worker is short of memory")
+            self._answer(on_done, unsent)
         else:
             self._under_way[transfer.curl] = transfer
 
@@ -456,6 +456,12 @@ def _connections_allowed() -> int:
     if soft == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
     return max(64, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
+
+
+def _is_for_want_of_memory(error: Exception) -> bool:
+    if isinstance(error, pycurl.error):
+        return bool(error.args[0] == pycurl.E_OUT_OF_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 def _unsent(
