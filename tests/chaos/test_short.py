@@ -1,0 +1,137 @@
+"""What a worker does that is short of memory, or stood still for longer than its claims last."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from demo.servers import RedisServer
+from tests.chaos.storm import MIB, family, freeze, lift_limit, limit_memory, thaw
+from tests.product import Product
+from tests.receiver import Behaviour, Receiver
+from tests.servers import ExternalPostgres, PostgresServer, drop_database
+from tests.stack import Stack
+from tests.waiting import wait_until
+
+LEFT_BYTES = 64 * MIB
+
+
+@pytest.fixture(scope="module")
+def stack(
+    postgres_server: PostgresServer | ExternalPostgres,
+    stack_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """The product with two workers."""
+    url = postgres_server.create_database()
+    folder = tmp_path_factory.mktemp("short")
+    running = Stack(url, stack_redis.url(), folder, copies={"worker": 2})
+    try:
+        running.start_all()
+        yield running
+    finally:
+        running.stop_all()
+        drop_database(postgres_server, url.rpartition("/")[2])
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as endpoint:
+        yield endpoint
+
+
+def insert_files(product: Product, count: int, size_bytes: int) -> None:
+    product.run_sql(
+        f"INSERT INTO files SELECT i, repeat(md5(i::text), {size_bytes // 32})"
+        f" FROM generate_series(1, {count}) i"
+    )
+
+
+def test_a_worker_with_64_mb_left_says_so_and_loses_nothing_of_its_backlog(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "short", source_database)
+    product.run_sql("CREATE TABLE files (id bigint PRIMARY KEY, content text)")
+    trigger = {"name": "all", "url": receiver.url("/all")}
+    product.apply({**trigger, "state": "paused"})
+    insert_files(product, 40, 4 * MIB)
+    product.wait_for(pending=40)
+    stack.stop("worker-2")
+    (worker,) = family(stack.pid("worker"))
+    limit_memory(worker, LEFT_BYTES)
+    product.apply(trigger)
+    wait_until(lambda: "emory" in stack.output("worker"), 60, "64 MB are enough")
+    lift_limit(worker)
+    product.wait_for(120, delivered=40)
+    assert {request.id for request in receiver.received("/all")} == {
+        event["id"] for event in product.events()
+    }
+    stack.start("worker-2")
+    product.apply(enabled=False, live=False)
+
+
+def test_a_worker_for_which_one_event_is_too_much_sends_it_once_it_has_room(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "too-much", source_database)
+    product.run_sql("CREATE TABLE files (id bigint PRIMARY KEY, content text)")
+    stack.stop("worker-2")
+    # The only slot there is must come back each time.
+    product.apply(
+        {"name": "large", "url": receiver.url("/all"), "concurrency": 1, "retries": 0},
+    )
+    # One that has freed nothing which it could take again.
+    stack.kill("worker")
+    stack.start("worker")
+    stack.wait_until_ready()
+    seen = "SELECT 1 FROM eventing_heartbeat WHERE process = 'worker' AND name LIKE %s"
+    wait_until(
+        lambda: stack.execute(seen, [f"%:{stack.pid('worker')}"]), 60, "the worker does not start"
+    )
+    (worker,) = family(stack.pid("worker"))
+    limit_memory(worker, LEFT_BYTES)
+    insert_files(product, 1, 28 * MIB)
+    wait_until(lambda: "memory" in stack.output("worker")[-500:], 60, "64 MB are enough")
+    lift_limit(worker)
+    product.wait_for(60, delivered=1)
+    (event,) = product.events()
+    assert [each["status_code"] for each in product.event(event["id"])["invocations"]] == [200]
+    stack.start("worker-2")
+    product.apply(enabled=False, live=False)
+
+
+def test_a_worker_that_stood_still_for_longer_than_its_claims_changes_nothing_by_what_it_knows(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "stood-still", source_database)
+    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    receiver.behave("/all", Behaviour(delay_seconds=1.0))
+    timeout = {"timeout_ms": 2000, "retries": 0}
+    product.apply({"name": "all", "url": receiver.url("/all"), "concurrency": 5, **timeout})
+    stack.stop("worker-2")
+    product.run_sql("INSERT INTO orders SELECT generate_series(1, 20)")
+    receiver.wait_for(1, "/all", timeout=20)
+    still = family(stack.pid("worker"))
+    freeze(still)
+    stack.start("worker-2")
+    receiver.behave("/all", Behaviour())
+    # Its claims run out after 27 seconds.
+    product.wait_for(60, delivered=20)
+    attempts = invocations(product)
+    thaw(still)
+    # It lives on, and delivers again.
+    stack.stop("worker-2")
+    product.run_sql("INSERT INTO orders VALUES (21)")
+    product.wait_for(60, delivered=21)
+    assert product.stats()["failed"] == 0
+    # What it had under way is in the log as attempts, late, and changes nothing.
+    later = invocations(product)
+    assert all(later[event_id] >= count for event_id, count in attempts.items())
+    stack.start("worker-2")
+    product.apply(enabled=False, live=False)
+
+
+def invocations(product: Product) -> Counter[str]:
+    return Counter(
+        {event["id"]: len(product.event(event["id"])["invocations"]) for event in product.events()}
+    )
