@@ -50,6 +50,11 @@ class Plan:
     cancelled_triggers: tuple[int, ...] = ()
 
 
+# Far more than the longest file has; only messages go by them.
+_MOST_PATHS: Final = 100_000
+_DEEPEST_PATH: Final = 20
+
+
 class _DryRun(Exception):
     """Ends the transaction of a dry run, undoing it."""
 
@@ -127,19 +132,25 @@ def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
     return definitions
 
 
-def _lines_of(node: yaml.Node | None, path: str = "") -> dict[str, int]:
-    """The line, from 1, on which each dotted path begins."""
-    if node is None:
-        return {}
-    lines = {path: node.start_mark.line + 1}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = f"{path}.{key.value}" if path else str(key.value)
-            lines |= _lines_of(value, inner)
-            lines[inner] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines |= _lines_of(value, f"{path}[{index}]")
+def _lines_of(root: yaml.Node | None) -> dict[str, int]:
+    """The line, from 1, on which each dotted path begins; of a long file, of the first of them.
+
+    Aliases are walked anew wherever they stand, so a short file may have paths without number.
+    """
+    lines: dict[str, int] = {}
+    waiting = [("", root, root, 0)] if root is not None else []
+    while waiting and len(lines) < _MOST_PATHS:
+        path, node, at, depth = waiting.pop()
+        lines[path] = at.start_mark.line + 1
+        if depth == _DEEPEST_PATH:
+            continue
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+                waiting.append((f"{path}.{name}" if path else name, value, key, depth + 1))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                waiting.append((f"{path}[{index}]", value, value, depth + 1))
     return lines
 
 

@@ -226,7 +226,7 @@ class _Reader:
         if isinstance(value, str):
             value = [value] if value else []
         plain = isinstance(value, Sequence) and all(
-            isinstance(item, str) and item.strip() and "\x00" not in item for item in value
+            isinstance(item, str) and item.strip() and _can_be_stored(item) for item in value
         )
         if plain and all(len(item) <= 255 for item in value):
             return tuple(dict.fromkeys(item.strip() for item in value))
@@ -276,6 +276,11 @@ class _Reader:
             self.reject(str(name), "an unknown field", "only the fields of the reference")
 
 
+def _can_be_stored(text: str) -> bool:
+    """Whether a database takes `text`: no NUL, and no half of a surrogate pair."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _shown(value: object) -> str:
     """A value as a message may show it: short, and never a structure's contents."""
     if value is None:
@@ -315,7 +320,7 @@ def parse_database(
         reader.refuse("alias", alias, "any name but `builtin`, which is the built-in Eventing DB")
     kind = cast(DatabaseType, reader.choice("type", DATABASE_TYPES, None))
     written = reader.raw("url", "")
-    if not isinstance(written, str) or "\x00" in written:
+    if not isinstance(written, str) or not _can_be_stored(written):
         reader.reject("url", "what was given", "text")
         written = ""
     url = reader.resolved("url", written)
@@ -421,6 +426,7 @@ def _check_webhook_url(reader: _Reader, url: object) -> None:
         parts.scheme not in ("http", "https")
         or not parts.hostname
         or any(character <= " " or character == "\x7f" for character in url)
+        or not _can_be_stored(url)
     ):
         reader.refuse("url", url, allowed)
 
@@ -440,8 +446,10 @@ def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
             reader.refuse("headers", name, "a header name of letters, digits and hyphens")
         elif name.lower() in _RESERVED_HEADERS:
             reader.reject(place, "this header", "it is set by Mission Control")
-        elif not isinstance(value, str) or any(c in value for c in "\r\n\x00"):
+        elif not isinstance(value, str) or any(c in value for c in "\r\n"):
             reader.reject(place, "what was given", "text on one line")
+        elif not _can_be_stored(value):
+            reader.reject(place, "what was given", "text without NUL and unpaired surrogates")
         elif len(value) > 8000:
             reader.reject(place, "what was given", "at most 8000 characters")
         else:

@@ -17,6 +17,7 @@ _LITERALS: Final = {0: "null", 1: "true", 2: "false"}
 _INTEGERS: Final = {5: (2, True), 6: (2, False), 7: (4, True), 8: (4, False)}
 _LONG_INTEGERS: Final = {9: True, 10: False}
 _DECIMAL: Final = 246
+_DEEPEST: Final = 101
 _DATE, _TIME, _DATETIME, _TIMESTAMP = 10, 11, 12, 7
 
 
@@ -24,12 +25,21 @@ def json_of_binary(value: bytes) -> str:
     """The JSON text of a column's binary value. Raises ValueError, LookupError."""
     if not value:
         return "null"
-    return _value(value[0], value, 1)
+    return _value(value[0], value, 1, _Room(len(value)))
 
 
-def _value(kind: int, body: bytes, at: int) -> str:
+class _Room:
+    """How much of a value can still come: each part of it takes a byte at least, and MySQL nests
+    100 deep at most. Offsets that lead in a circle run out of it."""
+
+    def __init__(self, size: int) -> None:
+        self.parts = size
+        self.depth = _DEEPEST
+
+
+def _value(kind: int, body: bytes, at: int, room: _Room) -> str:
     if kind <= 3:
-        return _container(body, at, large=bool(kind & 1), is_object=kind < 2)
+        return _container(body, at, room, large=bool(kind & 1), is_object=kind < 2)
     if kind == 4:
         return _LITERALS[body[at]]
     if kind in _INTEGERS:
@@ -49,13 +59,17 @@ def _value(kind: int, body: bytes, at: int) -> str:
     raise ValueError("a kind of JSON value that this version does not know")
 
 
-def _container(body: bytes, start: int, *, large: bool, is_object: bool) -> str:
+def _container(body: bytes, start: int, room: _Room, *, large: bool, is_object: bool) -> str:
     width = 4 if large else 2
 
     def number(at: int, size: int = width) -> int:
         return int.from_bytes(body[at : at + size], "little")
 
     count = number(start)
+    room.parts -= count
+    if not room.depth or room.parts < 0:
+        raise ValueError("a JSON value that contains itself")
+    room.depth -= 1
     keys_at = start + 2 * width
     values_at = keys_at + (count * (width + 2) if is_object else 0)
     parts = []
@@ -63,13 +77,14 @@ def _container(body: bytes, start: int, *, large: bool, is_object: bool) -> str:
         entry = values_at + n * (1 + width)
         kind = body[entry]
         inline = kind in (4, 5, 6) or (large and kind in (7, 8))
-        text = _value(kind, body, entry + 1 if inline else start + number(entry + 1))
+        text = _value(kind, body, entry + 1 if inline else start + number(entry + 1), room)
         if is_object:
             key = keys_at + n * (width + 2)
             begin = start + number(key)
             name = body[begin : begin + number(key + width, 2)].decode()
             text = f"{orjson.dumps(name).decode()}:{text}"
         parts.append(text)
+    room.depth += 1
     return "{" + ",".join(parts) + "}" if is_object else "[" + ",".join(parts) + "]"
 
 

@@ -89,7 +89,8 @@ _COMMIT_BODY = Struct(">BQQq")
 _COLUMN_TAIL = Struct(">Ii")
 _OID = Struct(">I")
 _COUNT = Struct(">H")
-_LENGTH = Struct(">i")
+# A negative one is then longer than any message.
+_LENGTH = Struct(">I")
 _read_length = _LENGTH.unpack_from
 
 
@@ -127,8 +128,8 @@ def relation(payload: bytes) -> Relation:
             type_oid, _ = _COLUMN_TAIL.unpack_from(payload, at)
             at += _COLUMN_TAIL.size
             columns.append(Column(column, type_oid, is_key))
-    except (struct.error, IndexError) as error:
-        raise MalformedMessage("a Relation message is cut short") from error
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise MalformedMessage("a Relation message is cut short or no text") from None
     # An empty schema name stands for pg_catalog.
     return Relation(oid, schema or "pg_catalog", name, identity, tuple(columns))
 
@@ -156,8 +157,8 @@ def row(payload: bytes) -> Row:
         if payload[at] != _NEW:
             raise MalformedMessage("a change holds no new row")
         new, at = _tuple(payload, at + 1)
-    except (struct.error, IndexError) as error:
-        raise MalformedMessage("a change is cut short") from error
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise MalformedMessage("a change is cut short or no text") from None
     return Row(new, old, old_kind)
 
 
@@ -165,8 +166,8 @@ def inserted(payload: bytes) -> list[Text]:
     """Decode the row of an Insert message; what `row` does, without the rest."""
     try:
         return _tuple(payload, 6)[0]
-    except (struct.error, IndexError) as error:
-        raise MalformedMessage("a change is cut short") from error
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise MalformedMessage("a change is cut short or no text") from None
 
 
 def _tuple(payload: bytes, at: int) -> tuple[list[Text], int]:

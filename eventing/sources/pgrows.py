@@ -114,7 +114,7 @@ class Rows:
                 self._types.forget()
                 self._prepare(table)
                 identifier, document, old = self._decoded(kind, payload, table, at)
-        except (ValueError, LookupError) as error:
+        except (ValueError, LookupError, ArithmeticError) as error:
             # Never the error's own words: they may quote the row.
             problem = f"the row could not be decoded ({type(error).__name__})"
             operation = _OPERATIONS[kind]

@@ -1,0 +1,261 @@
+"""The decoders and parsers that are given bad input.
+
+Each target takes bytes and swallows the errors that are meant; anything else it raises is a bug.
+"""
+
+import contextlib
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import bson
+from bson.errors import BSONError
+from django.http import QueryDict
+
+from eventing.api.filters import audit_selection_of, filters_of, selection_of
+from eventing.api.representations import masked_address
+from eventing.changes import DATABASE_TYPES, SOURCE_NAMES, Change, Origin
+from eventing.cloudevents import EventBuilder
+from eventing.configuration import parse
+from eventing.connection_strings import ConnectionString
+from eventing.definitions import (
+    parse_database,
+    parse_member,
+    parse_project,
+    parse_settings,
+    parse_token,
+    parse_trigger,
+)
+from eventing.destinations.names import named_in
+from eventing.destinations.webhook import _ascii_url, _host_and_place, _parsed_headers, _shown_url
+from eventing.logs.base import InvalidCursor
+from eventing.matching import Matcher, Rule
+from eventing.problems import InvalidInput
+from eventing.sources import pgoutput
+from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text
+from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, table_map
+from eventing.sources.myjson import json_of_binary
+from eventing.sources.pgjson import Types
+from webui.filters import audit_query, log_query
+
+# What a row that cannot be decoded may raise: the stream stores the event as failed, and goes on.
+_UNDECODABLE = (ValueError, LookupError, struct.error, zlib.error, RowsUnreadable, ValueUnreadable)
+
+
+def _text(data: bytes) -> str:
+    """Bytes as text in which anything may occur, half of a surrogate pair included."""
+    return data.decode("utf-8", "surrogatepass" if len(data) % 2 else "replace")
+
+
+def _any_text(data: bytes) -> str:
+    try:
+        return _text(data)
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def pgoutput_messages(data: bytes) -> None:
+    for decode in (
+        pgoutput.begin,
+        pgoutput.commit,
+        pgoutput.relation,
+        pgoutput.relation_oid,
+        pgoutput.row,
+        pgoutput.inserted,
+    ):
+        with contextlib.suppress(pgoutput.MalformedMessage):
+            decode(data)
+
+
+def pg_values(data: bytes) -> None:
+    """Texts as the server would send them, and texts it would not: whatever comes out is JSON."""
+    text = _any_text(data[1:])
+    types = Types()
+    oids = (16, 17, 20, 25, 114, 700, 701, 1000, 1007, 1009, 1082, 1114, 1184, 1186, 1700, 3904)
+    for oid in oids:
+        # ArithmeticError: what the server never writes as a number.
+        with contextlib.suppress(ValueError, LookupError, ArithmeticError):
+            types.converter(oid)(text)
+
+
+def mysql_json(data: bytes) -> None:
+    with contextlib.suppress(*_UNDECODABLE):
+        json_of_binary(data)
+
+
+def mysql_rows(data: bytes) -> None:
+    """A table map, and a row of it."""
+    half = data[0] if data else 0
+    with contextlib.suppress(*_UNDECODABLE):
+        shape = RowFormat(table_map(data[1 : 1 + half]), [])
+        texts, _ = shape.row(data[1 + half :], 0, (1 << shape.count) - 1)
+        shape.document(texts)
+        shape.document_id(texts)
+
+
+def mongo_documents(data: bytes) -> None:
+    """What decodes as BSON becomes JSON, whatever is in it."""
+    try:
+        document = bson.decode(data, CODEC_OPTIONS)
+    except (BSONError, ValueError, OverflowError, RecursionError, TypeError, LookupError):
+        return
+    json.loads(json_text(document))
+    for value in document.values():
+        id_text(value)
+
+
+def payloads(data: bytes) -> None:
+    """A payload is JSON, whatever the document's id and table are called."""
+    cut = len(data) // 2
+    table, identifier = (part.decode("utf-8", "replace") for part in (data[:cut], data[cut:]))
+    origin = Origin(1, "shop", 1, SOURCE_NAMES["postgres"], "postgres")
+    builder = EventBuilder(origin, "node", Matcher([Rule(1, "all", (), frozenset({"insert"}))]))
+    change = Change("1", 0, "insert", table, identifier, json.dumps({"a": identifier}), 0)
+    for event in builder.events([change]):
+        assert json.loads(event.payload)["data"]["docId"] == identifier
+
+
+def yaml_files(data: bytes) -> None:
+    with contextlib.suppress(InvalidInput):
+        parse(_any_text(data), {"NAME": "value"})
+
+
+def definitions(data: bytes) -> None:
+    """Whatever JSON can say, as each of the things that can be described."""
+    try:
+        given: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        given = {"name": _any_text(data), "url": _any_text(data), "alias": _any_text(data)}
+    for describe in (
+        lambda: parse_trigger(given, {}),
+        lambda: parse_database(given, {}),
+        lambda: parse_project(given, {}),
+        lambda: parse_settings(given),
+        lambda: parse_member(given),
+        lambda: parse_token(given),
+    ):
+        with contextlib.suppress(InvalidInput):
+            describe()
+
+
+def trigger_fields(data: bytes) -> None:
+    """A good trigger but for one field."""
+    fields = ("url", "name", "tables", "databases", "headers", "retries", "backoff", "format")
+    field = fields[(data[0] if data else 0) % len(fields)]
+    try:
+        value: Any = json.loads(data[1:])
+    except (ValueError, RecursionError):
+        value = _any_text(data[1:])
+    good = {"name": "a", "operations": ["insert"], "url": "https://example.com"}
+    with contextlib.suppress(InvalidInput):
+        parse_trigger({**good, field: value}, {})
+
+
+def connection_strings(data: bytes) -> None:
+    text = _any_text(data)
+    for kind in DATABASE_TYPES:
+        for url in (text, f"{kind}://{text}", f"{kind}://u:p@h/d?{text}"):
+            with contextlib.suppress(InvalidInput):
+                found = parse_database({"alias": "a", "type": kind, "url": url}, {})
+                address = ConnectionString.parse(found.type, found.url)
+                _ = (address.url, address.place, address.local_parts, address.hosts)
+                address.names_the_same_database(address)
+                masked_address(found.url)
+
+
+def urls(data: bytes) -> None:
+    text = _any_text(data)
+    for url in (text, f"http://{text}", f"https://h/{text}"):
+        with contextlib.suppress(ValueError):
+            _ascii_url(url)
+        named_in(url)
+        _shown_url(url)
+        _host_and_place(url)
+
+
+def answers(data: bytes) -> None:
+    """The header lines of an endpoint's answer."""
+    for name, value in _parsed_headers(data):
+        assert "\n" not in name + value
+
+
+def filters(data: bytes) -> None:
+    """Query strings of REST and of the console."""
+    query = QueryDict(data.decode("latin-1"))
+    names = ("cursor", "limit", "status", "type", "after", "doc_id", "trigger")
+    one = QueryDict(mutable=True)
+    one[names[(data[0] if data else 0) % len(names)]] = _any_text(data[1:])
+    for given in (query, one):
+        for look in (
+            lambda given=given: selection_of(given),
+            lambda given=given: audit_selection_of(given),
+            lambda given=given: filters_of(given, {}),
+            lambda given=given: filters_of(QueryDict(), dict(given.items())),
+            lambda given=given: log_query(given, datetime(2026, 1, 1, tzinfo=UTC)),
+            lambda given=given: audit_query(given),
+        ):
+            with contextlib.suppress(InvalidInput, InvalidCursor):
+                look()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        pgoutput_messages,
+        pg_values,
+        mysql_json,
+        mysql_rows,
+        mongo_documents,
+        payloads,
+        yaml_files,
+        definitions,
+        trigger_fields,
+        connection_strings,
+        urls,
+        answers,
+        filters,
+    )
+}
+# Where each begins: input that is almost right.
+SEEDS: dict[str, list[bytes]] = {
+    "pgoutput_messages": [
+        b"I\0\0\x40\x10N\0\2t\0\0\0\1an",
+        b"R\0\0\x40\x10public\0t\0d\0\1\1id\0\0\0\0\x17\xff\xff\xff\xff",
+        b"U\0\0\x40\x10K\0\1t\0\0\0\0011N\0\1u",
+        b"I\0\0\x40\x10N\0\1t\0\0\0\1\xff",
+        b"R\0\0\x40\x10\xff\0t\0d\0\0",
+    ],
+    "pg_values": [
+        b"\0{1,2,NULL}",
+        b'\0{"a\\"b",{c}}',
+        b"\x00[0:1]={1,2}",
+        b"\x002026-01-01",
+        b"\0NaN",
+    ],
+    "mysql_json": [
+        b"\x00\x01\x00\x0c\x00\x0b\x00\x01\x00\x05\x01\x00a",
+        b"\x02\x01\x00\x07\x00\x05\x01\x00",
+        b"\x02\x02\x00\x0a\x00\x02\x00\x00\x02\x00\x00",
+    ],
+    "mysql_rows": [b"\x20" + b"\1\0\0\0\0\0\0\0\1a\0\1b\0\2\3\3\0\0" + b"\0" * 40],
+    "mongo_documents": [bson.encode({"_id": 1, "a": [1.5, None, {"b": "c"}]})],
+    "payloads": [b"users1"],
+    "yaml_files": [
+        b"projects:\n- name: shop\n  eventing: {enabled: true}\n",
+        b"projects: 2026-99-99\n",
+        b"projects:\n- &a [*a]\n",
+        b"? {projects: 1}\n: 2\n",
+    ],
+    "definitions": [b'{"name":"a","operations":["insert"],"url":"https://e.com"}', b"[]", b"1e400"],
+    "trigger_fields": [b"\0http://[::1", b'\5{"initial_ms":1}', b"\4{}"],
+    "connection_strings": [b"u:p@h:1/d?a=b", b"[::1]:5432/d", b"h:99999999/d", b"[fe80::1%25x]/d"],
+    "urls": [b"u:p@h:1/?a", "ü.example/ä".encode(), b"[::1", b"h:99999/"],
+    "answers": [b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"],
+    "filters": [
+        b"limit=1&cursor=0.abc&status=failed&after=2026-01-01T00:00:00Z",
+        b"\1" + b"9" * 5000,
+    ],
+}
