@@ -38,6 +38,10 @@ COMPOSE_SCHEMA: dict[str, Any] = {
                     "build": {"type": "string"},
                     "image": {"type": "string"},
                     "init": {"type": "boolean"},
+                    "read_only": {"type": "boolean"},
+                    "tmpfs": {"type": "array", "items": {"type": "string"}},
+                    "cap_drop": {"type": "array", "items": {"type": "string"}},
+                    "security_opt": {"type": "array", "items": {"type": "string"}},
                     "profiles": {"type": "array", "items": {"type": "string"}},
                     "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
                     "command": {"type": "array", "items": {"type": "string"}},
@@ -200,6 +204,42 @@ def test_the_image_runs_as_nobody_in_particular(dockerfile: str) -> None:
     assert users
     assert users[-1] not in ("root", "0")
     assert any(f" {users[-1]}" in line for line in lines if line.startswith("RUN useradd"))
+
+
+def test_the_product_s_containers_may_do_nothing_that_they_need_not(compose: Any) -> None:
+    for name in (*PROCESSES, "migrate"):
+        service = compose["services"][name]
+        assert service["read_only"] is True
+        assert service["tmpfs"] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def _units() -> dict[str, dict[str, list[str]]]:
+    units = {}
+    for path in (ROOT / "deploy" / "systemd").glob("*.service"):
+        settings: dict[str, list[str]] = {}
+        for line in path.read_text().splitlines():
+            name, equals, value = line.partition("=")
+            if equals and not line.startswith("#"):
+                settings.setdefault(name, []).append(value)
+        units[path.stem.removeprefix("mission-control-")] = settings
+    return units
+
+
+def test_systemd_starts_what_the_procfile_starts_as_closed_as_the_container() -> None:
+    units = _units()
+    assert set(units) == set(PROCESSES)
+    for name, settings in units.items():
+        [command] = settings["ExecStart"]
+        words = command.replace("/opt/mission-control/.venv/bin/", "").split()
+        assert words == shlex.split(procfile()[name].replace("${", "$").replace("}", ""))[1:] or (
+            name == "web" and words[:2] == ["gunicorn", "config.wsgi"]
+        )
+        closed = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "PrivateTmp": "yes"}
+        assert {key: settings[key] for key in closed} == {key: [on] for key, on in closed.items()}
+        assert settings["CapabilityBoundingSet"] == [""]
+        assert settings["User"] == ["mission-control"]
 
 
 def test_the_image_copies_only_what_is_there_and_let_in(dockerfile: str) -> None:
