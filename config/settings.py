@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import NoReturn, cast
+from urllib.parse import urlsplit
 
 import dj_database_url
 import structlog
@@ -108,6 +109,28 @@ def _node_id(variable: str) -> str:
         _stop(variable, "a uuid")
 
 
+def _provider() -> list[dict[str, object]]:
+    """The OpenID Connect provider, none without an issuer."""
+    names = ("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET")
+    if not any(env.str(name, "").strip() for name in names):
+        return []
+    allowed = "https://HOST/PATH, as the provider calls itself (http:// on this machine alone)"
+    issuer = _text(names[0], allowed)
+    parts = urlsplit(issuer)
+    is_local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or not (parts.scheme == "https" or is_local):
+        _stop(names[0], allowed)
+    return [
+        {
+            "provider_id": "sso",
+            "name": env.str("OIDC_NAME", "").strip() or "single sign-on",
+            "client_id": _text(names[1], "the client's id at the provider of OIDC_ISSUER"),
+            "secret": _text(names[2], "the client's secret at the provider of OIDC_ISSUER"),
+            "settings": {"server_url": issuer, "oauth_pkce_enabled": True},
+        }
+    ]
+
+
 DEBUG = _flag("DEBUG")
 SECRET_KEY = _text("SECRET_KEY", "a long random text")
 ENCRYPTION_KEYS = _encryption_keys("ENCRYPTION_KEYS")
@@ -117,6 +140,7 @@ ALLOWED_HOSTS = _list("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = _list("CSRF_TRUSTED_ORIGINS")
 NODE_ID = _node_id("NODE_ID")
 WEBHOOK_ALLOWED_NETWORKS = _networks("WEBHOOK_ALLOWED_NETWORKS")
+OIDC_APPS = _provider()
 TRUSTED_PROXIES = _networks("TRUSTED_PROXIES")
 LOG_FORMAT = _choice("LOG_FORMAT", ("text", "json"), "text")
 LOG_LEVEL = _choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO")
@@ -132,6 +156,11 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "django_htmx",
     "heroicons",
     "rest_framework",
@@ -152,6 +181,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "webui.middleware.ConsoleMethodsMiddleware",
 ]
@@ -185,6 +215,27 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+ACCOUNT_ADAPTER = "webui.sign_in.AccountAdapter"
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
+# What the provider says of an address neither makes nor merges users.
+ACCOUNT_UNIQUE_EMAIL = False
+MFA_ADAPTER = "webui.sign_in.SecondFactorAdapter"
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_TOTP_ISSUER = "Mission Control"
+# One step of 30 seconds to either side, for clocks that differ.
+MFA_TOTP_TOLERANCE = 1
+SOCIALACCOUNT_ADAPTER = "webui.sign_in.ProviderAdapter"
+SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"APPS": OIDC_APPS}}
+CACHES = {
+    "default": {
+        # Of the web processes alone, and small: which codes were used, how often something failed.
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "webui_cache",
+        "OPTIONS": {"MAX_ENTRIES": 10_000},
+    }
+}
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "projects"
 LOGOUT_REDIRECT_URL = "sign-in"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from django.contrib.auth.models import User
 from django.db.models import QuerySet
 
 from eventing.access import Actor
@@ -165,6 +166,13 @@ def browse(project: Project, filters: AuditFilter, cursor: str | None, limit: in
     found = list(entries[: limit + 1])
     is_last = len(found) <= limit
     return AuditPage(found[:limit], None if is_last else str(found[limit - 1].pk))
+
+
+def history_of_user(user: User) -> QuerySet[AuditEntry]:
+    """The latest entries about a user: their sign-ins, and what they sign in with."""
+    # Index audit_of_object.
+    entries = AuditEntry.objects.filter(kind="user", object_id=user.pk, project_id=None)
+    return entries.order_by("-id")[:_HISTORY_ROWS]
 
 
 def history_of(trigger: Trigger) -> QuerySet[AuditEntry]:

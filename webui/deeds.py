@@ -31,6 +31,12 @@ _DEEDS: Final = {
     "notification.delete": "Notification deleted",
     "user.create": "User made",
     "event.cancel": "Events cancelled",
+    "user.sign_in": "Signed in",
+    "user.sign_in_failed": "Sign-in refused",
+    "user.password": "Password changed",
+    "user.add_factor": "Second factor added",
+    "user.remove_factor": "Second factor removed",
+    "user.renew_factor": "Second factor renewed",
 }
 _MOST_CHARACTERS: Final = 200
 

@@ -1,8 +1,14 @@
 """The addresses of the console."""
 
+from allauth.account.views import reauthenticate
+from allauth.mfa.base import views as factors
+from allauth.mfa.recovery_codes import views as recovery_codes
+from allauth.mfa.totp import views as totp
 from django.urls import URLPattern, URLResolver, include, path, register_converter
+from django.views.decorators.http import require_safe
 
 from webui.names import NameConverter
+from webui.sign_in import PROVIDER
 from webui.views import (
     accounts,
     audit,
@@ -78,9 +84,39 @@ _project: list[URLPattern | URLResolver] = [
     path("settings/delete/", projects.delete, name="project-delete"),
 ]
 
+# The names are those that django-allauth leads to.
+_account = [
+    path("", accounts.show, name="mfa_index"),
+    path("password/", accounts.change_password, name="account-password"),
+    path("confirm/", reauthenticate, name="account_reauthenticate"),
+    path("confirm/code/", factors.reauthenticate, name="mfa_reauthenticate"),
+    path("two-factor/on/", totp.activate_totp, name="mfa_activate_totp"),
+    path("two-factor/off/", totp.deactivate_totp, name="mfa_deactivate_totp"),
+    path(
+        "recovery-codes/",
+        require_safe(recovery_codes.view_recovery_codes),
+        name="mfa_view_recovery_codes",
+    ),
+    path(
+        "recovery-codes/new/",
+        recovery_codes.generate_recovery_codes,
+        name="mfa_generate_recovery_codes",
+    ),
+]
+
 urlpatterns = [
     path("", projects.root, name="root"),
     path("sign-in/", accounts.sign_in, name="sign-in"),
+    path("sign-in/", accounts.sign_in, name="account_login"),
+    path("sign-in/code/", factors.authenticate, name="mfa_authenticate"),
+    path("sign-in/sso/", accounts.sign_in_at_provider, name="sign-in-sso"),
+    path(
+        "sign-in/sso/callback/",
+        accounts.back_from_provider,
+        {"provider_id": PROVIDER},
+        name="openid_connect_callback",
+    ),
+    path("account/", include(_account)),
     path("sign-out/", accounts.sign_out, name="sign-out"),
     path("first-run/", accounts.first_run, name="first-run"),
     path("theme/", accounts.set_theme, name="theme"),

@@ -5,13 +5,17 @@ read from an instance; it is never part of `repr`, of an error message or of a q
 """
 
 import base64
+import re
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db import models
+
+# A Fernet token as it stands in JSON text: version 0x80, a time that begins with zeros.
+_TOKEN: Final = re.compile(r"gAAAA[A-Za-z0-9_-]{95,}={0,2}")
 
 
 class UndecryptableValue(Exception):
@@ -43,21 +47,37 @@ def rewritten(token: str) -> str | None:
         raise UndecryptableValue("encrypted with a key that is not in ENCRYPTION_KEYS") from None
 
 
+def rewritten_within(text: str) -> str | None:
+    """The same for every stored value within a JSON text."""
+    fresh = _TOKEN.sub(lambda found: rewritten(found[0]) or found[0], text)
+    return None if fresh == text else fresh
+
+
+def encrypted(text: str) -> str:
+    """A Fernet token (AES-128-CBC with HMAC-SHA256), made with the first key."""
+    return _cipher(tuple(settings.ENCRYPTION_KEYS)).encrypt(text.encode()).decode()
+
+
+def decrypted(token: str, place: str) -> str:
+    """The text of a token that is stored at `place`. Raises UndecryptableValue."""
+    try:
+        return _cipher(tuple(settings.ENCRYPTION_KEYS)).decrypt(token.encode()).decode()
+    except InvalidToken:
+        raise UndecryptableValue(
+            f"{place} was encrypted with a key that is not in"
+            " ENCRYPTION_KEYS; add the key it was encrypted with"
+        ) from None
+
+
 class EncryptedTextField(models.TextField):  # type: ignore[type-arg]
-    """Text that is stored as a Fernet token (AES-128-CBC with HMAC-SHA256)."""
+    """Text that is stored encrypted."""
 
     def get_prep_value(self, value: Any) -> Any:
         if value is None or value == "":
             return value
-        return _cipher(tuple(settings.ENCRYPTION_KEYS)).encrypt(str(value).encode()).decode()
+        return encrypted(str(value))
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
         if value is None or value == "":
             return value
-        try:
-            return _cipher(tuple(settings.ENCRYPTION_KEYS)).decrypt(value.encode()).decode()
-        except InvalidToken:
-            raise UndecryptableValue(
-                f"{self.model._meta.db_table}.{self.column} was encrypted with a key that is not in"
-                " ENCRYPTION_KEYS; add the key it was encrypted with"
-            ) from None
+        return decrypted(value, f"{self.model._meta.db_table}.{self.column}")
