@@ -12,6 +12,7 @@ from eventing.changes import EVENT_STATUSES, EventStatus
 from eventing.enqueueing import enqueuer
 from eventing.eventing_dbs import Store, all_logs, logs_of, stores_of
 from eventing.logs.base import (
+    PATIENCE_SECONDS,
     EventDetail,
     EventFilter,
     EventLog,
@@ -34,18 +35,26 @@ class LogPage:
     store: Store
 
 
-def browse(project: Project, filters: EventFilter, cursor: str | None, limit: int) -> LogPage:
+def browse(
+    project: Project,
+    filters: EventFilter,
+    cursor: str | None,
+    limit: int,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> LogPage:
     """A page of a project's events: of the log in use, and when that ends, of those before it.
 
-    A log that does not answer stops nobody from reading the others. Raises InvalidCursor, and
-    LogUnavailable if the log that is asked for does not answer.
+    A log that does not answer stops nobody from reading the others. Raises InvalidCursor,
+    LogUnavailable if the log that is asked for does not answer, and SearchTooDeep if looking
+    through it takes longer than `patience_seconds`: its text is for the person who asked, its
+    `narrow` names the filters that would help.
     """
     stores = stores_of(project)
     at, within = _place_of(cursor, stores)
     for index in range(at, len(stores)):
         store = stores[index]
         try:
-            page = store.log.browse(project.pk, filters, within, limit)
+            page = store.log.browse(project.pk, filters, within, limit, patience_seconds)
         except LogUnavailable:
             if index == at:
                 raise

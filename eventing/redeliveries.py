@@ -14,7 +14,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from eventing import history
-from eventing.logs.base import EventFilter, InvalidCursor, LogUnavailable
+from eventing.logs.base import EventFilter, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput, Problem
 
@@ -25,6 +25,8 @@ _STEP_SECONDS: Final = 0.8
 _BUSY: Final = timedelta(seconds=30)
 _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
+# Nobody waits for a page; it must be found while this process is taken to be busy.
+_SEARCH_SECONDS: Final = 20.0
 
 
 def start(project: Project, filters: EventFilter, rate: object, requested_by: str) -> Redelivery:
@@ -86,7 +88,7 @@ def advance(redelivery_id: int) -> None:
     redelivery = Redelivery.objects.select_related("project").get(pk=redelivery_id)
     try:
         _advance(redelivery)
-    except LogUnavailable as error:
+    except (LogUnavailable, SearchTooDeep) as error:
         running.update(error=str(error), busy_until=Now() + _PAUSE)
     except InvalidCursor:
         # The log it was in has been forgotten: retention has passed all of that by.
@@ -103,7 +105,7 @@ def _advance(redelivery: Redelivery) -> None:
     room = redelivery.rate_per_second or _PAGE
     ends_at = time.monotonic() + _STEP_SECONDS
     while room > 0 and time.monotonic() < ends_at:
-        page = history.browse(project, filters, cursor, min(room, _PAGE))
+        page = history.browse(project, filters, cursor, min(room, _PAGE), _SEARCH_SECONDS)
         ids = [row.id for row in page.rows]
         count = history.redeliver_in(page.store, project, ids, ordered)
         if redelivery.rate_per_second:

@@ -25,6 +25,7 @@ FILTERS: Final = (
     "doc_id",
     "after",
     "before",
+    "error",
 )
 PAGING: Final = ("cursor", "limit")
 DEFAULT_LIMIT: Final = 50
@@ -149,6 +150,7 @@ def _filters(given: Mapping[str, str], problems: list[Problem]) -> EventFilter:
         document_id=given.get("doc_id"),
         after=_moment(given, "after", problems),
         before=_moment(given, "before", problems),
+        error=given.get("error"),
     )
 
 

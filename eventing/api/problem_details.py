@@ -18,7 +18,7 @@ from rest_framework.views import set_rollback
 
 from eventing.access import REQUESTS_PER_MINUTE, TooManyRequests
 from eventing.api.bodies import as_json
-from eventing.logs.base import LogUnavailable
+from eventing.logs.base import LogUnavailable, SearchTooDeep
 from eventing.problems import InvalidInput
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -119,6 +119,8 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
         return 429, _TOO_MANY.format(seconds=error.wait_seconds), []
     if isinstance(error, RequestDataTooBig):
         return 413, "the request's body is too large", []
+    if isinstance(error, SearchTooDeep):
+        return 422, str(error), [_narrowing(name) for name in error.narrow]
     if isinstance(error, LogUnavailable):
         return 503, "the Eventing DB does not answer; try again later", []
     if isinstance(error, OperationalError):
@@ -126,6 +128,13 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
     if isinstance(error, exceptions.APIException):
         return error.status_code, str(error.detail), []
     return 500, None, []
+
+
+def _narrowing(name: str) -> dict[str, str]:
+    """An entry for a filter that would have made a search shorter."""
+    field = {"document_id": "doc_id"}.get(name, name)
+    wanted = "a later time" if field == "after" else "a value"
+    return {"field": field, "detail": f"give {wanted} to have less to look through"}
 
 
 def _problem(

@@ -328,6 +328,7 @@ class EventFilters(serializers.Serializer[object]):
     doc_id = _Text(required=False)
     after = _Moment(required=False, help_text="Committed then or later.")
     before = _Moment(required=False, help_text="Committed earlier.")
+    error = _Text(required=False, help_text="A text of the last attempt's error, or its status.")
 
 
 class EventSelection(EventFilters):

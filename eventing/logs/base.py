@@ -7,7 +7,7 @@ that changes something is a single transaction.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from eventing.changes import (
@@ -22,6 +22,9 @@ from eventing.changes import (
 )
 from eventing.logs.counting import Statistic
 
+# How long a page may be searched for.
+PATIENCE_SECONDS: Final = 3.0
+
 
 class PositionMoved(Exception):
     """Another process has stored changes of this database since; nothing was written."""
@@ -33,6 +36,25 @@ class LogUnavailable(Exception):
 
 class InvalidCursor(Exception):
     """A page's cursor was not made by this log."""
+
+
+class SearchTooDeep(Exception):
+    """The search for a page was ended: its filters leave too much to look through.
+
+    `narrow` names the filters that are not set and would help: `trigger`, `table`, `document_id`
+    or `after`. The text says so in words.
+    """
+
+    def __init__(self, filters: "EventFilter", patience_seconds: float) -> None:
+        helpful = ("trigger", "table", "document_id", "after")
+        self.narrow = tuple(name for name in helpful if getattr(filters, name) is None) or (
+            "after",
+        )
+        self.patience_seconds = patience_seconds
+        super().__init__(
+            f"the search was ended after {patience_seconds:g} seconds, so as not to keep the"
+            " database busy: choose a shorter time, or another filter beside these"
+        )
 
 
 class DueChunk(NamedTuple):
@@ -57,7 +79,10 @@ class Recorded(NamedTuple):
 class EventFilter:
     """Which events of a project to list, count or redeliver. None means any.
 
-    `after` is inclusive and `before` exclusive; both compare with the commit time.
+    `after` is inclusive and `before` exclusive; both compare with the commit time. `error` is a
+    text that occurs, in whatever case, in the message of the event's last attempt or in why the
+    event can never be sent; or it is the status code that attempt was answered with (`503`). A
+    delivered event has no error.
     """
 
     trigger: str | None = None
@@ -68,6 +93,7 @@ class EventFilter:
     document_id: str | None = None
     after: datetime | None = None
     before: datetime | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +251,18 @@ class EventLog(Protocol):
 
     # Reading and redelivering
 
-    def browse(self, project_id: int, filters: EventFilter, cursor: str | None, limit: int) -> Page:
-        """A page of events, newest first. Raises InvalidCursor."""
+    def browse(
+        self,
+        project_id: int,
+        filters: EventFilter,
+        cursor: str | None,
+        limit: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Page:
+        """A page of events, newest first.
+
+        Raises InvalidCursor, and SearchTooDeep if it takes longer than `patience_seconds`.
+        """
         ...
 
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:

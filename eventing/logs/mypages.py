@@ -1,8 +1,11 @@
 """Pages and single events of a log in MySQL or MariaDB: their statements, and rows as shown.
 
-Each page is read off the end of one index, which is named: the optimizer would sort instead.
+A filter by trigger, table, operation or database is a choice among the kinds of events that there
+ever were, and those of a kind are read off the end of an index, which is named: the optimizer would
+sort instead. What takes too long for all that is ended by the server.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -10,18 +13,36 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
+import pymysql
 
 from eventing.ids import first_id_at
-from eventing.logs.base import EventDetail, EventFilter, EventRow, InvalidCursor, Invocation, Page
-from eventing.logs.myconnections import Connections
+from eventing.logs.base import (
+    EventDetail,
+    EventFilter,
+    EventRow,
+    InvalidCursor,
+    Invocation,
+    Page,
+    SearchTooDeep,
+)
+from eventing.logs.myconnections import Connections, Transaction
 from eventing.logs.mystatements import (
     DELIVERY,
+    EVENT_KIND,
     EVENT_LOG,
     INVOCATION_LOG,
-    TRIGGER_NAME,
+    NEVER,
+    SELECTS_AT_ONCE,
+    hexadecimal,
     listed,
     portions,
 )
+
+# How many of the newest events are looked at for a page of a project that has many kinds.
+_DENSE_ROWS: Final = 1_000
+_FEW_KINDS: Final = 8
+# The server ended a statement that took too long: MariaDB's word for it, and MySQL's.
+_TOOK_TOO_LONG: Final = (1969, 3024)
 
 # The columns of EventRow for the ids that `found` selects: joins by key, for those rows only.
 _ROWS: Final = f"""
@@ -31,45 +52,41 @@ _ROWS: Final = f"""
            (SELECT JSON_ARRAY(i.attempt, i.status_code, i.error_message, i.duration_ms)
             FROM {INVOCATION_LOG} i WHERE i.event_id = e.id
             ORDER BY i.attempt DESC, i.started_at DESC LIMIT 1)
-    FROM ({{found}}) AS e
+    FROM {EVENT_LOG} e
     LEFT JOIN {DELIVERY} d ON d.event_id = e.id
+    WHERE e.id IN ({{ids}}) AND e.project_id = {{project_id:d}}
     ORDER BY e.id DESC"""
-
-_COLUMNS: Final = (
-    "e.id, e.trigger_id, e.`trigger`, e.`database`, e.database_type, e.`table`, e.operation,"
-    " e.doc_id, e.committed_at, e.stored_at, e.problem"
-)
 # Attempt, status code, error and duration of an event that was never sent.
 _NO_INVOCATION: Final = (0, None, None, None)
-_FOUND_BY_ID: Final = f"SELECT {_COLUMNS} FROM {EVENT_LOG} e WHERE e.id = %s AND e.project_id = %s"
 
 
 def page_of(
-    connections: Connections, project_id: int, filters: EventFilter, cursor: str | None, limit: int
+    connections: Connections,
+    project_id: int,
+    filters: EventFilter,
+    cursor: str | None,
+    limit: int,
+    patience_seconds: float,
 ) -> Page:
-    """A page of events, newest first. Raises InvalidCursor."""
-    before_id = _id_of_cursor(cursor)
+    """A page of events, newest first. Raises InvalidCursor, SearchTooDeep."""
+    before = _id_of_cursor(cursor)
     with connections.transaction() as at:
-        trigger_ids: list[int] | None = None
-        if filters.trigger is not None:
-            found = at.rows(
-                f"SELECT trigger_id FROM {TRIGGER_NAME} WHERE project_id = %s AND name = %s",
-                project_id,
-                filters.trigger,
-            )
-            trigger_ids = [int(trigger_id) for (trigger_id,) in found]
-            if not trigger_ids:
-                return Page([], None)
-        query = _Query(project_id, filters, before_id, trigger_ids, limit + 1)
-        rows = [_event_row(row) for row in at.rows(query.sql, *query.arguments)]
-    more = len(rows) > limit
-    return Page(rows[:limit], rows[limit - 1].id.hex if more else None)
+        search = _Search(at, project_id, filters, before, patience_seconds)
+        try:
+            ids = search.ids(limit + 1)
+            rows = search.rows(ids)
+        except pymysql.OperationalError as error:
+            if error.args[0] in _TOOK_TOO_LONG:
+                raise SearchTooDeep(filters, patience_seconds) from None
+            raise
+    more = len(ids) > limit
+    return Page(rows[:limit], ids[limit - 1].hex if more else None)
 
 
 def detail_of(connections: Connections, project_id: int, event_id: UUID) -> EventDetail | None:
     """One event with its payload and invocations, oldest first."""
     with connections.transaction() as at:
-        found = at.rows(_ROWS.format(found=_FOUND_BY_ID), event_id.bytes, project_id)
+        found = at.rows(_ROWS.format(ids=hexadecimal(event_id), project_id=project_id))
         payloads = at.rows(f"SELECT payload FROM {EVENT_LOG} WHERE id = %s", event_id.bytes)
         if not found or not payloads:
             return None
@@ -93,11 +110,8 @@ def rows_of(connections: Connections, project_id: int, event_ids: Sequence[UUID]
     with connections.transaction() as at:
         for portion in portions(sorted(event_ids, reverse=True)):
             # By primary key.
-            found = (
-                f"SELECT {_COLUMNS} FROM {EVENT_LOG} e"
-                f" WHERE e.id IN ({listed(portion)}) AND e.project_id = %s"
-            )
-            rows += [_event_row(row) for row in at.rows(_ROWS.format(found=found), project_id)]
+            found = at.rows(_ROWS.format(ids=listed(portion), project_id=project_id))
+            rows += [_event_row(row) for row in found]
     return rows
 
 
@@ -118,6 +132,13 @@ def payloads_of(
     return payloads
 
 
+def kind_of(project_id: int, trigger_id: int, database_id: int, *names: str) -> str:
+    """What the events of one kind have in common, as a literal. `names` are those of trigger,
+    database, table and operation."""
+    text = orjson.dumps([project_id, trigger_id, database_id, *names])
+    return f"x'{blake2b(text, digest_size=8).hexdigest()}'"
+
+
 def hash_of(document_id: str) -> str:
     """What a document's id is looked up by, as a literal."""
     return f"x'{blake2b(document_id.encode(), digest_size=8).hexdigest()}'"
@@ -128,72 +149,197 @@ def headers_text(headers: tuple[tuple[str, str], ...]) -> str:
     return orjson.dumps(headers).decode() if headers else "[]"
 
 
-class _Query:
-    """The statement for one page; ids carry the commit time, so times become ranges of ids."""
+class _Search:
+    """The search for one page; ids carry the commit time, so times become ranges of ids."""
 
     def __init__(
         self,
+        at: Transaction,
         project_id: int,
         filters: EventFilter,
-        before_id: UUID | None,
-        trigger_ids: Sequence[int] | None,
-        limit: int,
+        before: UUID | None,
+        patience_seconds: float,
     ) -> None:
-        self._limit = limit
-        self._conditions = ["e.project_id = %s"]
-        self._arguments: list[Any] = [project_id]
-        ends = [identifier for identifier in (before_id, _id_at(filters.before)) if identifier]
-        if ends:
-            self._add("e.id < %s", min(ends).bytes)
-        if filters.after is not None:
-            self._add("e.id >= %s", first_id_at(_milliseconds(filters.after)).bytes)
-        for column, value in (
-            ("e.`trigger`", filters.trigger),
-            ("e.`database`", filters.database),
-            ("e.`table`", filters.table),
-            ("e.operation", filters.operation),
-            ("e.doc_id", filters.document_id),
-        ):
-            if value is not None:
-                self._add(f"{column} = %s", value)
-        found = self._found(filters, trigger_ids)
-        self.sql = _ROWS.format(found=found)
-        self.arguments = self._arguments
+        self._at = at
+        self._project_id = project_id
+        self._filters = filters
+        self._ends_at = time.monotonic() + patience_seconds
+        self._ends = [each for each in (before, _id_at(filters.before)) if each is not None]
+        self._since = _id_at(filters.after)
 
-    def _add(self, condition: str, value: object) -> None:
-        self._conditions.append(condition)
-        self._arguments.append(value)
-
-    def _found(self, filters: EventFilter, trigger_ids: Sequence[int] | None) -> str:
-        if filters.status is not None and filters.status != "delivered":
-            # From the small table: its rows of that state, then the log by primary key.
-            self._add("u.state = %s", filters.status)
-            if trigger_ids is not None:
-                self._add("u.trigger_id IN %s", list(trigger_ids))
-            source = f"{DELIVERY} u FORCE INDEX (PRIMARY) STRAIGHT_JOIN {EVENT_LOG} e"
-            return self._select(f"{source} ON e.id = u.event_id", "u.event_id")
-        joined = ""
-        if filters.status == "delivered":
-            joined = f" LEFT JOIN {DELIVERY} u ON u.event_id = e.id"
-            self._conditions.append("u.event_id IS NULL")
-        if filters.document_id is not None:
-            self._conditions.append(f"e.doc_hash = {hash_of(filters.document_id)}")
-            return self._select(f"{EVENT_LOG} e FORCE INDEX (event_log_doc){joined}")
-        if trigger_ids is None:
-            return self._select(f"{EVENT_LOG} e FORCE INDEX (PRIMARY){joined}")
-        source = f"{EVENT_LOG} e FORCE INDEX (event_log_trigger){joined}"
-        selects = [
-            f"({self._select(source, condition=f'e.trigger_id = {trigger_id:d}')})"
-            for trigger_id in trigger_ids
-        ]
-        self._arguments *= len(selects)
-        return f"{' UNION ALL '.join(selects)} ORDER BY id DESC LIMIT {self._limit:d}"
-
-    def _select(self, source: str, key: str = "e.id", condition: str = "TRUE") -> str:
-        return (
-            f"SELECT {_COLUMNS} FROM {source} WHERE {' AND '.join([*self._conditions, condition])}"
-            f" ORDER BY {key} DESC LIMIT {self._limit:d}"
+    def _rows(self, select: str) -> list[tuple[Any, ...]]:
+        """The rows of a query, in what time is left: MariaDB reads the first limit, MySQL the
+        second."""
+        left_seconds = max(0.001, self._ends_at - time.monotonic())
+        return self._at.rows(
+            f"/*M! SET STATEMENT max_statement_time = {left_seconds:.3f} FOR */"
+            f" SELECT /*+ MAX_EXECUTION_TIME({int(left_seconds * 1000)}) */ {select}"
         )
+
+    def ids(self, limit: int) -> list[UUID]:
+        """Ids of the newest events that match, newest first."""
+        filters = self._filters
+        if filters.error is not None and filters.status == "delivered":
+            return []
+        if filters.document_id is not None:
+            select = self._select("event_log_doc", [self._document()], limit)
+            return self._found([select], limit)
+        kinds, trigger_ids = self._kinds()
+        if not kinds:
+            return []
+        if filters.status not in (None, "delivered") or filters.error is not None:
+            return self._of_deliveries(trigger_ids, limit)
+        if len(kinds) > _FEW_KINDS:
+            found = self._of_the_newest(limit)
+            if len(found) == limit:
+                return found
+        if len(kinds) > SELECTS_AT_ONCE:
+            return self._found([self._select("PRIMARY", self._match(), limit)], limit)
+        rest = self._rest()
+        return self._found(
+            [
+                self._select("event_log_kind", [f"e.kind_hash = x'{kind.hex()}'", *rest], limit)
+                for kind in kinds
+            ],
+            limit,
+        )
+
+    def rows(self, ids: Sequence[UUID]) -> list[EventRow]:
+        """The events with these ids, newest first; by primary keys."""
+        if not ids:
+            return []
+        sql = _ROWS.format(ids=listed(ids), project_id=self._project_id)
+        return [_event_row(row) for row in self._rows(sql.strip().removeprefix("SELECT"))]
+
+    def _kinds(self) -> tuple[list[bytes], list[int]]:
+        """The kinds that the filters leave, and their triggers."""
+        conditions = [f"e.project_id = {self._project_id:d}", *self._names()]
+        found = self._rows(
+            f"e.kind_hash, e.trigger_id FROM {EVENT_KIND} e WHERE {' AND '.join(conditions)}"
+        )
+        return [kind for kind, _ in found], sorted({int(trigger_id) for _, trigger_id in found})
+
+    def _found(self, selects: Sequence[str], limit: int) -> list[UUID]:
+        """The newest of what all of `selects` yield."""
+        union = " UNION ALL ".join(f"({select})" for select in selects)
+        found = self._rows(f"id FROM ({union}) AS found ORDER BY id DESC LIMIT {limit:d}")
+        return [UUID(bytes=identifier) for (identifier,) in found]
+
+    def _select(self, index: str, conditions: Sequence[str], limit: int) -> str:
+        """Ids off the end of an index of the log."""
+        wanted = " AND ".join([*conditions, *self._range("e.id")]) or "TRUE"
+        return (
+            f"SELECT e.id FROM {EVENT_LOG} e FORCE INDEX ({index}){self._deliveries()}"
+            f" WHERE {wanted} ORDER BY e.id DESC LIMIT {limit:d}"
+        )
+
+    def _of_the_newest(self, limit: int) -> list[UUID]:
+        """Those that match among the newest of all projects, by primary key."""
+        newest = (
+            f"SELECT * FROM {EVENT_LOG} e FORCE INDEX (PRIMARY)"
+            f" WHERE {' AND '.join(self._range('e.id')) or 'TRUE'}"
+            f" ORDER BY e.id DESC LIMIT {_DENSE_ROWS}"
+        )
+        wanted = " AND ".join(self._match())
+        return self._found(
+            [
+                f"SELECT e.id FROM ({newest}) AS e{self._deliveries()}"
+                f" WHERE {wanted} ORDER BY e.id DESC LIMIT {limit:d}"
+            ],
+            limit,
+        )
+
+    def _of_deliveries(self, trigger_ids: Sequence[int], limit: int) -> list[UUID]:
+        """The newest that are not delivered, from the small table.
+
+        Failed and cancelled ones by delivery_due, where they are in order behind what never comes;
+        the others by primary key.
+        """
+        conditions = [
+            "(u.attempts > 0 OR u.state = 'failed')"
+            if self._filters.status is None
+            else f"u.state = {self._at.quote(self._filters.status)}",
+            *self._range("u.event_id"),
+        ]
+        wanted = " AND ".join([*conditions, *self._names(), *self._error()])
+        tail = f"AND {wanted} ORDER BY u.event_id DESC LIMIT {limit:d}"
+        joined = f"STRAIGHT_JOIN {EVENT_LOG} e ON e.id = u.event_id"
+        is_finished = self._filters.status in ("failed", "cancelled")
+        if is_finished and len(trigger_ids) <= SELECTS_AT_ONCE:
+            selects = [
+                f"SELECT u.event_id AS id FROM {DELIVERY} u FORCE INDEX (delivery_due) {joined}"
+                f" WHERE u.trigger_id = {trigger_id:d} AND u.sweep_at = {NEVER} {tail}"
+                for trigger_id in trigger_ids
+            ]
+        else:
+            selects = [
+                f"SELECT u.event_id AS id FROM {DELIVERY} u FORCE INDEX (PRIMARY) {joined}"
+                f" WHERE u.project_id = {self._project_id:d} {tail}"
+            ]
+        return self._found(selects, limit)
+
+    def _range(self, column: str) -> list[str]:
+        """What filters and cursor say of the time."""
+        conditions = [f"{column} < {hexadecimal(min(self._ends))}"] if self._ends else []
+        if self._since is not None:
+            conditions.append(f"{column} >= {hexadecimal(self._since)}")
+        return conditions
+
+    def _names(self) -> list[str]:
+        """What the filters say of an event's kind."""
+        return [
+            f"e.`{name}` = {self._at.quote(value)}"
+            for name in ("trigger", "database", "table", "operation")
+            if (value := getattr(self._filters, name)) is not None
+        ]
+
+    def _document(self) -> str:
+        document_id = self._filters.document_id or ""
+        conditions = [
+            f"e.doc_hash = {hash_of(document_id)}",
+            f"e.doc_id = {self._at.quote(document_id)}",
+            *self._match(),
+        ]
+        return " AND ".join(conditions)
+
+    def _match(self) -> list[str]:
+        """What the filters say of an event, its document and the time apart."""
+        return [f"e.project_id = {self._project_id:d}", *self._names(), *self._rest()]
+
+    def _rest(self) -> list[str]:
+        """What an event's kind does not say."""
+        conditions = self._error()
+        if self._filters.status == "delivered":
+            conditions.append("u.event_id IS NULL")
+        elif self._filters.status is not None:
+            conditions.append(f"u.state = {self._at.quote(self._filters.status)}")
+        return conditions
+
+    def _deliveries(self) -> str:
+        """What `_rest` needs beside the log, looked up by primary key for each event."""
+        if self._filters.status is None:
+            return ""
+        join = "LEFT JOIN" if self._filters.status == "delivered" else "STRAIGHT_JOIN"
+        return f" {join} {DELIVERY} u ON u.event_id = e.id"
+
+    def _error(self) -> list[str]:
+        """What the filters say of how the last attempt failed, or why there was none."""
+        if self._filters.error is None:
+            return []
+        error = self._at.quote(self._filters.error)
+        last = (
+            f"(SELECT {{}} FROM {INVOCATION_LOG} i WHERE i.event_id = e.id"
+            " ORDER BY i.attempt DESC, i.started_at DESC LIMIT 1)"
+        )
+        answered = last.format(
+            "IF(i.error_message IS NULL AND i.status_code NOT BETWEEN 200 AND 299,"
+            " i.status_code, NULL)"
+        )
+        return [
+            f"(LOCATE(LOWER({error}), LOWER(e.problem)) > 0"
+            f" OR LOCATE(LOWER({error}), LOWER({last.format('i.error_message')})) > 0"
+            f" OR CONCAT({answered}) = {error})"
+        ]
 
 
 def _moment(milliseconds: int) -> datetime:

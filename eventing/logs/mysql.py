@@ -7,9 +7,9 @@ ids than a statement takes goes in portions, each of them a transaction.
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import pymysql
@@ -18,6 +18,7 @@ from eventing.changes import EVENT_STATUSES, Claim, Event, EventStatus, Finding,
 from eventing.ids import order_key
 from eventing.logs import mychecks, mypages, mystatistics
 from eventing.logs.base import (
+    PATIENCE_SECONDS,
     DueChunk,
     EventDetail,
     EventFilter,
@@ -32,6 +33,7 @@ from eventing.logs.myorder import free_next, lock_order, places_in_order
 from eventing.logs.mystatements import (
     AFTER_THE_GRACE,
     DELIVERY,
+    EVENT_KIND,
     EVENT_LOG,
     INVOCATION_LOG,
     KEPT,
@@ -42,7 +44,6 @@ from eventing.logs.mystatements import (
     SELECTS_AT_ONCE,
     STATS,
     STATS_SPAN,
-    TRIGGER_NAME,
     hexadecimal,
     listed,
     portions,
@@ -56,6 +57,9 @@ _EXPIRED_AT_ONCE: Final = 9_000
 _PACKET_RESERVE_BYTES: Final = 16_384
 _WORKER_CHARACTERS: Final = 255
 
+Kind: TypeAlias = tuple[int, int, int, str, str, str, str]
+"""Ids of project, trigger and database; names of trigger, database, table and operation."""
+
 
 class MySqlEventLog:
     """The event log in the database that `url` names. Safe to share between threads."""
@@ -63,7 +67,7 @@ class MySqlEventLog:
     def __init__(self, url: str) -> None:
         self._connections = Connections(url)
         self._tables = Tables(self._connections)
-        self._known_names: set[tuple[int, str, int]] = set()
+        self._known_kinds: set[Kind] = set()
         self._writer = f"{int(time.time() * 1000):x}"
 
     @property
@@ -106,17 +110,19 @@ class MySqlEventLog:
         self, origin: Origin, events: Sequence[Event], previous: str | None, position: str
     ) -> None:
         """Store `events` and move the position from `previous` to `position`, both or neither."""
-        names = {(origin.project_id, event.trigger, event.trigger_id) for event in events}
+        kinds = _kinds_of(origin, events)
         with self._connections.transaction() as at:
             _move_position(at, origin.database_id, previous, position)
             if events:
                 storable = [_storable(at, event) for event in events]
-                _note_trigger_names(at, names - self._known_names)
-                _insert_events(at, origin, storable)
+                _note_kinds(
+                    at, [each for each in kinds.items() if each[0] not in self._known_kinds]
+                )
+                _insert_events(at, origin, storable, kinds)
                 _insert_deliveries(at, origin, storable)
                 counted = counts_of_stored(origin.project_id, storable)
                 mystatistics.add(at, counted, self._writer)
-        self._known_names |= names
+        self._known_kinds |= kinds.keys()
 
     @again_after_a_deadlock
     def forget_position(self, database_id: int) -> None:
@@ -338,9 +344,18 @@ class MySqlEventLog:
 
     # Reading and redelivering
 
-    def browse(self, project_id: int, filters: EventFilter, cursor: str | None, limit: int) -> Page:
-        """A page of events, newest first. Raises InvalidCursor."""
-        return mypages.page_of(self._connections, project_id, filters, cursor, limit)
+    def browse(
+        self,
+        project_id: int,
+        filters: EventFilter,
+        cursor: str | None,
+        limit: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Page:
+        """A page of events, newest first. Raises InvalidCursor, SearchTooDeep."""
+        return mypages.page_of(
+            self._connections, project_id, filters, cursor, limit, patience_seconds
+        )
 
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
@@ -533,18 +548,32 @@ def _storable(at: Transaction, event: Event) -> Event:
     )
 
 
-def _note_trigger_names(at: Transaction, names: set[tuple[int, str, int]]) -> None:
+def _kind_of(origin: Origin, event: Event) -> Kind:
+    ids = (origin.project_id, event.trigger_id, origin.database_id)
+    return (*ids, event.trigger, origin.alias, event.table, event.operation)
+
+
+def _kinds_of(origin: Origin, events: Sequence[Event]) -> dict[Kind, str]:
+    """The kinds of these events, and the literal of each."""
+    kinds = {_kind_of(origin, event) for event in events}
+    return {kind: mypages.kind_of(*kind) for kind in sorted(kinds)}
+
+
+def _note_kinds(at: Transaction, kinds: Sequence[tuple[Kind, str]]) -> None:
     at.insert(
-        f"INSERT INTO {TRIGGER_NAME} (project_id, name, trigger_id)",
+        f"INSERT INTO {EVENT_KIND} (kind_hash, project_id, trigger_id, `trigger`, `database`,"
+        " `table`, operation)",
         [
-            f"({project_id},{at.quote(name)},{trigger_id})"
-            for project_id, name, trigger_id in sorted(names)
+            f"({literal},{project_id},{trigger_id},{','.join(map(at.quote, names))})"
+            for (project_id, trigger_id, _, *names), literal in kinds
         ],
         "ON DUPLICATE KEY UPDATE trigger_id = trigger_id",
     )
 
 
-def _insert_events(at: Transaction, origin: Origin, events: Sequence[Event]) -> None:
+def _insert_events(
+    at: Transaction, origin: Origin, events: Sequence[Event], kinds: Mapping[Kind, str]
+) -> None:
     quote = at.quote
     head = f"',{origin.project_id},{quote(origin.project)},"
     source = f",{origin.database_id},{quote(origin.alias)},{quote(origin.type)},"
@@ -552,11 +581,12 @@ def _insert_events(at: Transaction, origin: Origin, events: Sequence[Event]) -> 
     tables = {event.table: quote(event.table) for event in events}
     at.insert(
         f"INSERT INTO {EVENT_LOG} (id, project_id, project, trigger_id, `trigger`,"
-        " database_id, `database`, database_type, `table`, operation, doc_hash, doc_id,"
+        " database_id, `database`, database_type, `table`, operation, kind_hash, doc_hash, doc_id,"
         " payload, problem, committed_at, stored_at)",
         (
             f"(x'{event.id.hex}{head}{event.trigger_id},{triggers[event.trigger]}{source}"
-            f"{tables[event.table]},'{event.operation}',{mypages.hash_of(event.document_id)},"
+            f"{tables[event.table]},'{event.operation}',{kinds[_kind_of(origin, event)]},"
+            f"{mypages.hash_of(event.document_id)},"
             f"{quote(event.document_id)},{quote(event.payload or None)},"
             f"{quote(event.problem)},{event.committed_at_ms},{NOW})"
             for event in events

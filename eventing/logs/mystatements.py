@@ -17,7 +17,7 @@ POSITION: Final = f"{OWN_TABLES}capture_position"
 STATS: Final = f"{OWN_TABLES}event_stats"
 STATS_SPAN: Final = f"{OWN_TABLES}event_stats_span"
 KEPT: Final = f"{OWN_TABLES}kept"
-TRIGGER_NAME: Final = f"{OWN_TABLES}trigger_name"
+EVENT_KIND: Final = f"{OWN_TABLES}event_kind"
 TRIGGER_ORDER: Final = f"{OWN_TABLES}trigger_order"
 OWNER: Final = f"{OWN_TABLES}owner"
 

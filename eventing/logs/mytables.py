@@ -6,8 +6,9 @@ here, so each is made on its own and may be made again; many rows go in portions
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -15,17 +16,20 @@ import structlog
 from eventing.ids import first_id_at
 from eventing.logs import mystatistics
 from eventing.logs.base import LogUnavailable
+from eventing.logs.counting import LATENCY_COLUMNS
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order
+from eventing.logs.mypages import kind_of
 from eventing.logs.mystatements import (
     DELIVERY,
+    EVENT_KIND,
     EVENT_LOG,
     INVOCATION_LOG,
     KEPT,
     LISTED_AT_ONCE,
     OWNER,
     POSITION,
-    TRIGGER_NAME,
+    STATS,
     TRIGGER_ORDER,
     hexadecimal,
     listed,
@@ -54,13 +58,15 @@ CREATE TABLE IF NOT EXISTS {EVENT_LOG} (
     operation VARCHAR(10) NOT NULL,
     -- A key may be longer than an index entry can be, so that its hash is what is indexed.
     doc_hash BINARY(8) NOT NULL,
+    -- That of the event's kind, see the table of kinds.
+    kind_hash BINARY(8) NOT NULL,
     doc_id LONGTEXT NOT NULL,
     payload LONGTEXT,
     problem MEDIUMTEXT,
     committed_at BIGINT NOT NULL,
     stored_at BIGINT NOT NULL,
     PRIMARY KEY (id),
-    KEY event_log_trigger (trigger_id, id),
+    KEY event_log_kind (kind_hash, id),
     KEY event_log_doc (doc_hash, id)
 ) {{options}} {{partitions_id}};
 
@@ -122,12 +128,17 @@ CREATE TABLE IF NOT EXISTS {KEPT} (
     PRIMARY KEY (project_id)
 ) {{options}};
 
--- Every name a trigger ever had, so that the log can be filtered by names of deleted triggers.
-CREATE TABLE IF NOT EXISTS {TRIGGER_NAME} (
+-- Every kind of event that a project ever had. Filters choose among these, and so find events of
+-- triggers and databases that are gone or had another name.
+CREATE TABLE IF NOT EXISTS {EVENT_KIND} (
+    kind_hash BINARY(8) NOT NULL,
     project_id BIGINT NOT NULL,
-    name VARCHAR(255) NOT NULL,
     trigger_id BIGINT NOT NULL,
-    PRIMARY KEY (project_id, name, trigger_id)
+    `trigger` VARCHAR(255) NOT NULL,
+    `database` VARCHAR(255) NOT NULL,
+    `table` VARCHAR(1000) NOT NULL,
+    operation VARCHAR(10) NOT NULL,
+    PRIMARY KEY (project_id, kind_hash)
 ) {{options}};
 
 -- The installation whose log this is: one row.
@@ -155,10 +166,67 @@ class Tables:
             raise LogUnavailable(
                 "the tables of the Eventing DB are being changed by another process"
             )
+        self._upgrade()
         for table in _PARTITIONED:
             self._make_partitions(table, days)
         if owner is not None:
             self._mark(owner)
+
+    def _upgrade(self) -> None:
+        """Give tables of an older version the columns they lack."""
+        lacking = [name for name in LATENCY_COLUMNS if name not in self._columns(STATS)]
+        if lacking:
+            added = ", ".join(f"ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0" for name in lacking)
+            self._define_now(f"ALTER TABLE {STATS} {added}")
+        if "kind_hash" not in self._columns(EVENT_LOG):
+            self._define_now(
+                f"ALTER TABLE {EVENT_LOG} DROP KEY event_log_trigger,"
+                " ADD COLUMN kind_hash BINARY(8) NOT NULL DEFAULT x'0000000000000000',"
+                " ADD KEY event_log_kind (kind_hash, id)"
+            )
+        # What an older version stored, perhaps while this one was beginning.
+        while self._give_kinds():
+            continue
+
+    def _define_now(self, statement: str) -> None:
+        if not self._connections.define(statement):
+            raise LogUnavailable("a table of the Eventing DB is too busy to be upgraded")
+
+    def _columns(self, table: str) -> set[str]:
+        with self._connections.transaction() as at:
+            found = at.rows(
+                "SELECT COLUMN_NAME FROM information_schema.COLUMNS"
+                " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
+                table,
+            )
+        return {str(name) for (name,) in found}
+
+    @again_after_a_deadlock
+    def _give_kinds(self) -> int:
+        """Give some events that have no kind theirs; returns how many."""
+        columns = "project_id, trigger_id, database_id, `trigger`, `database`, `table`, operation"
+        with self._connections.transaction() as at:
+            # By event_log_kind.
+            found = at.rows(
+                f"SELECT id, {columns} FROM {EVENT_LOG} FORCE INDEX (event_log_kind)"
+                f" WHERE kind_hash = x'0000000000000000' LIMIT {LISTED_AT_ONCE}"
+            )
+            ids: dict[tuple[Any, ...], list[UUID]] = defaultdict(list)
+            for identifier, *kind_names in found:
+                ids[tuple(kind_names)].append(UUID(bytes=identifier))
+            for names, of_kind in ids.items():
+                literal = kind_of(*names)
+                at.run(
+                    f"INSERT INTO {EVENT_KIND} (kind_hash, project_id, trigger_id, `trigger`,"
+                    f" `database`, `table`, operation) VALUES ({literal}, %s, %s, %s, %s, %s, %s)"
+                    " ON DUPLICATE KEY UPDATE trigger_id = trigger_id",
+                    *names[:2],
+                    *names[3:],
+                )
+                at.run(
+                    f"UPDATE {EVENT_LOG} SET kind_hash = {literal} WHERE id IN ({listed(of_kind)})"
+                )
+        return len(found)
 
     def _collation(self) -> str:
         """What compares texts byte by byte, trailing spaces too, on this kind of server."""

@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from io import StringIO
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 import orjson
@@ -37,14 +37,13 @@ from eventing.changes import (
 )
 from eventing.dialing import connect_to_postgres
 from eventing.ids import committed_at_ms_of, first_id_at, order_key
-from eventing.logs import pgstatistics
+from eventing.logs import pgpages, pgstatistics
 from eventing.logs.base import (
+    PATIENCE_SECONDS,
     DueChunk,
     EventDetail,
     EventFilter,
     EventRow,
-    InvalidCursor,
-    Invocation,
     LogUnavailable,
     Page,
     PositionMoved,
@@ -110,7 +109,10 @@ CREATE TABLE IF NOT EXISTS mission_control.event_log (
     stored_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
-CREATE INDEX IF NOT EXISTS event_log_trigger ON mission_control.event_log (trigger_id, id);
+-- Events of one kind, see event_kind.
+CREATE INDEX IF NOT EXISTS event_log_kind
+    ON mission_control.event_log (trigger_id, "table", operation, database_id, id);
+DROP INDEX IF EXISTS mission_control.event_log_trigger;
 -- A key may be longer than an index entry can be.
 CREATE INDEX IF NOT EXISTS event_log_doc_id ON mission_control.event_log (left(doc_id, 200), id);
 
@@ -170,16 +172,33 @@ CREATE TABLE IF NOT EXISTS mission_control.kept (
     payloads_from integer NOT NULL DEFAULT 0
 );
 
--- Every name a trigger ever had, so that the log can be filtered by names of deleted triggers.
-CREATE TABLE IF NOT EXISTS mission_control.trigger_name (
+-- Every kind of event that a project ever had. Filters choose among these, and so find events of
+-- triggers and databases that are gone or had another name.
+CREATE TABLE IF NOT EXISTS mission_control.event_kind (
     project_id bigint NOT NULL,
-    name text NOT NULL,
     trigger_id bigint NOT NULL,
-    PRIMARY KEY (project_id, name, trigger_id)
+    "table" text NOT NULL,
+    operation text NOT NULL,
+    database_id bigint NOT NULL,
+    trigger text NOT NULL,
+    database text NOT NULL,
+    PRIMARY KEY (project_id, trigger_id, "table", operation, database_id, trigger, database)
 );
+DO $$ BEGIN
+    -- What knew the names of triggers before there were kinds.
+    IF to_regclass('mission_control.trigger_name') IS NOT NULL THEN
+        INSERT INTO mission_control.event_kind
+        SELECT DISTINCT project_id, trigger_id, "table", operation, database_id, trigger, database
+        FROM mission_control.event_log ON CONFLICT DO NOTHING;
+        DROP TABLE mission_control.trigger_name;
+    END IF;
+END $$;
 """
 _DEFINITIONS: Final = _TABLES + pgstatistics.TABLES
 _DEFINITIONS_HASH: Final = blake2b(_DEFINITIONS.encode(), digest_size=8).hexdigest()
+
+KindName: TypeAlias = tuple[int, int, str, str, int, str, str]
+"""A row of event_kind."""
 
 
 logger = structlog.get_logger(__name__)
@@ -196,7 +215,7 @@ class PostgresEventLog:
         self._of_a_project = of_a_project
         self._local = threading.local()
         self._known_days: set[int] = set()
-        self._known_names: set[tuple[int, str, int]] = set()
+        self._known_kinds: set[KindName] = set()
         self._writer = f"{int(time.time() * 1000):x}"
         # How many statements were run; tests hold pages to a fixed number of them.
         self.statements = 0
@@ -496,15 +515,15 @@ class PostgresEventLog:
         if events:
             days = {committed_at_ms_of(event.id) // _DAY_MS for event in events}
             self.make_partitions(sorted(days))
-        names = {(origin.project_id, event.trigger, event.trigger_id) for event in events}
+        kinds = self._new_kinds(origin, events)
         with self._transaction() as cursor:
             sweep_at = self._move_position(cursor, origin.database_id, previous, position)
             if events:
-                self._note_trigger_names(cursor, names - self._known_names)
+                self._note_kinds(cursor, kinds)
                 self._copy_events(cursor, origin, events)
                 self._copy_deliveries(cursor, origin, events, sweep_at)
                 self._add_stats(cursor, counts_of_stored(origin.project_id, events))
-        self._known_names |= names
+        self._known_kinds |= kinds
 
     def _move_position(
         self,
@@ -536,17 +555,30 @@ class PostgresEventLog:
         sweep_at: str = moved[0]
         return sweep_at
 
-    def _note_trigger_names(
-        self, cursor: psycopg2.extensions.cursor, names: set[tuple[int, str, int]]
+    def _new_kinds(self, origin: Origin, events: Sequence[Event]) -> set[KindName]:
+        """The kinds of these events that this process has not noted yet."""
+        kinds = {
+            (event.trigger_id, event.table, event.operation, event.trigger) for event in events
+        }
+        project_id, database_id, alias = origin.project_id, origin.database_id, origin.alias
+        found: set[KindName] = {
+            (project_id, trigger_id, table, operation, database_id, trigger, alias)
+            for trigger_id, table, operation, trigger in kinds
+        }
+        return found - self._known_kinds
+
+    def _note_kinds(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        kinds: set[KindName],
     ) -> None:
-        for project_id, name, trigger_id in sorted(names):
-            self._run(
+        if kinds:
+            self.statements += 1
+            psycopg2.extras.execute_values(
                 cursor,
-                f"INSERT INTO {SCHEMA}.trigger_name (project_id, name, trigger_id)"
-                " VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                project_id,
-                name,
-                trigger_id,
+                f"INSERT INTO {SCHEMA}.event_kind VALUES %s ON CONFLICT DO NOTHING",
+                sorted(kinds),
+                page_size=10_000,
             )
 
     def _copy_events(
@@ -972,22 +1004,27 @@ class PostgresEventLog:
 
     # Reading and redelivering
 
-    def browse(self, project_id: int, filters: EventFilter, cursor: str | None, limit: int) -> Page:
-        """A page of events, newest first. Raises InvalidCursor."""
-        sql, arguments = _page_query(project_id, filters, _id_of_cursor(cursor), limit + 1)
+    def browse(
+        self,
+        project_id: int,
+        filters: EventFilter,
+        cursor: str | None,
+        limit: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Page:
+        """A page of events, newest first. Raises InvalidCursor, SearchTooDeep."""
         with self._transaction() as database_cursor:
-            self._run(database_cursor, sql, *arguments)
-            rows = [_event_row(row) for row in database_cursor.fetchall()]
-        more = len(rows) > limit
-        return Page(rows[:limit], rows[limit - 1].id.hex if more else None)
+            page, statements = pgpages.page_of(
+                database_cursor, project_id, filters, cursor, limit, patience_seconds
+            )
+        self.statements += statements
+        return page
 
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
-        found = _FOUND_BY_ID
         with self._transaction() as cursor:
-            self._run(cursor, _ROWS.format(found=found), str(event_id), project_id)
-            row = cursor.fetchone()
-            if row is None:
+            rows = pgpages.rows_of(cursor, project_id, [event_id])
+            if not rows:
                 return None
             self._run(
                 cursor, f"SELECT payload FROM {SCHEMA}.event_log WHERE id = %s", str(event_id)
@@ -1003,19 +1040,14 @@ class PostgresEventLog:
                 ORDER BY attempt, started_at""",
                 str(event_id),
             )
-            invocations = [_invocation(found) for found in cursor.fetchall()]
-        return EventDetail(_event_row(row), payload, invocations)
+            invocations = [pgpages.invocation(found) for found in cursor.fetchall()]
+        return EventDetail(rows[0], payload, invocations)
 
     def rows(self, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
         """Those of these events that there are, newest first."""
-        # By primary key.
-        found = (
-            f"SELECT {_COLUMNS} FROM {SCHEMA}.event_log e"
-            " WHERE e.id = ANY (%s::uuid[]) AND e.project_id = %s"
-        )
         with self._transaction() as cursor:
-            self._run(cursor, _ROWS.format(found=found), list(map(str, event_ids)), project_id)
-            return [_event_row(row) for row in cursor.fetchall()]
+            self.statements += 1
+            return pgpages.rows_of(cursor, project_id, event_ids)
 
     def payloads(self, project_id: int, event_ids: Sequence[UUID]) -> dict[UUID, str]:
         """The payloads of these events as JSON text; one that has expired is no key."""
@@ -1214,108 +1246,6 @@ def _finding(name: str, good: bool, what: str, why: str, mend: str) -> Finding:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-# The columns of EventRow for the ids that `found` selects: joins by key, for those rows only.
-_ROWS: Final = f"""
-    SELECT e.id::text, e.trigger_id, e.trigger, e.database, e.database_type, e."table",
-           e.operation, e.doc_id, e.committed_at, e.stored_at,
-           coalesce(d.state, 'delivered'), coalesce(d.attempts, i.attempt, 0),
-           CASE WHEN d.state = 'pending' AND d.attempts > 0 THEN d.next_attempt_at END,
-           e.problem, i.status_code, i.error_message, i.duration_ms
-    FROM ({{found}}) AS e
-    LEFT JOIN {SCHEMA}.delivery d ON d.event_id = e.id
-    LEFT JOIN LATERAL (
-        SELECT attempt, status_code, error_message, duration_ms
-        FROM {SCHEMA}.invocation_log WHERE event_id = e.id
-        ORDER BY attempt DESC, started_at DESC LIMIT 1
-    ) i ON true
-    ORDER BY e.id DESC"""
-
-_COLUMNS: Final = (
-    'e.id, e.trigger_id, e.trigger, e.database, e.database_type, e."table", e.operation,'
-    " e.doc_id, e.committed_at, e.stored_at, e.problem"
-)
-_FOUND_BY_ID: Final = (
-    f"SELECT {_COLUMNS} FROM {SCHEMA}.event_log e WHERE e.id = %s AND e.project_id = %s"
-)
-
-
-def _page_query(
-    project_id: int, filters: EventFilter, before_id: UUID | None, limit: int
-) -> tuple[str, list[Any]]:
-    """The statement for one page; ids carry the commit time, so times become ranges of ids."""
-    conditions = ["e.project_id = %s"]
-    arguments: list[Any] = [project_id]
-
-    def add(condition: str, value: object) -> None:
-        conditions.append(condition)
-        arguments.append(value)
-
-    ends = [identifier for identifier in (before_id, _id_at(filters.before)) if identifier]
-    if ends:
-        add("e.id < %s::uuid", str(min(ends)))
-    if filters.after is not None:
-        add("e.id >= %s::uuid", str(_id_at(filters.after)))
-    if filters.trigger is not None:
-        conditions.append(
-            f"e.trigger_id = ANY (ARRAY(SELECT trigger_id FROM {SCHEMA}.trigger_name"
-            " WHERE project_id = %s AND name = %s)) AND e.trigger = %s"
-        )
-        arguments += [project_id, filters.trigger, filters.trigger]
-    if filters.database is not None:
-        add("e.database = %s", filters.database)
-    if filters.table is not None:
-        add('e."table" = %s', filters.table)
-    if filters.operation is not None:
-        add("e.operation = %s", filters.operation)
-    if filters.document_id is not None:
-        conditions.append("left(e.doc_id, 200) = left(%s, 200) AND e.doc_id = %s")
-        arguments += [filters.document_id, filters.document_id]
-    source = f"{SCHEMA}.event_log e"
-    if filters.status == "delivered":
-        conditions.append(f"NOT EXISTS (SELECT FROM {SCHEMA}.delivery u WHERE u.event_id = e.id)")
-    elif filters.status is not None:
-        # From the small table: its rows of that state, then the log by primary key.
-        source += f" JOIN {SCHEMA}.delivery u ON u.event_id = e.id"
-        add("u.state = %s", filters.status)
-    found = (
-        f"SELECT {_COLUMNS} FROM {source} WHERE {' AND '.join(conditions)}"
-        " ORDER BY e.id DESC LIMIT %s"
-    )
-    return _ROWS.format(found=found), [*arguments, limit]
-
-
-def _id_at(moment: datetime | None) -> UUID | None:
-    return None if moment is None else first_id_at(int(moment.timestamp() * 1000))
-
-
-def _id_of_cursor(cursor: str | None) -> UUID | None:
-    if cursor is None:
-        return None
-    try:
-        return UUID(hex=cursor)
-    except ValueError:
-        raise InvalidCursor("the cursor was not made by this log") from None
-
-
-def _event_row(row: tuple[Any, ...]) -> EventRow:
-    return EventRow(UUID(row[0]), *row[1:])
-
-
-def _invocation(row: tuple[Any, ...]) -> Invocation:
-    attempt, started_at, duration_ms, url, request_headers, status_code, *rest = row
-    response_headers, *last = rest
-    return Invocation(
-        attempt,
-        started_at,
-        duration_ms,
-        url,
-        [(name, value) for name, value in orjson.loads(request_headers)],
-        status_code,
-        [(name, value) for name, value in orjson.loads(response_headers)],
-        *last,
-    )
 
 
 def _chunks(rows: Sequence[tuple[int, str]]) -> list[DueChunk]:

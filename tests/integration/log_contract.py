@@ -21,8 +21,10 @@ from eventing.logs.base import (
     EventFilter,
     InvalidCursor,
     LogUnavailable,
+    Page,
     PositionMoved,
     Recorded,
+    SearchTooDeep,
 )
 from eventing.logs.counting import LATENCY_BOUNDS_MS, NOTHING, Statistic, Sums
 from eventing.logs.mysql import MySqlEventLog
@@ -727,6 +729,12 @@ class LogContract:
             EventFilter(document_id="77", operation="delete", database="main"),
             EventFilter(status="failed"),
             EventFilter(status="failed", trigger="welcome-email", table="orders"),
+            EventFilter(table="orders"),
+            EventFilter(operation="delete"),
+            EventFilter(operation="delete", database="main", status="failed"),
+            EventFilter(error="REFUSED by"),
+            EventFilter(error="refused", status="failed", operation="delete"),
+            EventFilter(error="%' é_", document_id="77"),
             EventFilter(after=datetime.now(UTC) + timedelta(minutes=50)),
             EventFilter(
                 after=datetime.now(UTC) + timedelta(minutes=50),
@@ -744,7 +752,9 @@ class LogContract:
         (event,) = stored(
             log, 1, table="orders", operation="delete", document_id="77", committed_at_ms=soon
         )
-        deliver(log, [event], 500)
+        (claim,) = log.claim([event.id], 60)
+        said = "Refused by example.com, 100%' É_\\"
+        log.record([make_outcome(claim, None, error_message=said)], "worker")
         assert found(log, filters) == [event.id]
         assert found(log, filters, 2) == []
 
@@ -757,6 +767,8 @@ class LogContract:
             EventFilter(document_id="' OR 1=1 --"),
             EventFilter(before=datetime(2001, 1, 1, tzinfo=UTC)),
             EventFilter(status="cancelled"),
+            EventFilter(error="%"),
+            EventFilter(error="7", status="delivered"),
         ],
     )
     def test_a_filter_that_fits_nothing_finds_nothing(self, log: Log, filters: EventFilter) -> None:
@@ -785,6 +797,68 @@ class LogContract:
         assert mine == expected | {"cancelled": []}
         assert log.counts(1) == {status: len(ids) for status, ids in expected.items()}
         assert set(log.counts(2).values()) == {0}
+
+    def test_an_error_is_that_of_the_last_attempt_its_status_or_why_there_was_none(
+        self, log: Log
+    ) -> None:
+        soon = int(time.time() * 1000)
+        bad = make_change()._replace(problem="the row could not be decoded")
+        (undecoded,) = store(log, make_events([bad]))
+        retried, recovered, waiting, lost = stored(log, 4)
+        deliver_failing = log.claim([retried.id, recovered.id], 60)
+        log.record([make_outcome(claim, 503, soon) for claim in deliver_failing], "worker")
+        deliver(log, [recovered])
+        log.claim([lost.id], 0)
+        wait_for_expiry(log, 1)
+        assert found(log, EventFilter(error="503")) == [retried.id]
+        assert found(log, EventFilter(error="503", status="pending")) == [retried.id]
+        assert found(log, EventFilter(error="50")) == []
+        assert found(log, EventFilter(error="DECODED")) == [undecoded.id]
+        assert found(log, EventFilter(error="worker stopped")) == [lost.id]
+        assert waiting.id in found(log, EventFilter(status="pending"))
+
+    @pytest.mark.parametrize("status", [None, "delivered", "failed", "pending"])
+    def test_pages_of_many_kinds_of_events_go_on_without_gap_or_repetition(
+        self, log: Log, status: EventStatus | None
+    ) -> None:
+        events: list[Event] = []
+        for day in (0, 0, 3, 12, 40):
+            for number in range(30):
+                moment = int(time.time() * 1000) - day * DAY_MS - number
+                fields = {"table": f"table {number}", "committed_at_ms": moment}
+                events += stored(log, 1 + number % 3, 1 + number % 4, **fields)
+        deliver(log, events[::4])
+        deliver(log, events[1::4], 500)
+        expected = {
+            None: events,
+            "delivered": events[::4],
+            "failed": events[1::4],
+            "pending": events[2::4] + events[3::4],
+        }[status]
+        seen: list[UUID] = []
+        cursor = None
+        while True:
+            page = log.browse(1, EventFilter(status=status), cursor, 17)
+            seen += [row.id for row in page.rows]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert seen == sorted(ids_of(expected), reverse=True)
+
+    def test_a_trigger_that_had_another_name_is_found_by_either(self, log: Log) -> None:
+        old = stored(log, 3)
+        new = stored(log, 3, trigger="renamed")
+        assert found(log, EventFilter(trigger="welcome-email")) == ids_of(old)[::-1]
+        assert found(log, EventFilter(trigger="renamed")) == ids_of(new)[::-1]
+        assert found(log, EventFilter(table="users")) == sorted(ids_of(old + new), reverse=True)
+
+    def test_a_search_that_takes_too_long_is_ended_and_says_what_would_help(self, log: Log) -> None:
+        deliver(log, stored(log, 2000), 500)
+        filters = EventFilter(error="nothing of the kind", table="users")
+        with pytest.raises(SearchTooDeep, match="shorter time") as ended:
+            log.browse(1, filters, None, 50, patience_seconds=0.002)
+        assert ended.value.narrow == ("trigger", "document_id", "after")
+        assert log.browse(1, filters, None, 50, patience_seconds=60) == Page([], None)
 
     def test_a_trigger_made_anew_under_its_name_is_listed_with_the_one_before(
         self, log: Log
@@ -829,7 +903,7 @@ class LogContract:
         stored(log, 10)
         few = statements_of_a_page()
         stored(log, 5000)
-        assert statements_of_a_page() == few <= 3
+        assert statements_of_a_page() <= few <= 12
 
     # Statistics
 

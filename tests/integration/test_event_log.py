@@ -18,11 +18,11 @@ class TestPostgres(LogContract):
     def open_log(self, source_database: str) -> Callable[[], Log]:
         return lambda: PostgresEventLog(source_database)
 
-    def test_a_page_takes_one_statement_however_many_events_there_are(self, log: Log) -> None:
+    def test_a_page_takes_a_few_statements_however_many_events_there_are(self, log: Log) -> None:
         stored(log, 5000)
         before = log.statements
         log.browse(1, EventFilter(trigger="welcome-email", status="pending"), None, 50)
-        assert log.statements - before == 1
+        assert log.statements - before == 3
 
     def test_a_day_is_a_table_of_events_and_one_of_invocations(
         self, log: Log, source_database: str

@@ -20,7 +20,7 @@ from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS
 from eventing.eventing_dbs import current_number
 from eventing.exports import EXPORT_KINDS
 from eventing.history import LogPage
-from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable
+from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
 from webui.pages import SeeOther, project_page
@@ -45,7 +45,7 @@ def index(request: Request, project: Project) -> HttpResponse:
             page = history.browse(project, query.filters, cursor, _PAGE_ROWS)
         except InvalidCursor:
             raise Http404("This page of the log does not exist.") from None
-        except LogUnavailable as error:
+        except (LogUnavailable, SearchTooDeep) as error:
             context["log_error"] = str(error)
         else:
             context |= _shown(project, page, cursor)

@@ -1,0 +1,416 @@
+"""Pages and single events of a log in Postgres: their statements, and rows as shown.
+
+A page costs the same however many events there are. A filter by trigger, table, operation or
+database is a choice among the *kinds* of events that the project ever had, and events of one kind
+are read off the end of an index; a page is the newest of the newest of each. Days are looked at
+from the newest on, in three portions, so that a page of new events plans for few partitions. What
+none of that makes quick is given up when the time for it is over.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+import psycopg2.errors
+import psycopg2.extensions
+
+from eventing.ids import committed_at_ms_of, first_id_at
+from eventing.logs.base import (
+    EventFilter,
+    EventRow,
+    InvalidCursor,
+    Invocation,
+    Page,
+    SearchTooDeep,
+)
+
+_DAY_MS: Final = 86_400_000
+# How far back each of the first two portions of a search goes; the third goes to the end.
+_PORTIONS_DAYS: Final = (1, 8)
+# How many of the newest events are looked at for a page of a project that has many kinds.
+_DENSE_ROWS: Final = 1_000
+_FEW_KINDS: Final = 8
+
+# The columns of EventRow for ids between two: joins by key, for those rows only.
+_ROWS: Final = """
+    SELECT e.id::text, e.trigger_id, e.trigger, e.database, e.database_type, e."table",
+           e.operation, e.doc_id, e.committed_at, e.stored_at,
+           coalesce(d.state, 'delivered'), coalesce(d.attempts, i.attempt, 0),
+           CASE WHEN d.state = 'pending' AND d.attempts > 0 THEN d.next_attempt_at END,
+           e.problem, i.status_code, i.error_message, i.duration_ms
+    FROM mission_control.event_log e
+    LEFT JOIN mission_control.delivery d ON d.event_id = e.id
+    LEFT JOIN LATERAL (
+        SELECT attempt, status_code, error_message, duration_ms
+        FROM mission_control.invocation_log
+        WHERE event_id = e.id AND event_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+        ORDER BY attempt DESC, started_at DESC LIMIT 1
+    ) i ON true
+    WHERE e.id = ANY (%(ids)s::uuid[]) AND e.project_id = %(project)s
+    ORDER BY e.id DESC"""
+
+
+class Kind(NamedTuple):
+    """What many events have in common: an index leads to the newest of them."""
+
+    trigger_id: int
+    table: str
+    operation: str
+    database_id: int
+
+
+def page_of(
+    cursor: psycopg2.extensions.cursor,
+    project_id: int,
+    filters: EventFilter,
+    before: str | None,
+    limit: int,
+    patience_seconds: float,
+) -> tuple[Page, int]:
+    """A page of events, newest first, and how many statements it took.
+
+    Raises InvalidCursor, SearchTooDeep.
+    """
+    search = _Search(cursor, project_id, filters, patience_seconds)
+    try:
+        ids = search.ids(_id_of_cursor(before), limit + 1)
+        rows = search.rows(ids)
+    except psycopg2.errors.QueryCanceled:
+        raise SearchTooDeep(filters, patience_seconds) from None
+    more = len(ids) > limit
+    return Page(rows[:limit], ids[limit - 1].hex if more else None), search.statements
+
+
+class _Search:
+    """The search for one page."""
+
+    def __init__(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        project_id: int,
+        filters: EventFilter,
+        patience_seconds: float,
+    ) -> None:
+        self._cursor = cursor
+        self._project_id = project_id
+        self._filters = filters
+        self._ends_at = time.monotonic() + patience_seconds
+        self._kinds: list[Kind] = []
+        self._are_named_alike = False
+        self.statements = 0
+
+    def _run(self, sql: str, arguments: dict[str, Any] | list[Any]) -> list[tuple[Any, ...]]:
+        """Run a query in what time is left. Compiling a plan takes longer than any page."""
+        left_ms = max(1, int((self._ends_at - time.monotonic()) * 1000))
+        limits = f"SET LOCAL statement_timeout = {left_ms}; SET LOCAL jit = off;"
+        self.statements += 1
+        self._cursor.execute(f"{limits}{sql}", arguments)
+        return list(self._cursor.fetchall())
+
+    def ids(self, before: UUID | None, limit: int) -> list[UUID]:
+        """Ids of the newest events that match and are older than `before`, newest first."""
+        filters = self._filters
+        is_unfinished = filters.status not in (None, "delivered")
+        if filters.error is not None and filters.status == "delivered":
+            return []
+        if filters.document_id is not None:
+            portion = _Portion.of(filters, before)
+            return self._of_document(portion, limit)
+        self._choose_kinds()
+        if not self._kinds:
+            return []
+        if is_unfinished or filters.error is not None:
+            return self._of_deliveries(_Portion.of(filters, before), limit)
+        found: list[UUID] = []
+        portions = list(_portions(filters, before))
+        if portions and len(self._kinds) > _FEW_KINDS:
+            found = self._of_the_newest(portions[0], limit)
+            if len(found) == limit:
+                return found
+            found = []
+        for portion in portions:
+            found += self._of_kinds(portion, limit - len(found))
+            if len(found) == limit:
+                break
+        return found
+
+    def rows(self, ids: Sequence[UUID]) -> list[EventRow]:
+        """The events with these ids, newest first; by primary keys."""
+        if not ids:
+            return []
+        found = self._run(_ROWS, _arguments_of_rows(self._project_id, ids))
+        return [event_row(row) for row in found]
+
+    def _choose_kinds(self) -> None:
+        """Which kinds the filters leave, by primary key of event_kind.
+
+        A trigger or database that had several names has a kind for each of them. Their events are
+        told apart by name only if some of these names are asked for and others are not.
+        """
+        wanted = {
+            name: value
+            for name, value in (
+                ("trigger", self._filters.trigger),
+                ("database", self._filters.database),
+                ('"table"', self._filters.table),
+                ("operation", self._filters.operation),
+            )
+            if value is not None
+        }
+        matches = " AND ".join([f"{name} = %s" for name in wanted] or ["true"])
+        sql = f"""
+            SELECT trigger_id, "table", operation, database_id, bool_and({matches})
+            FROM mission_control.event_kind WHERE project_id = %s
+            GROUP BY trigger_id, "table", operation, database_id
+            HAVING bool_or({matches})"""
+        values = [*wanted.values()]
+        found = self._run(sql, [*values, self._project_id, *values])
+        self._kinds = [Kind(*row[:4]) for row in found]
+        self._are_named_alike = all(row[4] for row in found)
+
+    def _of_kinds(self, portion: "_Portion", limit: int) -> list[UUID]:
+        """The newest of a portion, by event_log_kind."""
+        kinds = """unnest(%(triggers)s::bigint[], %(tables)s::text[], %(operations)s::text[],
+                          %(databases)s::bigint[])
+                   AS kind (trigger_id, "table", operation, database_id)"""
+        newest = f"""
+            CROSS JOIN LATERAL (
+                SELECT e.id FROM mission_control.event_log e
+                WHERE e.trigger_id = kind.trigger_id AND e."table" = kind."table"
+                  AND e.operation = kind.operation AND e.database_id = kind.database_id
+                  {portion.condition("e.id")} {self._rest("e")}
+                ORDER BY e.id DESC LIMIT {{}}
+            ) AS newest"""
+        if len(self._kinds) > limit:
+            # Only the kinds whose newest events are newest of all can have events of the page.
+            kinds = f"""(SELECT kind.* FROM {kinds} {newest.format(1)}
+                         ORDER BY newest.id DESC LIMIT %(limit)s) AS kind"""
+        sql = f"""
+            SELECT newest.id::text FROM {kinds} {newest.format("%(limit)s")}
+            ORDER BY newest.id DESC LIMIT %(limit)s"""
+        columns = dict(
+            zip(
+                ("triggers", "tables", "operations", "databases"),
+                map(list, zip(*self._kinds, strict=True)),
+                strict=True,
+            )
+        )
+        return self._found(sql, portion, limit, columns)
+
+    def _of_the_newest(self, portion: "_Portion", limit: int) -> list[UUID]:
+        """Those that match among the newest of all projects, by primary key."""
+        sql = f"""
+            SELECT e.id::text FROM (
+                SELECT * FROM mission_control.event_log e
+                WHERE true {portion.condition("e.id")}
+                ORDER BY e.id DESC LIMIT {_DENSE_ROWS}
+            ) AS e
+            WHERE e.project_id = %(project)s {self._match("e")} {self._rest("e")}
+            ORDER BY e.id DESC LIMIT %(limit)s"""
+        return self._found(sql, portion, limit)
+
+    def _of_document(self, portion: "_Portion", limit: int) -> list[UUID]:
+        """The newest of one document, by event_log_doc_id."""
+        sql = f"""
+            SELECT e.id::text FROM mission_control.event_log e
+            WHERE left(e.doc_id, 200) = left(%(document)s, 200) AND e.doc_id = %(document)s
+              AND e.project_id = %(project)s
+              {portion.condition("e.id")} {self._match("e")} {self._rest("e")}
+            ORDER BY e.id DESC LIMIT %(limit)s"""
+        return self._found(sql, portion, limit)
+
+    def _of_deliveries(self, portion: "_Portion", limit: int) -> list[UUID]:
+        """The newest that are not delivered, from the small table.
+
+        Failed and cancelled ones by delivery_due, where they are in order behind `infinity`; the
+        others by primary key. The log is asked only where a filter needs it.
+        """
+        state = "" if self._filters.status is None else "AND u.state = %(state)s"
+        if self._filters.status is None:
+            state = "AND (u.attempts > 0 OR u.state = 'failed')"
+        log = ""
+        asks = (self._filters.database, self._filters.table, self._filters.operation)
+        if any(asks) or self._filters.error is not None or not self._are_named_alike:
+            log = f"""
+                AND EXISTS (
+                    SELECT FROM mission_control.event_log e
+                    WHERE e.id = u.event_id {self._match("e")} {self._error("e")}
+                )"""
+        conditions = f"{state} {portion.condition('u.event_id')} {log}"
+        if self._filters.status in ("failed", "cancelled"):
+            sql = f"""
+                SELECT found.event_id::text FROM unnest(%(triggers)s::bigint[]) AS t (id)
+                CROSS JOIN LATERAL (
+                    SELECT u.event_id FROM mission_control.delivery u
+                    WHERE u.trigger_id = t.id AND u.sweep_at = 'infinity' {conditions}
+                    ORDER BY u.event_id DESC LIMIT %(limit)s
+                ) AS found
+                ORDER BY found.event_id DESC LIMIT %(limit)s"""
+        else:
+            sql = f"""
+                SELECT u.event_id::text FROM mission_control.delivery u
+                WHERE u.project_id = %(project)s AND u.trigger_id = ANY (%(triggers)s)
+                  {conditions}
+                ORDER BY u.event_id DESC LIMIT %(limit)s"""
+        triggers = sorted({kind.trigger_id for kind in self._kinds})
+        # Statistics lag behind a backlog, and then all of it would be sorted for its newest rows.
+        return self._found(
+            f"SET LOCAL enable_sort = off;{sql}", portion, limit, {"triggers": triggers}
+        )
+
+    def _found(
+        self,
+        sql: str,
+        portion: "_Portion",
+        limit: int,
+        more: dict[str, Any] | None = None,
+    ) -> list[UUID]:
+        filters = self._filters
+        arguments = {
+            "project": self._project_id,
+            "limit": limit,
+            "since": str(portion.since),
+            "until": str(portion.until),
+            "trigger": filters.trigger,
+            "database": filters.database,
+            "table": filters.table,
+            "operation": filters.operation,
+            "document": filters.document_id,
+            "state": filters.status,
+            "error": filters.error,
+            **(more or {}),
+        }
+        return [UUID(text) for (text,) in self._run(sql, arguments)]
+
+    def _match(self, event: str) -> str:
+        """What the filters say of an event's own columns, its document apart."""
+        conditions = [
+            f'AND {event}."{name}" = %({name})s'
+            for name in ("trigger", "database", "table", "operation")
+            if getattr(self._filters, name) is not None
+        ]
+        return " ".join(conditions)
+
+    def _rest(self, event: str) -> str:
+        """What an event's kind does not say."""
+        conditions = []
+        if not self._are_named_alike:
+            conditions += [
+                f"AND {event}.{name} = %({name})s"
+                for name in ("trigger", "database")
+                if getattr(self._filters, name) is not None
+            ]
+        # A subquery of its own is looked up by primary key, event by event; what the planner makes
+        # of EXISTS may be a hash of the whole backlog.
+        state = f"(SELECT u.state FROM mission_control.delivery u WHERE u.event_id = {event}.id)"
+        if self._filters.status == "delivered":
+            conditions.append(f"AND {state} IS NULL")
+        elif self._filters.status is not None:
+            conditions.append(f"AND {state} = %(state)s")
+        conditions.append(self._error(event))
+        return " ".join(conditions)
+
+    def _error(self, event: str) -> str:
+        """What the filters say of how the last attempt failed, or why there was none."""
+        if self._filters.error is None:
+            return ""
+        # By invocation_log_event.
+        return f"""
+            AND (strpos(lower({event}.problem), lower(%(error)s)) > 0 OR EXISTS (
+                SELECT FROM (
+                    SELECT status_code, error_message FROM mission_control.invocation_log i
+                    WHERE i.event_id = {event}.id
+                    ORDER BY attempt DESC, started_at DESC LIMIT 1
+                ) AS last
+                WHERE strpos(lower(last.error_message), lower(%(error)s)) > 0
+                   OR last.error_message IS NULL AND last.status_code NOT BETWEEN 200 AND 299
+                      AND last.status_code::text = %(error)s
+            ))"""
+
+
+class _Portion(NamedTuple):
+    """Ids from `since` on and before `until`."""
+
+    since: UUID
+    until: UUID
+
+    @classmethod
+    def of(cls, filters: EventFilter, before: UUID | None) -> "_Portion":
+        """What filters and cursor say of the time."""
+        ends = [each for each in (before, _id_at(filters.before)) if each is not None]
+        return cls(
+            _id_at(filters.after) or UUID(int=0), min(ends, default=UUID(int=(1 << 128) - 1))
+        )
+
+    def condition(self, column: str) -> str:
+        """The ids as they are, not as parameters of a plan: partitions are left out by them."""
+        conditions = f"AND {column} < %(until)s::uuid"
+        if self.since.int:
+            conditions = f"AND {column} >= %(since)s::uuid {conditions}"
+        return conditions
+
+
+def _portions(filters: EventFilter, before: UUID | None) -> Iterator[_Portion]:
+    """The portions of a search, newest first, without empty ones."""
+    whole = _Portion.of(filters, before)
+    newest_ms = min(int(time.time() * 1000), committed_at_ms_of(whole.until))
+    day = newest_ms // _DAY_MS
+    until = whole.until
+    for days in (*_PORTIONS_DAYS, None):
+        edge = UUID(int=0) if days is None else first_id_at((day - days) * _DAY_MS)
+        since = max(edge, whole.since)
+        if since < until:
+            yield _Portion(since, until)
+        until = min(until, edge)
+
+
+def _id_at(moment: datetime | None) -> UUID | None:
+    return None if moment is None else first_id_at(int(moment.timestamp() * 1000))
+
+
+def _id_of_cursor(cursor: str | None) -> UUID | None:
+    if cursor is None:
+        return None
+    try:
+        return UUID(hex=cursor)
+    except ValueError:
+        raise InvalidCursor("the cursor was not made by this log") from None
+
+
+def event_row(row: tuple[Any, ...]) -> EventRow:
+    """A row of `_ROWS` as it is shown."""
+    return EventRow(UUID(row[0]), *row[1:])
+
+
+def rows_of(
+    cursor: psycopg2.extensions.cursor, project_id: int, event_ids: Sequence[UUID]
+) -> list[EventRow]:
+    """Those of these events that there are, newest first."""
+    if not event_ids:
+        return []
+    cursor.execute(_ROWS, _arguments_of_rows(project_id, event_ids))
+    return [event_row(row) for row in cursor.fetchall()]
+
+
+def _arguments_of_rows(project_id: int, ids: Sequence[UUID]) -> dict[str, Any]:
+    first, last = str(min(ids)), str(max(ids))
+    return {"ids": list(map(str, ids)), "first": first, "last": last, "project": project_id}
+
+
+def invocation(row: tuple[Any, ...]) -> Invocation:
+    """A row of the invocation log as it is shown."""
+    attempt, started_at, duration_ms, url, request_headers, status_code, *rest = row
+    response_headers, *last = rest
+    return Invocation(
+        attempt,
+        started_at,
+        duration_ms,
+        url,
+        [(name, value) for name, value in orjson.loads(request_headers)],
+        status_code,
+        [(name, value) for name, value in orjson.loads(response_headers)],
+        *last,
+    )
