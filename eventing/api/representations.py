@@ -301,6 +301,7 @@ def redelivery_shown(redelivery: Redelivery) -> dict[str, object]:
         "doc_id": filters.document_id,
         "after": _moment(filters.after),
         "before": _moment(filters.before),
+        "error": filters.error,
     }
     return {
         "id": redelivery.pk,

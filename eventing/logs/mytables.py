@@ -309,11 +309,20 @@ class Tables:
 
     def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
         """Delete a project's old events, and forget the payloads of less old ones."""
+        with self._connections.transaction() as at:
+            found = at.rows(
+                f"SELECT events_from, payloads_from FROM {KEPT} WHERE project_id = %s", project_id
+            )
+        events_from, payloads_from = found[0] if found else (0, 0)
         deleted = forgotten = 0
-        for ids in self._ids_before(project_id, events_before, "TRUE"):
-            deleted += self._delete_events(ids)
-        for ids in self._ids_before(project_id, payloads_before, "payload IS NOT NULL"):
-            forgotten += self._forget_payloads(ids)
+        if events_before > events_from:
+            for ids in self._ids_before(project_id, 0, events_before, "TRUE"):
+                deleted += self._delete_events(ids)
+        if payloads_before > payloads_from:
+            for ids in self._ids_before(
+                project_id, payloads_from, payloads_before, "payload IS NOT NULL"
+            ):
+                forgotten += self._forget_payloads(ids)
         self._keep_from(project_id, events_before, payloads_before)
         return deleted, forgotten
 
@@ -330,9 +339,12 @@ class Tables:
                 payloads,
             )
 
-    def _ids_before(self, project_id: int, day: int, condition: str) -> Iterator[list[UUID]]:
-        """Ids of a project's events of days before `day`, oldest first, in portions."""
-        last = UUID(int=0)
+    def _ids_before(
+        self, project_id: int, first_day: int, day: int, condition: str
+    ) -> Iterator[list[UUID]]:
+        """Ids of a project's events from `first_day` on and before `day`, oldest first, in
+        portions."""
+        last = first_id_at(first_day * _DAY_MS)
         before = hexadecimal(first_id_at(day * _DAY_MS))
         while True:
             with self._connections.transaction() as at:

@@ -64,6 +64,13 @@ CHUNK_SIZE: Final = 200
 SWEEP_GRACE_SECONDS: Final = 10
 _DAY_MS: Final = 86_400_000
 _PARTITIONED: Final = ("event_log", "invocation_log")
+# How long a DROP may keep others waiting, and how often it is tried.
+_DROP_LOCK_MS: Final = 200
+_DROP_TRIES: Final = 5
+_DROP_PAUSE_SECONDS: Final = 0.5
+# Events that one transaction deletes, and how long one call goes on with it.
+_EXPIRED_AT_ONCE: Final = 5_000
+_EXPIRE_SECONDS: Final = 60.0
 # More than one transaction ever stores.
 _PLACES_IN_A_BLOCK: Final = 1 << 24
 
@@ -197,11 +204,10 @@ END $$;
 _DEFINITIONS: Final = _TABLES + pgstatistics.TABLES
 _DEFINITIONS_HASH: Final = blake2b(_DEFINITIONS.encode(), digest_size=8).hexdigest()
 
+logger = structlog.get_logger(__name__)
+
 KindName: TypeAlias = tuple[int, int, str, str, int, str, str]
 """A row of event_kind."""
-
-
-logger = structlog.get_logger(__name__)
 
 
 class PostgresEventLog:
@@ -410,15 +416,18 @@ class PostgresEventLog:
         return gone
 
     def _drop(self, name: str) -> bool:
-        """Drop a partition; False if its table is in use, which everybody else would wait for."""
-        with self._transaction() as cursor:
-            self._run(cursor, _IMPATIENT)
-            try:
-                self._run(cursor, f"DROP TABLE IF EXISTS {SCHEMA}.{name}")
-            except psycopg2.errors.LockNotAvailable:
-                cursor.connection.rollback()
-                return False
-        return True
+        """Drop a partition; False if its table is in use, which everybody else would wait for, and
+        so waits for a moment only, a few times."""
+        for _ in range(_DROP_TRIES):
+            with self._transaction() as cursor:
+                self._run(cursor, f"SET LOCAL lock_timeout = {_DROP_LOCK_MS}")
+                try:
+                    self._run(cursor, f"DROP TABLE IF EXISTS {SCHEMA}.{name}")
+                    return True
+                except psycopg2.errors.LockNotAvailable:
+                    cursor.connection.rollback()
+            time.sleep(_DROP_PAUSE_SECONDS)
+        return False
 
     def _forget_before(self, day: int) -> None:
         """Remove deliveries and statistics of events that retention has dropped."""
@@ -434,42 +443,121 @@ class PostgresEventLog:
 
     def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
         """Delete a project's old events, and forget the payloads of less old ones."""
-        events = str(first_id_at(events_before * _DAY_MS))
-        payloads = str(first_id_at(payloads_before * _DAY_MS))
         with self._transaction() as cursor:
-            for table, returning in (
-                ("invocation_log", ""),
-                ("delivery", " RETURNING t.trigger_id, t.order_key"),
-            ):
-                self._run(
-                    cursor,
-                    f"DELETE FROM {SCHEMA}.{table} t USING {SCHEMA}.event_log e"
-                    " WHERE t.event_id = e.id AND e.project_id = %s AND e.id < %s::uuid"
-                    f" AND t.event_id < %s::uuid{returning}",
-                    project_id,
-                    events,
-                    events,
-                )
+            self._run(
+                cursor,
+                f"SELECT events_from, payloads_from FROM {SCHEMA}.kept WHERE project_id = %s",
+                project_id,
+            )
+            events_from, payloads_from = cursor.fetchone() or (0, 0)
+        ends_at = time.monotonic() + _EXPIRE_SECONDS
+        deleted = forgotten = 0
+        if events_before > events_from:
+            while some := self._delete_events(project_id, events_before):
+                deleted += some
+                if time.monotonic() > ends_at:
+                    return deleted, forgotten
+            self._note_kept(project_id, events_before, 0)
+        oldest = max(payloads_from, events_before, self._oldest_day())
+        for day in range(oldest, payloads_before):
+            forgotten += self._forget_payloads(project_id, day)
+            self._note_kept(project_id, 0, day + 1)
+            if time.monotonic() > ends_at:
+                break
+        return deleted, forgotten
+
+    def _oldest_day(self) -> int:
+        """The day of the oldest event there is, or today; by primary key."""
+        with self._transaction() as cursor:
+            self._run(cursor, f"SELECT id::text FROM {SCHEMA}.event_log ORDER BY id LIMIT 1")
+            row = cursor.fetchone()
+        oldest_ms = committed_at_ms_of(UUID(row[0])) if row else int(time.time() * 1000)
+        return oldest_ms // _DAY_MS
+
+    def _delete_events(self, project_id: int, before_day: int) -> int:
+        """Delete some of a project's events of days before one; returns how many."""
+        before = str(first_id_at(before_day * _DAY_MS))
+        with self._transaction() as cursor:
+            # By event_log_kind, then all by primary key.
+            self._run(
+                cursor,
+                f"""
+                SELECT old.id::text FROM (
+                    SELECT DISTINCT trigger_id, "table", operation, database_id
+                    FROM {SCHEMA}.event_kind WHERE project_id = %s
+                ) AS kind
+                CROSS JOIN LATERAL (
+                    SELECT e.id FROM {SCHEMA}.event_log e
+                    WHERE e.trigger_id = kind.trigger_id AND e."table" = kind."table"
+                      AND e.operation = kind.operation AND e.database_id = kind.database_id
+                      AND e.id < %s::uuid
+                    ORDER BY e.id LIMIT {_EXPIRED_AT_ONCE}
+                ) AS old
+                LIMIT {_EXPIRED_AT_ONCE}""",
+                project_id,
+                before,
+            )
+            ids = [text for (text,) in cursor.fetchall()]
+            if not ids:
+                return 0
+            between = "BETWEEN %s::uuid AND %s::uuid"
+            chosen = (ids, min(ids), max(ids))
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.invocation_log WHERE event_id = ANY (%s::uuid[])"
+                f" AND event_id {between}",
+                *chosen,
+            )
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.delivery WHERE event_id = ANY (%s::uuid[])"
+                " RETURNING trigger_id, order_key",
+                ids,
+            )
             self._free_behind(cursor)
             self._run(
                 cursor,
-                f"DELETE FROM {SCHEMA}.event_log WHERE project_id = %s AND id < %s::uuid",
-                project_id,
-                events,
+                f"DELETE FROM {SCHEMA}.event_log WHERE id = ANY (%s::uuid[]) AND id {between}",
+                *chosen,
             )
-            deleted = cursor.rowcount
-            self._keep_from(cursor, project_id, events_before, payloads_before)
-            # What still waits keeps its payload: it has yet to be sent.
-            self._run(
-                cursor,
-                f"UPDATE {SCHEMA}.event_log e SET payload = NULL"
-                " WHERE project_id = %s AND id < %s::uuid AND payload IS NOT NULL"
-                f" AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = e.id"
-                " AND d.state IN ('pending', 'delivering'))",
-                project_id,
-                payloads,
-            )
-            return deleted, cursor.rowcount
+            return len(ids)
+
+    def _forget_payloads(self, project_id: int, day: int) -> int:
+        """Forget the payloads of one day, in batches by primary key; returns how many."""
+        last, end = str(first_id_at(day * _DAY_MS)), str(first_id_at((day + 1) * _DAY_MS))
+        forgotten = 0
+        while True:
+            with self._transaction() as cursor:
+                self._run(
+                    cursor,
+                    f"SELECT id::text FROM {SCHEMA}.event_log"
+                    " WHERE project_id = %s AND id > %s::uuid AND id < %s::uuid"
+                    f" ORDER BY id LIMIT {_EXPIRED_AT_ONCE}",
+                    project_id,
+                    last,
+                    end,
+                )
+                ids = [text for (text,) in cursor.fetchall()]
+                if not ids:
+                    return forgotten
+                last = ids[-1]
+                # What still waits keeps its payload: it has yet to be sent.
+                self._run(
+                    cursor,
+                    f"UPDATE {SCHEMA}.event_log e SET payload = NULL"
+                    " WHERE id = ANY (%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
+                    " AND payload IS NOT NULL"
+                    f" AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = e.id"
+                    " AND d.state IN ('pending', 'delivering'))",
+                    ids,
+                    ids[0],
+                    ids[-1],
+                )
+                forgotten += cursor.rowcount
+
+    def _note_kept(self, project_id: int, events: int, payloads: int) -> None:
+        with self._transaction() as cursor:
+            self._keep_from(cursor, project_id, events, payloads)
 
     def _keep_from(
         self, cursor: psycopg2.extensions.cursor, project_id: int, events: int, payloads: int

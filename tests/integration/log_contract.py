@@ -734,7 +734,7 @@ class LogContract:
             EventFilter(operation="delete", database="main", status="failed"),
             EventFilter(error="REFUSED by"),
             EventFilter(error="refused", status="failed", operation="delete"),
-            EventFilter(error="%' é_", document_id="77"),
+            EventFilter(error="%' É_", document_id="77"),
             EventFilter(after=datetime.now(UTC) + timedelta(minutes=50)),
             EventFilter(
                 after=datetime.now(UTC) + timedelta(minutes=50),
@@ -1041,6 +1041,12 @@ class LogContract:
         assert payloads == [None, waiting.payload, kept.payload]
         assert log.counts(1)["pending"] == 2
         assert log.redeliver(1, [bare.id], [1]) == []
+        (late,) = stored(log, 1, committed_at_ms=now - 9 * DAY_MS)
+        before = log.statements
+        assert log.expire(1, today - 7, today - 3) == (0, 0)
+        assert log.statements - before <= 4
+        assert log.expire(1, today - 6, today - 2) == (1, 0)
+        assert log.event(1, late.id) is None
 
     def test_many_old_events_expire(self, log: Log) -> None:
         now = int(time.time() * 1000)
