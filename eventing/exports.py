@@ -52,7 +52,9 @@ def lines(
     cursor: str | None = None
     left = most
     while True:
-        page = history.browse(project, filters, cursor, min(left, _PAGE))
+        page = history.browse(
+            project, filters, cursor, min(left, _PAGE), history.LONG_PATIENCE_SECONDS
+        )
         payloads: dict[UUID, str] | None = None
         if with_payloads:
             payloads = page.store.log.payloads(project.pk, [row.id for row in page.rows])

@@ -4,6 +4,7 @@ project, redelivering, cancelling, counting.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 from uuid import UUID
 
 from eventing import audit
@@ -23,6 +24,8 @@ from eventing.logs.base import (
 from eventing.models import Project, Trigger
 from eventing.projects import configuration_change, delete_project, delete_trigger
 
+# How long a page may be searched for where nobody waits for the answer.
+LONG_PATIENCE_SECONDS: Final = 20.0
 _PAGE = 500
 
 
@@ -158,7 +161,7 @@ def redeliver_matching(project: Project, filters: EventFilter) -> int:
     for store in stores_of(project):
         cursor: str | None = None
         while True:
-            page = store.log.browse(project.pk, filters, cursor, _PAGE)
+            page = store.log.browse(project.pk, filters, cursor, _PAGE, LONG_PATIENCE_SECONDS)
             count += redeliver_in(store, project, [row.id for row in page.rows], ordered)
             cursor = page.next_cursor
             if cursor is None:

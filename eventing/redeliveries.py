@@ -25,8 +25,6 @@ _STEP_SECONDS: Final = 0.8
 _BUSY: Final = timedelta(seconds=30)
 _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
-# Nobody waits for a page; it must be found while this process is taken to be busy.
-_SEARCH_SECONDS: Final = 20.0
 
 
 def start(project: Project, filters: EventFilter, rate: object, requested_by: str) -> Redelivery:
@@ -105,7 +103,9 @@ def _advance(redelivery: Redelivery) -> None:
     room = redelivery.rate_per_second or _PAGE
     ends_at = time.monotonic() + _STEP_SECONDS
     while room > 0 and time.monotonic() < ends_at:
-        page = history.browse(project, filters, cursor, min(room, _PAGE), _SEARCH_SECONDS)
+        page = history.browse(
+            project, filters, cursor, min(room, _PAGE), history.LONG_PATIENCE_SECONDS
+        )
         ids = [row.id for row in page.rows]
         count = history.redeliver_in(page.store, project, ids, ordered)
         if redelivery.rate_per_second:

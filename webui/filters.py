@@ -19,7 +19,7 @@ PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
     "7d": ("Last 7 days", timedelta(days=7)),
 }
 _FIRST: Final = ("trigger", "status", "within", "doc_id")
-_MORE: Final = ("operation", "database", "table", "after", "before")
+_MORE: Final = ("operation", "database", "table", "error", "after", "before")
 _LONGEST: Final = 1000
 
 
@@ -93,6 +93,7 @@ def log_query(query: QueryDict, now: datetime) -> LogQuery:
         document_id=given.get("doc_id"),
         after=after,
         before=_moment(given, "before", problems),
+        error=given.get("error"),
     )
     return LogQuery(given, problems, filters)
 
