@@ -369,3 +369,25 @@ def rows_read(log: MySqlEventLog) -> int:
     with log._connections.transaction() as at:
         found = at.rows("SHOW SESSION STATUS LIKE 'Handler_read%'")
     return sum(int(value) for _, value in found)
+
+
+def test_a_log_made_by_an_older_version_is_upgraded_with_what_it_holds(
+    log: MySqlEventLog, database: str
+) -> None:
+    events = stored(log, 3) + stored(log, 2, trigger_id=2, trigger="other")
+    older = (
+        f"ALTER TABLE {OWN_TABLES}event_log DROP KEY event_log_kind, DROP COLUMN kind_hash,"
+        " ADD KEY event_log_trigger (trigger_id, id)",
+        f"ALTER TABLE {OWN_TABLES}event_stats DROP COLUMN latency_0, DROP COLUMN latency_9",
+        f"DROP TABLE {OWN_TABLES}event_kind",
+    )
+    for statement in older:
+        execute(database, statement)
+    upgraded = MySqlEventLog(database)
+    upgraded.make_tables()
+    upgraded.make_tables()
+    assert found(upgraded) == ids_of(events)[::-1]
+    assert found(upgraded, EventFilter(trigger="other")) == ids_of(events)[:2:-1]
+    deliver(upgraded, stored(upgraded, 1))
+    assert upgraded.counts(1)["delivered"] == 1
+    upgraded.close()
