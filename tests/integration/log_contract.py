@@ -801,13 +801,13 @@ class LogContract:
     def test_an_error_is_that_of_the_last_attempt_its_status_or_why_there_was_none(
         self, log: Log
     ) -> None:
-        soon = int(time.time() * 1000)
         bad = make_change()._replace(problem="the row could not be decoded")
         (undecoded,) = store(log, make_events([bad]))
         retried, recovered, waiting, lost = stored(log, 4)
         deliver_failing = log.claim([retried.id, recovered.id], 60)
-        log.record([make_outcome(claim, 503, soon) for claim in deliver_failing], "worker")
-        deliver(log, [recovered])
+        log.record([make_outcome(claim, 503, retry_in_ms=0) for claim in deliver_failing], "worker")
+        (claim,) = wait_until(lambda: log.claim([recovered.id], 60), 5, "the retry is not due")
+        log.record([make_outcome(claim, 200)], "worker")
         log.claim([lost.id], 0)
         wait_for_expiry(log, 1)
         assert found(log, EventFilter(error="503")) == [retried.id]
@@ -919,7 +919,7 @@ class LogContract:
                 make_outcome(claims[slow.id], 200, started_at_ms=minute + 900),
                 make_outcome(claims[quick.id], 200, started_at_ms=minute + 101, duration_ms=1),
                 make_outcome(claims[failed.id], 500, started_at_ms=minute + 101),
-                make_outcome(claims[retried.id], 500, minute, started_at_ms=minute + 101),
+                make_outcome(claims[retried.id], 500, 0, started_at_ms=minute + 101),
             ],
             "worker",
         )
