@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
+from eventing.ids import committed_at_ms_of
+
 Operation = Literal["insert", "update", "delete"]
 OPERATIONS: Final[tuple[Operation, ...]] = ("insert", "update", "delete")
 
@@ -140,20 +142,27 @@ class Claim(NamedTuple):
 
     `attempt` counts every invocation of the event, `failures` those since it was last asked for
     (by its change or by a redelivery): `failures` before this attempt, so 0 at first. `order_key`
-    is the event's, while others of its document may wait for it. `id_text` is `event_id` as text.
+    is the event's, while others of its document may wait for it. The id is text, since delivery
+    wants nothing else of it.
     """
 
-    event_id: UUID
     id_text: str
     trigger_id: int
     attempt: int
     failures: int
-    table: str
-    operation: Operation
     document_id: str
     payload: str
-    committed_at_ms: int
     order_key: int | None = None
+
+    @property
+    def event_id(self) -> UUID:
+        """The event's id."""
+        return UUID(self.id_text)
+
+    @property
+    def committed_at_ms(self) -> int:
+        """When the change was committed, in milliseconds since the epoch."""
+        return committed_at_ms_of(self.event_id)
 
 
 class Outcome(NamedTuple):

@@ -639,16 +639,15 @@ def _taken(at: Transaction, found: Sequence[tuple[Any, ...]], lease_seconds: flo
     )
     stored = at.rows(
         f"""
-        SELECT id, trigger_id, `table`, operation, doc_id, payload, committed_at
-        FROM {EVENT_LOG} WHERE id IN ({ids}) ORDER BY id"""
+        SELECT id, trigger_id, doc_id, payload FROM {EVENT_LOG} WHERE id IN ({ids}) ORDER BY id"""
     )
     claims = []
-    for raw_id, trigger_id, table, operation, document_id, payload, committed_at in stored:
+    for raw_id, trigger_id, document_id, payload in stored:
         event_id = UUID(bytes=raw_id)
         attempt, failures, key = free[event_id]
-        text = str(event_id)
-        content = (table, operation, document_id, payload, committed_at)
-        claims.append(Claim(event_id, text, trigger_id, attempt, failures, *content, key))
+        claims.append(
+            Claim(str(event_id), trigger_id, attempt, failures, document_id, payload, key)
+        )
     return claims
 
 

@@ -5,11 +5,10 @@ on the time-ordered id. `delivery` holds a narrow row for each event that is not
 absence of a row is what `delivered` means. docs/explanation/event-log.md tells why.
 """
 
-import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -80,6 +79,10 @@ _IN_ORDER_OF_THE_INDEX: Final = "SET LOCAL enable_sort = off;"
 # Whoever waits for an exclusive lock keeps all others waiting behind it.
 _IMPATIENT: Final = "SET LOCAL lock_timeout = '2s'"
 
+# Few rows of a large table are joined by its index; with stale statistics, or a table that is not
+# that large yet, the planner would rather read all of it for each batch.
+_ROW_BY_ROW: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
+
 # A claim that a crash of the server undoes is an event that is sent again.
 _NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
 
@@ -87,12 +90,6 @@ _NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
 _AFTER_THE_GRACE: Final = (
     f"to_char((now() + interval '{SWEEP_GRACE_SECONDS} seconds') AT TIME ZONE 'UTC',"
     " 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
-)
-
-# COPY's text format (Postgres manual, "COPY", File Formats).
-_COPY_SPECIAL: Final = re.compile(r"[\\\n\r\t\x00]")
-_COPY_ESCAPES: Final = str.maketrans(
-    {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\x00": "\ufffd"}
 )
 
 _TABLES: Final = """
@@ -812,61 +809,57 @@ class PostgresEventLog:
         """Take those of `event_ids` that are pending and whose turn it is."""
         if not event_ids:
             return []
+        # By primary key.
+        free = f"""
+            SELECT event_id FROM {SCHEMA}.delivery
+            WHERE event_id = ANY (%s::uuid[])
+              AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
+            ORDER BY event_id
+            FOR UPDATE SKIP LOCKED"""
         with self._transaction() as cursor:
-            return self._claim(cursor, [str(event_id) for event_id in event_ids], lease_seconds)
+            return self._claim(cursor, free, [_array(map(str, event_ids))], lease_seconds)
 
     def claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
         """Take up to `limit` events of a trigger that are due, those due longest first."""
+        # By delivery_due; what was stored a moment ago stands within the grace.
+        free = f"""
+            SELECT event_id FROM {SCHEMA}.delivery
+            WHERE trigger_id = %s AND sweep_at <= now() + %s * interval '1 second'
+              AND state = 'pending' AND next_attempt_at <= now()
+            ORDER BY sweep_at, event_id LIMIT %s
+            FOR UPDATE SKIP LOCKED"""
         with self._transaction() as cursor:
-            # By delivery_due; what was stored a moment ago stands within the grace.
-            self._run(
-                cursor,
-                f"""{_IN_ORDER_OF_THE_INDEX}
-                SELECT d.event_id::text FROM {SCHEMA}.delivery d
-                WHERE trigger_id = %s AND sweep_at <= now() + %s * interval '1 second'
-                  AND state = 'pending' AND next_attempt_at <= now()
-                ORDER BY d.sweep_at, d.event_id LIMIT %s
-                FOR UPDATE SKIP LOCKED""",
-                trigger_id,
-                SWEEP_GRACE_SECONDS,
-                limit,
-            )
-            texts = [event_id for (event_id,) in cursor.fetchall()]
-            self._run(cursor, "SET LOCAL enable_sort TO DEFAULT")
-            return self._claim(cursor, texts, lease_seconds) if texts else []
+            self._run(cursor, _IN_ORDER_OF_THE_INDEX)
+            arguments = [trigger_id, SWEEP_GRACE_SECONDS, limit]
+            return self._claim(cursor, free, arguments, lease_seconds)
 
     def _claim(
-        self, cursor: psycopg2.extensions.cursor, texts: Sequence[str], lease_seconds: float
+        self,
+        cursor: psycopg2.extensions.cursor,
+        free: str,
+        arguments: Sequence[object],
+        lease_seconds: float,
     ) -> list[Claim]:
-        # Both tables by primary key. The range on e.id lets the planner leave out partitions.
+        """Take the rows that the query `free` locks."""
+        # Both tables by primary key. Sorted here: an ORDER BY while sorting is switched off makes
+        # the planner read the whole log in order.
         self._run(
             cursor,
-            f"""{_NEED_NOT_LAST}
-            WITH free AS (
-                SELECT event_id FROM {SCHEMA}.delivery
-                WHERE event_id = ANY (%s::uuid[])
-                  AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
-                ORDER BY event_id
-                FOR UPDATE SKIP LOCKED
-            ), claimed AS (
+            f"""{_NEED_NOT_LAST}{_ROW_BY_ROW}
+            WITH free AS ({free}), claimed AS (
                 UPDATE {SCHEMA}.delivery d
                 SET state = 'delivering', attempts = attempts + 1,
                     lease_until = now() + %s * interval '1 second'
                 FROM free WHERE d.event_id = free.event_id
                 RETURNING d.event_id, d.trigger_id, d.attempts, d.failures, d.order_key
             )
-            SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e."table", e.operation,
-                   e.doc_id, e.payload, (extract(epoch FROM e.committed_at) * 1000)::bigint,
+            SELECT e.id::text, c.trigger_id, c.attempts, c.failures, e.doc_id, e.payload,
                    c.order_key
-            FROM claimed c JOIN {SCHEMA}.event_log e ON e.id = c.event_id
-            WHERE e.id BETWEEN %s::uuid AND %s::uuid
-            ORDER BY c.event_id""",
-            texts,
+            FROM claimed c JOIN {SCHEMA}.event_log e ON e.id = c.event_id""",
+            *arguments,
             lease_seconds,
-            min(texts),
-            max(texts),
         )
-        return [Claim(UUID(row[0]), *row) for row in cursor.fetchall()]
+        return [Claim._make(row) for row in sorted(cursor.fetchall())]
 
     def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
         """Store invocations, and what each attempt came to."""
@@ -922,13 +915,13 @@ class PostgresEventLog:
         # By primary key; the attempt number is the fence.
         self._run(
             cursor,
-            f"""
+            f"""{_ROW_BY_ROW}
             DELETE FROM {SCHEMA}.delivery d
             USING unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
             WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
             RETURNING d.event_id::text""",
-            [outcome.claim.id_text for outcome in outcomes],
-            [outcome.claim.attempt for outcome in outcomes],
+            _array(outcome.claim.id_text for outcome in outcomes),
+            _array(str(outcome.claim.attempt) for outcome in outcomes),
         )
         return {event_id for (event_id,) in cursor.fetchall()}
 
@@ -952,8 +945,8 @@ class PostgresEventLog:
             ) AS o (event_id, attempt, retry_in)
             WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
             RETURNING d.event_id::text""",
-            [outcome.claim.id_text for outcome in outcomes],
-            [outcome.claim.attempt for outcome in outcomes],
+            _array(outcome.claim.id_text for outcome in outcomes),
+            _array(str(outcome.claim.attempt) for outcome in outcomes),
             [outcome.retry_in_ms for outcome in outcomes],
         )
         return {event_id for (event_id,) in cursor.fetchall()}
@@ -1359,9 +1352,20 @@ def partition_suffix(day: int) -> str:
     return f"{date(1970, 1, 1) + timedelta(days=day):%Y%m%d}"
 
 
+def _array(texts: Iterable[str]) -> str:
+    """Texts that need no quotes as one array literal: the server reads that at a fraction of the
+    cost of an ARRAY[…] that psycopg2 would make of a list."""
+    return f"{{{','.join(texts)}}}"
+
+
 def _escaped(text: str) -> str:
-    """`text` as a field of COPY's text format; U+0000, which Postgres cannot hold, as U+FFFD."""
-    return text.translate(_COPY_ESCAPES) if _COPY_SPECIAL.search(text) else text
+    """`text` as a field of COPY's text format (Postgres manual, "COPY", File Formats); U+0000,
+    which Postgres cannot hold, becomes U+FFFD."""
+    # One search a character takes a tenth of what one expression over all of them does.
+    if not ("\\" in text or "\n" in text or "\t" in text or "\r" in text or "\x00" in text):
+        return text
+    text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+    return text.replace("\r", "\\r").replace("\x00", "\ufffd")
 
 
 def _nullable(value: str | int | None) -> str:
