@@ -79,9 +79,8 @@ _IN_ORDER_OF_THE_INDEX: Final = "SET LOCAL enable_sort = off;"
 # Whoever waits for an exclusive lock keeps all others waiting behind it.
 _IMPATIENT: Final = "SET LOCAL lock_timeout = '2s'"
 
-# Few rows of a large table are joined by its index; with stale statistics, or a table that is not
-# that large yet, the planner would rather read all of it for each batch.
-_ROW_BY_ROW: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
+# A batch is a few rows of a large table, of which stale statistics would have all read.
+_BY_INDEX: Final = "SET LOCAL enable_seqscan = off;"
 
 # A claim that a crash of the server undoes is an event that is sent again.
 _NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
@@ -809,57 +808,60 @@ class PostgresEventLog:
         """Take those of `event_ids` that are pending and whose turn it is."""
         if not event_ids:
             return []
-        # By primary key.
-        free = f"""
-            SELECT event_id FROM {SCHEMA}.delivery
-            WHERE event_id = ANY (%s::uuid[])
-              AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
-            ORDER BY event_id
-            FOR UPDATE SKIP LOCKED"""
         with self._transaction() as cursor:
-            return self._claim(cursor, free, [_array(map(str, event_ids))], lease_seconds)
+            return self._claim(cursor, [str(event_id) for event_id in event_ids], lease_seconds)
 
     def claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
         """Take up to `limit` events of a trigger that are due, those due longest first."""
-        # By delivery_due; what was stored a moment ago stands within the grace.
-        free = f"""
-            SELECT event_id FROM {SCHEMA}.delivery
-            WHERE trigger_id = %s AND sweep_at <= now() + %s * interval '1 second'
-              AND state = 'pending' AND next_attempt_at <= now()
-            ORDER BY sweep_at, event_id LIMIT %s
-            FOR UPDATE SKIP LOCKED"""
         with self._transaction() as cursor:
-            self._run(cursor, _IN_ORDER_OF_THE_INDEX)
-            arguments = [trigger_id, SWEEP_GRACE_SECONDS, limit]
-            return self._claim(cursor, free, arguments, lease_seconds)
+            # By delivery_due; what was stored a moment ago stands within the grace.
+            self._run(
+                cursor,
+                f"""{_IN_ORDER_OF_THE_INDEX}
+                SELECT d.event_id::text FROM {SCHEMA}.delivery d
+                WHERE trigger_id = %s AND sweep_at <= now() + %s * interval '1 second'
+                  AND state = 'pending' AND next_attempt_at <= now()
+                ORDER BY d.sweep_at, d.event_id LIMIT %s
+                FOR UPDATE SKIP LOCKED""",
+                trigger_id,
+                SWEEP_GRACE_SECONDS,
+                limit,
+            )
+            texts = [event_id for (event_id,) in cursor.fetchall()]
+            self._run(cursor, "SET LOCAL enable_sort TO DEFAULT")
+            return self._claim(cursor, texts, lease_seconds) if texts else []
 
     def _claim(
-        self,
-        cursor: psycopg2.extensions.cursor,
-        free: str,
-        arguments: Sequence[object],
-        lease_seconds: float,
+        self, cursor: psycopg2.extensions.cursor, texts: Sequence[str], lease_seconds: float
     ) -> list[Claim]:
-        """Take the rows that the query `free` locks."""
-        # Both tables by primary key. Sorted here: an ORDER BY while sorting is switched off makes
-        # the planner read the whole log in order.
+        # Both tables by primary key. The range on e.id lets the planner leave out partitions.
         self._run(
             cursor,
-            f"""{_NEED_NOT_LAST}{_ROW_BY_ROW}
-            WITH free AS ({free}), claimed AS (
+            f"""{_NEED_NOT_LAST}
+            WITH free AS (
+                SELECT event_id FROM {SCHEMA}.delivery
+                WHERE event_id = ANY (%s::uuid[])
+                  AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
+                ORDER BY event_id
+                FOR UPDATE SKIP LOCKED
+            ), claimed AS (
                 UPDATE {SCHEMA}.delivery d
                 SET state = 'delivering', attempts = attempts + 1,
                     lease_until = now() + %s * interval '1 second'
                 FROM free WHERE d.event_id = free.event_id
                 RETURNING d.event_id, d.trigger_id, d.attempts, d.failures, d.order_key
             )
-            SELECT e.id::text, c.trigger_id, c.attempts, c.failures, e.doc_id, e.payload,
+            SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e.doc_id, e.payload,
                    c.order_key
-            FROM claimed c JOIN {SCHEMA}.event_log e ON e.id = c.event_id""",
-            *arguments,
+            FROM claimed c JOIN {SCHEMA}.event_log e ON e.id = c.event_id
+            WHERE e.id BETWEEN %s::uuid AND %s::uuid
+            ORDER BY c.event_id""",
+            _array(texts),
             lease_seconds,
+            min(texts),
+            max(texts),
         )
-        return [Claim._make(row) for row in sorted(cursor.fetchall())]
+        return [Claim._make(row) for row in cursor.fetchall()]
 
     def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
         """Store invocations, and what each attempt came to."""
@@ -912,18 +914,24 @@ class PostgresEventLog:
     def _delete_delivered(
         self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]
     ) -> set[str]:
-        # By primary key; the attempt number is the fence.
-        self._run(
-            cursor,
-            f"""{_ROW_BY_ROW}
-            DELETE FROM {SCHEMA}.delivery d
-            USING unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
-            WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
-            RETURNING d.event_id::text""",
-            _array(outcome.claim.id_text for outcome in outcomes),
-            _array(str(outcome.claim.attempt) for outcome in outcomes),
-        )
-        return {event_id for (event_id,) in cursor.fetchall()}
+        # By primary key, and no join that could be made the other way round; the attempt number is
+        # the fence, and nearly always the same.
+        texts_by_attempt: dict[int, list[str]] = defaultdict(list)
+        for outcome in outcomes:
+            texts_by_attempt[outcome.claim.attempt].append(outcome.claim.id_text)
+        moved = set()
+        for attempt, texts in texts_by_attempt.items():
+            self._run(
+                cursor,
+                f"""{_BY_INDEX}
+                DELETE FROM {SCHEMA}.delivery
+                WHERE event_id = ANY (%s::uuid[]) AND attempts = %s AND state = 'delivering'
+                RETURNING event_id::text""",
+                _array(texts),
+                attempt,
+            )
+            moved |= {event_id for (event_id,) in cursor.fetchall()}
+        return moved
 
     def _update_undelivered(
         self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]
