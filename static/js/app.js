@@ -472,7 +472,6 @@ function takeUpDraft(form, kept) {
     if (isChoice(field)) field.checked = value.endsWith("true");
     else field.value = value;
   }
-  form.querySelector(".advanced")?.setAttribute("open", "");
   form.querySelector("[data-draft-notice]").hidden = false;
   form.dispatchEvent(new Event("change", { bubbles: true }));
 }

@@ -124,6 +124,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "redeliveries/<int:number>/": {"GET": viewer()},
     _P + "redeliveries/<int:number>/cancel/": {"POST": editor(303)},
     _P + "events/<uuid:event_id>/": {"GET": viewer()},
+    _P + "events/<uuid:event_id>/payload/": {"GET": viewer()},
     _P + "events/<uuid:event_id>/redeliver/": {"POST": editor(303)},
     _P + "settings/": {"GET": viewer(), "POST": admin(303)},
     _P + "settings/members/": {"GET": admin(), "POST": admin(422)},

@@ -171,6 +171,16 @@ def test_the_list_can_be_searched_and_filtered(shop: Shop, viewer: Client) -> No
     assert "No trigger matches" in text
 
 
+def test_the_list_tells_of_the_last_24_hours(shop: Shop, viewer: Client) -> None:
+    make_trigger(shop.project, HOOK, name="quiet")
+    shop.add_events(3)
+    shop.add_events(1, status_code=500)
+    text = viewer.get(shop.path("triggers/")).content.decode()
+    assert "75.0 %" in text
+    assert "3 delivered, 1 failed in the last 24 hours" in text
+    assert text.count("chart-failed") == text.count("chart-delivered") == 1
+
+
 def test_a_copy_begins_with_everything_but_the_secrets(shop: Shop, editor: Client) -> None:
     text = editor.get(shop.path("triggers/add/?from=welcome-email")).content.decode()
     assert 'value="welcome-email-copy"' in text

@@ -1,11 +1,13 @@
 """Event triggers: the list, the form, one trigger's page, and what can be done with it."""
 
+from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
+from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
@@ -32,7 +34,9 @@ from eventing.projects import (
     trigger_definition_of,
 )
 from eventing.sources.base import SourceUnavailable
+from eventing.stats import Bucket, Series, series_by_trigger
 from eventing.trial import Trial, sample_payload, send_test_event, try_out
+from webui.charts import Chart, outcomes_chart
 from webui.forms import (
     Form,
     copied_trigger_form,
@@ -47,6 +51,8 @@ from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
 
 _LATEST = 10
+_LATELY: Final = timedelta(hours=23)
+_STEP: Final = timedelta(hours=1)
 
 
 @require_safe
@@ -60,9 +66,16 @@ def index(request: Request, project: Project) -> HttpResponse:
     found = [trigger for trigger in every if _matches(trigger, **wanted)]
     live = live_triggers(found)
     backlogs = _backlogs(project, found)
+    now = timezone.now()
+    lately = series_by_trigger(project, now - _LATELY, now, _STEP) if found else {}
     context = {
         "rows": [
-            {"trigger": each, "live": each.pk in live, "backlog": backlogs.get(each.pk)}
+            {
+                "trigger": each,
+                "live": each.pk in live,
+                "backlog": backlogs.get(each.pk),
+                "lately": _lately(lately[each.pk]),
+            }
             for each in found
         ],
         "total": len(every),
@@ -74,6 +87,10 @@ def index(request: Request, project: Project) -> HttpResponse:
         "states": TRIGGER_STATES,
     }
     return live_answer(request, "triggers/page.html", "triggers/_rows.html", context)
+
+
+def _lately(series: Series) -> tuple[Chart, Bucket]:
+    return outcomes_chart(series), series.total
 
 
 def _set(wanted: dict[str, str]) -> dict[str, str]:
