@@ -6,7 +6,7 @@ concerns a project is only for who may see that project.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,13 +14,16 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from eventing import __version__, history
 from eventing.changes import EVENT_STATUSES
+from eventing.definitions import TROUBLE_KINDS
 from eventing.enqueueing import waiting_messages
 from eventing.health import PROCESSES, process_health
 from eventing.logs.base import LogUnavailable
-from eventing.models import Breaker, CaptureLease, Database, Project
+from eventing.models import Breaker, CaptureLease, Database, Project, Trouble
 from eventing.projects import CaptureStatus, capture_statuses
+from eventing.stats import series_by_trigger
 
 _PREFIX: Final = "mission_control"
+_LATELY: Final = timedelta(minutes=5)
 
 
 def metrics_text(projects: Sequence[Project]) -> bytes:
@@ -68,6 +71,11 @@ class _Metrics:
         breakers = _gauge("open_breakers", "Triggers whose deliveries are held.")
         breakers.add_metric([], Breaker.objects.count())
         yield breakers
+        lasting = Counter(Trouble.objects.filter(ended_at=None).values_list("kind", flat=True))
+        troubles = _gauge("troubles", "What is wrong with sources and triggers.", "kind")
+        for trouble in TROUBLE_KINDS:
+            troubles.add_metric([trouble], lasting[trouble])
+        yield troubles
 
     def _captures(self) -> Iterator[Metric]:
         databases = list(
@@ -118,6 +126,33 @@ class _Metrics:
                 backlog.add_metric([project.name, trigger.name], pending[trigger.pk])
         yield backlog
         yield held
+        yield from self._attempts()
+
+    def _attempts(self) -> Iterator[Metric]:
+        labels = ("project", "trigger")
+        attempts = _gauge(
+            "trigger_attempts", "Requests of the last five whole minutes.", *labels, "outcome"
+        )
+        latency = _gauge(
+            "trigger_latency_seconds",
+            "From commit to delivery, in the last five whole minutes.",
+            *labels,
+            "quantile",
+        )
+        until = datetime.now(UTC).replace(second=0, microsecond=0)
+        for project in self._projects:
+            names = dict(project.triggers.values_list("pk", "name"))
+            found = series_by_trigger(project, until - _LATELY, until, timedelta(minutes=1))
+            for trigger_id, series in found.items():
+                # A trigger made between the two look-ups is told of the next time.
+                place = [project.name, names.get(trigger_id, "")]
+                for outcome in ("delivered", "retried", "failed"):
+                    attempts.add_metric([*place, outcome], getattr(series.total, outcome))
+                for quantile, percent in (("0.5", 50), ("0.99", 99)):
+                    if (value := series.total.percentile_ms(percent)) is not None:
+                        latency.add_metric([*place, quantile], value / 1000)
+        yield attempts
+        yield latency
 
 
 def _capture_metrics(shown: Sequence[tuple[Database, CaptureStatus]]) -> Iterator[Metric]:
