@@ -53,6 +53,7 @@ _notification = [
 
 _project: list[URLPattern | URLResolver] = [
     path("", overview.show, name="overview"),
+    path("figures/", projects.figures, name="project-figures"),
     path("databases/", databases.index, name="databases"),
     path("databases/add/", databases.add, name="database-add"),
     path("databases/<named:alias>/", include(_database)),

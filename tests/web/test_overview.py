@@ -5,13 +5,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
+from eventing import troubles
 from eventing.breakers import Breakers
 from eventing.eventing_dbs import BUILTIN, log_numbered
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import CaptureLease
-from tests.factories import make_database, make_trigger
+from tests.factories import make_database, make_project, make_trigger
 from tests.web.conftest import Shop
 
 
@@ -82,7 +86,7 @@ def test_it_takes_a_fixed_number_of_queries(
     shop.add_events(2)
     admin.get(shop.path())
     before = log.statements
-    with django_assert_num_queries(15):
+    with django_assert_num_queries(16):
         admin.get(shop.path())
     first = log.statements - before
     for number in range(5):
@@ -90,6 +94,51 @@ def test_it_takes_a_fixed_number_of_queries(
         make_database(shop.project, "postgresql://h/d", f"d{number}")
     shop.add_events(5)
     before = log.statements
-    with django_assert_num_queries(15):
+    with django_assert_num_queries(16):
         admin.get(shop.path())
     assert log.statements - before == first
+
+
+def test_a_project_card_tells_of_its_last_hour_and_of_failing_triggers(
+    shop: Shop, admin: Client
+) -> None:
+    shop.add_events(3)
+    shop.add_events(1, status_code=500)
+    troubles.note(troubles.look())
+    page = admin.get("/projects/").content.decode()
+    assert "failing: welcome-email" in page
+    assert f'hx-get="{shop.path("figures/")}"' in page
+    card = admin.get(shop.path("figures/")).content.decode()
+    assert card.count('class="chart-stored"') == 1
+    assert "0.067</strong> a minute" in card
+    assert "75.0 %</strong> delivered" in card
+
+
+def test_projects_and_health_take_a_fixed_number_of_queries(shop: Shop, admin: Client) -> None:
+    user = User.objects.get(username="admin")
+    for path, queries in (("/projects/", 12), ("/health/", 30)):
+        admin.get(path)
+        with CaptureQueriesContext(connection) as first:
+            admin.get(path)
+        for number in range(3):
+            other = make_project(f"{path.strip('/')}-{number}", owner=user)
+            make_database(other, "postgresql://h/d")
+            Breakers().open(make_trigger(other, "https://example.com/").pk, "it fails")
+        with CaptureQueriesContext(connection) as then:
+            admin.get(path)
+        assert len(then) == len(first) < queries
+
+
+def test_the_health_page_tells_only_of_projects_one_may_see(shop: Shop, admin: Client) -> None:
+    other = make_project("hidden")
+    make_database(other, "postgresql://h/d", "secret-database")
+    Breakers().open(make_trigger(other, "https://example.com/", "secret-trigger").pk, "it fails")
+    Breakers().open(shop.trigger.pk, "it fails here")
+    text = admin.get("/health/").content.decode()
+    assert "It fails here" in text
+    assert "1 open" in text
+    assert "main" in text
+    assert "secret" not in text
+    panel = admin.get("/health/", headers={"HX-Request": "true"}).content.decode()
+    assert "<html" not in panel
+    assert "starting" in panel

@@ -97,6 +97,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     "projects/": {"GET": signed_in()},
     "projects/add/": {"GET": root(), "POST": root(422)},
     _P: {"GET": viewer()},
+    _P + "figures/": {"GET": viewer()},
     _P + "databases/": {"GET": viewer()},
     _P + "databases/add/": {"GET": admin(), "POST": admin(422)},
     _P + "databases/<named:alias>/": {"GET": admin(), "POST": admin(422)},

@@ -39,8 +39,9 @@ class Period:
         return until - self.steps * self.step, until
 
 
+LAST_HOUR: Final = Period("1h", "Last hour", timedelta(minutes=1), 60)
 PERIODS: Final = (
-    Period("1h", "Last hour", timedelta(minutes=1), 60),
+    LAST_HOUR,
     Period("24h", "Last 24 hours", timedelta(minutes=30), 48),
     Period("7d", "Last 7 days", timedelta(hours=3), 56),
 )

@@ -1,5 +1,7 @@
 """The list of projects, and how one comes and goes."""
 
+from collections.abc import Sequence
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
@@ -7,18 +9,22 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q
 from django.http import HttpResponse
 from django.shortcuts import redirect, render, resolve_url
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from eventing.access import ADMIN
 from eventing.definitions import SettingsDefinition, parse_project_name
 from eventing.history import remove_project
-from eventing.models import Database, Project
+from eventing.models import Database, Project, Trouble
 from eventing.problems import InvalidInput
 from eventing.projects import capture_statuses, create_project
+from eventing.stats import series
+from webui.charts import sparkline
 from webui.forms import Form
 from webui.pages import SeeOther, actor_of, form_answer, project_page
 from webui.requests import Request
+from webui.views.overview import LAST_HOUR, per_minute
 
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
 
@@ -29,6 +35,16 @@ def root(request: Request) -> HttpResponse:
     if not request.user.is_authenticated and not User.objects.exists():
         return redirect("first-run")
     return redirect("projects")
+
+
+@require_safe
+@project_page()
+def figures(request: Request, project: Project) -> HttpResponse:
+    """What a project's card tells of its last hour; each card asks for its own."""
+    since, until = LAST_HOUR.bounds(timezone.now())
+    found = series(project, since, until, LAST_HOUR.step)
+    context = {"series": found, "spark": sparkline(found), "per_minute": per_minute(found)}
+    return render(request, "projects/_figures.html", context)
 
 
 @require_safe
@@ -47,14 +63,30 @@ def index(request: Request) -> HttpResponse:
     )
     found = list(projects)
     statuses = capture_statuses([each for project in found for each in project.databases.all()])
+    troubled = _troubled(found)
     cards = [
         {
             "project": project,
+            "troubled": troubled.get(project.pk, []),
             "sources": _by_state([statuses[each.pk].state for each in project.databases.all()]),
         }
         for project in found
     ]
     return render(request, "projects/page.html", {"cards": cards})
+
+
+def _troubled(projects: Sequence[Project]) -> dict[int, list[str]]:
+    """The names of the triggers that fail or are held, by the id of their project."""
+    kinds = ("trigger_failing", "breaker_open")
+    lasting = Trouble.objects.filter(project__in=projects, ended_at=None, kind__in=kinds)
+    names: dict[int, list[str]] = {}
+    for project_id, name in lasting.order_by("object_name").values_list(
+        "project_id", "object_name"
+    ):
+        of_project = names.setdefault(project_id, [])
+        if name not in of_project:
+            of_project.append(name)
+    return names
 
 
 def _by_state(states: list[str]) -> list[tuple[str, int]]:
