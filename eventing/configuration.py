@@ -6,7 +6,7 @@ wrong in it changes nothing, and each problem names its line and field.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 import yaml
@@ -19,6 +19,7 @@ from eventing.definitions import (
     SettingsDefinition,
     TriggerDefinition,
     parse_project,
+    references_in,
 )
 from eventing.eventing_dbs import prepare_for
 from eventing.models import Database, Project, Trigger
@@ -67,12 +68,136 @@ def apply(
     `prune` deletes databases and triggers of the named projects, and projects, that the file does
     not mention.
     """
-    definitions = parse(text, environment)
+    return _carry_out(parse(text, environment), text, None, by=by, dry_run=dry_run, prune=prune)
+
+
+def apply_to(
+    project: Project,
+    text: str,
+    environment: Mapping[str, str],
+    *,
+    by: Actor,
+    dry_run: bool,
+    prune: bool,
+) -> Plan:
+    """The same for one project, which is all that the file may name. Raises InvalidInput.
+
+    A reference that `export` has written for a secret stands, at its own place and nowhere else,
+    for what is stored there. Others are looked up in `environment`, for whom that is open to.
+    """
+    secrets = _stored_secrets(project)
+    open_to_actor = dict(environment) if by.may_refer_to_environment() else {}
+    # What they stand for is put in below; until then anything that can be read will do.
+    known = {
+        name: secret.value if secret.reference == f"${{{name}}}" else "x"
+        for secret in secrets.values()
+        for name in references_in(secret.reference)
+        if name not in open_to_actor
+    }
+    definitions = parse(text, {**known, **open_to_actor})
+    lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
+    names = [definition.name for definition in definitions]
+    if names != [project.name]:
+        allowed = f"one project, {project.name}"
+        raise InvalidInput([Problem("line 1: projects", ", ".join(names) or "none", allowed)])
+    keeper = _Keeper(secrets, frozenset(known))
+    kept = keeper.keep(definitions[0])
+    if keeper.problems:
+        raise InvalidInput([_with_line(problem, lines) for problem in keeper.problems])
+    return _carry_out([kept], text, project, by=by, dry_run=dry_run, prune=prune)
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """A stored secret, and the reference that stands for it in an export."""
+
+    reference: str
+    value: str = field(repr=False)
+    # What its owner wrote, if that was a reference.
+    written: str = ""
+
+
+def _stored_secrets(project: Project) -> dict[tuple[str, ...], _Secret]:
+    """By place: the alias of a database, or the names of a trigger and a header."""
+    secrets: dict[tuple[str, ...], _Secret] = {}
+    for database in project.databases.all():
+        reference = _database_mapping(project, database)["url"]
+        secrets[database.alias,] = _Secret(reference, database.url, database.url_reference)
+    for trigger in project.triggers.all():
+        references = _trigger_mapping(project, trigger)["headers"]
+        written = trigger.header_references
+        for name, value in trigger_definition_of(trigger).headers.items():
+            secret = _Secret(references[name], value, written.get(name, ""))
+            secrets[trigger.name, name] = secret
+    return secrets
+
+
+class _Keeper:
+    """Puts what is stored in the place of the references that an export has for it."""
+
+    def __init__(self, secrets: Mapping[tuple[str, ...], _Secret], known: frozenset[str]) -> None:
+        self._secrets = secrets
+        self._known = known
+        self.problems: list[Problem] = []
+
+    def keep(self, definition: ProjectDefinition) -> ProjectDefinition:
+        return replace(
+            definition,
+            databases=tuple(
+                self._database(f"projects[0].databases[{index}].url", each)
+                for index, each in enumerate(definition.databases)
+            ),
+            triggers=tuple(
+                self._trigger(f"projects[0].triggers[{index}].headers", each)
+                for index, each in enumerate(definition.triggers)
+            ),
+        )
+
+    def _secret(self, path: str, place: tuple[str, ...], reference: str) -> _Secret | None:
+        """What is stored at a place, if that is meant; a reference to another place is wrong."""
+        if not self._known.intersection(references_in(reference)):
+            return None
+        secret = self._secrets.get(place)
+        if secret is not None and secret.reference == reference:
+            return secret
+        allowed = "the value itself; a reference to what is stored stands for it in its place alone"
+        self.problems.append(Problem(path, reference, allowed))
+        return None
+
+    def _database(self, path: str, given: DatabaseDefinition) -> DatabaseDefinition:
+        secret = self._secret(path, (given.alias,), given.url_reference)
+        if secret is None:
+            return given
+        return replace(given, url=secret.value, url_reference=secret.written)
+
+    def _trigger(self, path: str, given: TriggerDefinition) -> TriggerDefinition:
+        headers, references = dict(given.headers), dict(given.header_references)
+        for name, reference in given.header_references.items():
+            secret = self._secret(f"{path}.{name}", (given.name, name), reference)
+            if secret is not None:
+                headers[name] = secret.value
+                references[name] = secret.written
+        references = {name: written for name, written in references.items() if written}
+        return replace(given, headers=headers, header_references=references)
+
+
+def _carry_out(
+    definitions: list[ProjectDefinition],
+    text: str,
+    only: Project | None,
+    *,
+    by: Actor,
+    dry_run: bool,
+    prune: bool,
+) -> Plan:
+    """Make the definitions so; with `only`, no other project is touched, whatever is pruned."""
     _prepare_logs(definitions, text, dry_run)
     applier = _Applier(prune, by)
     try:
         with transaction.atomic():
             applier.apply(definitions)
+            if only is None:
+                applier.prune_projects(definitions)
             if dry_run:
                 raise _DryRun
     except _DryRun:
@@ -174,6 +299,8 @@ class _Applier:
     def apply(self, definitions: list[ProjectDefinition]) -> None:
         for definition in definitions:
             self._apply_project(definition)
+
+    def prune_projects(self, definitions: list[ProjectDefinition]) -> None:
         if self._prune:
             kept = [definition.name for definition in definitions]
             for project in Project.objects.exclude(name__in=kept):

@@ -32,6 +32,7 @@ SETTINGS_PAGES: Final = (
     SettingsPage("settings-members", "Members", ADMIN),
     SettingsPage("settings-tokens", "API tokens", VIEWER),
     SettingsPage("settings-notifications", "Notifications", ADMIN),
+    SettingsPage("settings-configuration", "Configuration", ADMIN),
     SettingsPage("settings-audit", "Audit log", ADMIN),
 )
 

@@ -12,6 +12,7 @@ from webui.sign_in import PROVIDER
 from webui.views import (
     accounts,
     audit,
+    configuration,
     databases,
     events,
     health,
@@ -81,6 +82,10 @@ _project: list[URLPattern | URLResolver] = [
     path("settings/notifications/", notifications.index, name="settings-notifications"),
     path("settings/notifications/add/", notifications.add, name="settings-notification-add"),
     path("settings/notifications/<named:name>/", include(_notification)),
+    path("settings/configuration/", configuration.edit, name="settings-configuration"),
+    path(
+        "settings/configuration/export/", configuration.download, name="settings-configuration-file"
+    ),
     path("settings/audit/", audit.index, name="settings-audit"),
     path("settings/delete/", projects.delete, name="project-delete"),
 ]

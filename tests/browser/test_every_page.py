@@ -52,6 +52,7 @@ PAGES = (
     "/projects/shop/settings/notifications/on-call/",
     "/projects/shop/settings/notifications/on-call/delete/",
     "/projects/empty/settings/notifications/",
+    "/projects/shop/settings/configuration/",
     "/projects/shop/settings/delete/",
     "/projects/empty/",
     "/projects/empty/databases/",

@@ -141,6 +141,8 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "settings/notifications/<named:name>/": {"GET": admin(), "POST": admin(422)},
     _P + "settings/notifications/<named:name>/test/": {"POST": admin(303)},
     _P + "settings/notifications/<named:name>/delete/": {"GET": admin(), "POST": admin(303)},
+    _P + "settings/configuration/": {"GET": admin(), "POST": admin(422)},
+    _P + "settings/configuration/export/": {"GET": admin()},
     _P + "settings/audit/": {"GET": admin()},
     _P + "settings/delete/": {"GET": admin(), "POST": admin(422)},
 }

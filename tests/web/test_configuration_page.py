@@ -1,0 +1,134 @@
+"""Settings, Configuration: a project's YAML taken out, planned, and applied to it alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from django.contrib.auth.models import User
+from django.test import Client
+
+from eventing.models import Database, Project, Trigger
+from eventing.projects import trigger_definition_of
+from tests.factories import make_project, make_trigger
+from tests.web.conftest import SOURCE, Shop
+
+
+def path(shop: Shop) -> str:
+    return shop.path("settings/configuration/")
+
+
+def exported(shop: Shop, client: Client) -> Any:
+    answer = client.get(path(shop) + "export/")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="shop.yaml"'
+    return yaml.safe_load(answer.content)
+
+
+def send(shop: Shop, client: Client, document: Any, action: str, **more: str) -> tuple[int, str]:
+    text = document if isinstance(document, str) else yaml.safe_dump(document)
+    answer = client.post(path(shop), {"text": text, "action": action, **more})
+    return answer.status_code, answer.content.decode()
+
+
+def test_what_is_exported_changes_nothing_and_has_no_secret(shop: Shop, admin: Client) -> None:
+    document = exported(shop, admin)
+    assert "s3cret" not in str(document)
+    status, text = send(shop, admin, document, "plan")
+    assert status == 200
+    assert "Nothing to change" in text
+    assert 'value="apply"' not in text
+
+
+def test_the_plan_is_shown_and_then_applied_with_secrets_kept(shop: Shop, admin: Client) -> None:
+    document = exported(shop, admin)
+    document["projects"][0]["triggers"][0]["retries"] = 9
+    document["projects"][0]["databases"][0]["schemas"] = ["public"]
+    status, text = send(shop, admin, document, "plan")
+    assert (status, "~ trigger shop/welcome-email: retries" in text) == (200, True)
+    assert "~ database shop/main: schemas" in text
+    assert Trigger.objects.get().retries == 3
+    status, _ = send(shop, admin, document, "apply")
+    assert status == 303
+    trigger = Trigger.objects.get()
+    assert trigger.retries == 9
+    assert dict(trigger_definition_of(trigger).headers) == {"Authorization": "Bearer hook-s3cret"}
+    assert trigger.header_references == {}
+    database = Database.objects.get()
+    assert (database.url, database.url_reference) == (SOURCE, "")
+    assert database.schemas == ["public"]
+
+
+def test_a_stored_secret_stands_in_its_own_place_alone(shop: Shop, admin: Client) -> None:
+    document = exported(shop, admin)
+    reference = document["projects"][0]["databases"][0]["url"]
+    document["projects"][0]["triggers"][0]["headers"]["X-Mine"] = reference
+    for action in ("plan", "apply"):
+        status, text = send(shop, admin, document, action)
+        assert status == 422
+        assert "stands for it in its place alone" in text
+        assert "triggers[0].headers.X-Mine" in text
+        assert "s3cret" not in text
+    assert dict(trigger_definition_of(Trigger.objects.get()).headers).keys() == {"Authorization"}
+
+
+def test_the_environment_is_for_administrators_of_the_installation(
+    shop: Shop, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_TOKEN", "from-the-environment")
+    document = exported(shop, admin)
+    document["projects"][0]["triggers"][0]["headers"] = {"X-Token": "${HOOK_TOKEN}"}
+    status, text = send(shop, admin, document, "apply")
+    assert (status, "HOOK_TOKEN is unset" in text) == (422, True)
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    assert send(shop, root, document, "apply")[0] == 303
+    headers = trigger_definition_of(Trigger.objects.get()).headers
+    assert dict(headers) == {"X-Token": "from-the-environment"}
+
+
+def test_a_secret_with_a_reference_in_it_stays_what_it_is(shop: Shop, admin: Client) -> None:
+    Trigger.objects.update(header_references={"Authorization": "Bearer ${HOOK_TOKEN}"})
+    document = exported(shop, admin)
+    headers = document["projects"][0]["triggers"][0]["headers"]
+    assert headers == {"Authorization": "Bearer ${HOOK_TOKEN}"}
+    document["projects"][0]["triggers"][0]["retries"] = 9
+    assert send(shop, admin, document, "apply")[0] == 303
+    trigger = Trigger.objects.get()
+    assert dict(trigger_definition_of(trigger).headers) == {"Authorization": "Bearer hook-s3cret"}
+    assert trigger.header_references == {"Authorization": "Bearer ${HOOK_TOKEN}"}
+    headers["Authorization"] = "Basic ${HOOK_TOKEN}"
+    assert send(shop, admin, document, "apply")[0] == 422
+
+
+def test_no_other_project_is_touched(shop: Shop, admin: Client) -> None:
+    other = make_project("other")
+    make_trigger(other, "https://example.com/", "theirs")
+    document = exported(shop, admin)
+    renamed = {"projects": [{**document["projects"][0], "name": "other"}]}
+    both = {"projects": [*document["projects"], {"name": "third"}]}
+    for wrong in (renamed, both, {"projects": []}):
+        status, text = send(shop, admin, wrong, "apply", prune="on")
+        assert (status, "one project, shop" in text) == (422, True)
+    document["projects"][0]["triggers"] = []
+    status, text = send(shop, admin, document, "plan", prune="on")
+    assert "- trigger shop/welcome-email" in text
+    assert send(shop, admin, document, "apply", prune="on")[0] == 303
+    assert list(Trigger.objects.values_list("name", flat=True)) == ["theirs"]
+    assert Project.objects.count() == 2
+
+
+def test_a_bad_file_names_line_and_field(shop: Shop, admin: Client) -> None:
+    text = "projects:\n  - name: shop\n    triggers:\n      - name: a\n        retries: many\n"
+    status, page = send(shop, admin, text, "apply")
+    assert status == 422
+    assert "line 5: projects[0].triggers[0].retries" in page
+    assert send(shop, admin, "- : nonsense: [", "plan")[0] == 422
+    assert send(shop, admin, "", "plan")[0] == 422
+
+
+@pytest.mark.parametrize("role", ["viewer", "editor"])
+def test_it_is_for_administrators(shop: Shop, as_role: Callable[[str], Client], role: str) -> None:
+    client = as_role(role)
+    assert client.get(path(shop)).status_code == 403
+    assert client.get(path(shop) + "export/").status_code == 403
+    assert client.post(path(shop), {"text": "", "action": "apply"}).status_code == 403
