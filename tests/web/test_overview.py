@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from eventing import troubles
+from eventing import notifications
 from eventing.breakers import Breakers
 from eventing.eventing_dbs import BUILTIN, log_numbered
 from eventing.logs.postgres import PostgresEventLog
@@ -104,7 +104,7 @@ def test_a_project_card_tells_of_its_last_hour_and_of_failing_triggers(
 ) -> None:
     shop.add_events(3)
     shop.add_events(1, status_code=500)
-    troubles.note(troubles.look())
+    notifications.watch()
     page = admin.get("/projects/").content.decode()
     assert "failing: welcome-email" in page
     assert f'hx-get="{shop.path("figures/")}"' in page
