@@ -8,9 +8,10 @@ event log finds again, so nothing may be held back for fear of losing it.
 import random
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -33,6 +34,9 @@ _LONGEST_PAUSE_SECONDS: Final = 2.0
 _LAST_RECORD_SECONDS: Final = 1.0
 _LEAST_PACE_SECONDS: Final = 0.005
 _TEST_SPARE_SECONDS: Final = 15.0
+# Which retries this process remembers by itself; all others wait for the sweep's next second.
+_SOON_MS: Final = 60_000
+_MOST_RETRIES: Final = 10_000
 
 _ASKS_TO_WAIT: Final = frozenset({429, 503})
 
@@ -97,6 +101,7 @@ class Dispatcher:
         self._paced: set[Lane] = set()
         self._outcomes: deque[Outcome] = deque()
         self._to_release: deque[Claim] = deque()
+        self._retries: list[tuple[float, int, UUID]] = []
         self._claim_wanted = threading.Event()
         self._pace_wanted = threading.Event()
         self._settled = threading.Event()
@@ -291,8 +296,10 @@ class Dispatcher:
                 wait = _LONGEST_PAUSE_SECONDS
 
     def _pace_some(self) -> float | None:
-        """Ask for allotments where it is time to; returns when to look again, in seconds."""
+        """Ask for allotments where it is time to, and for claims of what is to be tried again;
+        returns when to look again, in seconds."""
         now = time.monotonic()
+        self._deliver_retries(now)
         with self._lock:
             asking = [(lane, ask) for lane in self._paced if (ask := lane.ask(now))]
         allotments = self._limits.allot([ask for _, ask in asking]) if asking else []
@@ -307,7 +314,17 @@ class Dispatcher:
         now = time.monotonic()
         with self._lock:
             looks = [lane.looks_again_at(now) for lane in self._paced]
+            looks += [at for at, _, _ in self._retries[:1]]
         return max(_LEAST_PACE_SECONDS, min(looks) - now) if looks else None
+
+    def _deliver_retries(self, now: float) -> None:
+        due: dict[int, list[UUID]] = defaultdict(list)
+        with self._lock:
+            while self._retries and self._retries[0][0] <= now:
+                _, trigger_id, event_id = heappop(self._retries)
+                due[trigger_id].append(event_id)
+        for trigger_id, event_ids in due.items():
+            self.deliver(trigger_id, event_ids)
 
     # Send: on the claiming and pacing threads, then on the destination's, as slots become free
 
@@ -427,6 +444,7 @@ class Dispatcher:
             return
         self._recorded += recorded.moved
         self._note(outcomes)
+        self._note_retries(outcomes)
         for chunk in recorded.freed:
             self.deliver(chunk.trigger_id, chunk.event_ids)
 
@@ -454,6 +472,20 @@ class Dispatcher:
             lane = self._lanes.get(trigger_id)
             if lane is not None:
                 self._hold(lane, lane.endpoint)
+
+    def _note_retries(self, outcomes: Sequence[Outcome]) -> None:
+        """Remember what is to be tried again soon, so that it goes on time. If this process ends
+        before, the sweep finds it in the log."""
+        now = time.monotonic()
+        with self._lock:
+            for outcome in outcomes:
+                if outcome.retry_in_ms is None or outcome.retry_in_ms > _SOON_MS:
+                    continue
+                if len(self._retries) < _MOST_RETRIES:
+                    claim, at = outcome.claim, now + outcome.retry_in_ms / 1000
+                    heappush(self._retries, (at, claim.trigger_id, claim.event_id))
+            if self._retries:
+                self._pace_wanted.set()
 
     def _record_apart(self, outcomes: Sequence[Outcome]) -> None:
         try:

@@ -4,6 +4,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from uuid import UUID
 
 import orjson
@@ -197,6 +198,20 @@ def test_an_endpoint_that_recovers_gets_the_event(bench: Bench, receiver: Receiv
     detail = bench.settle(event_id, bench.dispatcher())
     assert detail.row.status == "delivered"
     assert [item.status_code for item in detail.invocations] == [500, 404, 200]
+
+
+def test_a_retry_goes_on_time_without_waiting_for_the_sweep(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/hook", Behaviour(statuses=(500, 503, 204)))
+    bench.endpoint(receiver.url("/hook"), backoff=Backoff(initial_ms=100, factor=2, max_ms=60_000))
+    [event_id] = bench.store()
+    bench.dispatcher().deliver(1, [event_id])
+    wait_until(lambda: bench.status(event_id) == "delivered", 10, "nobody tries it again")
+    first, second, third = bench.detail(event_id).invocations
+    for before, after, least_ms in ((first, second, 80), (second, third, 160)):
+        pause = after.started_at - before.started_at
+        assert pause >= timedelta(milliseconds=least_ms)
 
 
 @pytest.mark.parametrize(
