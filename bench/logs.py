@@ -1,0 +1,126 @@
+"""What a page of the event log takes when it holds ten thousand events and when it holds many, and
+what dropping its oldest day takes. `--events 10000000` is the size that the targets speak of."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from statistics import median
+from typing import Final
+
+import psycopg2
+
+from bench.product import Bench
+from bench.results import Figure
+from eventing.logs.base import EventFilter
+from eventing.logs.postgres import PostgresEventLog
+
+_FEW: Final = 10_000
+_DAYS: Final = 8
+_AT_ONCE: Final = 250_000
+_PAGES: Final = 15
+_DAY_MS: Final = 86_400_000
+
+_KINDS: Final = """
+INSERT INTO mission_control.event_kind
+    (project_id, trigger_id, "table", operation, database_id, trigger, database)
+SELECT 1, t, 'orders', 'insert', 1, 'trigger-' || t, 'main' FROM generate_series(1, 21) t
+"""
+# Events `first` to `last`, spread evenly over `span` milliseconds from `start`: of twenty triggers,
+# and of one that has an event in a thousand of the first ten thousand.
+_EVENTS: Final = """
+INSERT INTO mission_control.event_log (id, project_id, project, trigger_id, trigger, database_id,
+    database, database_type, "table", operation, doc_id, payload, committed_at)
+SELECT (lpad(to_hex(ms), 12, '0') || '8' || lpad(to_hex(i % 4096), 3, '0') || 'a'
+        || substr(md5(i::text), 1, 15))::uuid,
+       1, 'bench', t, 'trigger-' || t, 1, 'main', 'postgres', 'orders', 'insert',
+       (i % 2000003)::text,
+       '{{"data": {{"doc": {{"note": "' || repeat(md5(i::text), 9) || '"}}}}}}',
+       to_timestamp(ms / 1000.0)
+FROM (
+    SELECT i, {start} + i * {span} / {count} AS ms,
+           CASE WHEN i < 10000 AND i % 1000 = 0 THEN 21 ELSE 1 + i % 20 END AS t
+    FROM generate_series({first}::bigint, {last}::bigint) i
+) numbered
+"""
+_INVOCATIONS: Final = """
+INSERT INTO mission_control.invocation_log
+SELECT id, 1, committed_at, 3, 'http://127.0.0.1/hook', '[["User-Agent", "MissionControl"]]', 200,
+       '[["Server", "nginx"]]', '', NULL, NULL, 'worker'
+FROM mission_control.event_log
+"""
+
+
+def measure_logs(bench: Bench, events: int) -> list[Figure]:
+    """Pages by several filters in both logs; then the oldest day of the larger one is dropped."""
+    few = _filled(bench.postgres.create_database(), _FEW)
+    many = _filled(bench.postgres.create_database(), max(events, _FEW))
+    now = datetime.now(UTC)
+    figures = []
+    for name, filters in (
+        ("no filter", EventFilter()),
+        ("a trigger", EventFilter(trigger="trigger-7")),
+        ("a trigger with ten events", EventFilter(trigger="trigger-21")),
+        ("a document", EventFilter(document_id="7001")),
+        ("delivered", EventFilter(status="delivered")),
+        ("failed, none", EventFilter(status="failed")),
+        ("a time two days ago", EventFilter(before=now - timedelta(days=2))),
+    ):
+        little_ms, much_ms = _page_ms(few, filters), _page_ms(many, filters)
+        figures.append(
+            Figure(
+                f"log page, {name}, {events:,} events",
+                much_ms,
+                "ms",
+                "≤ 50; ≤ 120 %",
+                much_ms / little_ms,
+                f"{_FEW:,} events",
+            )
+        )
+    today = int(time.time() * 1000) // _DAY_MS
+    seconds = _seconds(lambda: many.drop_partitions_before(today - _DAYS + 2))
+    name = f"dropping {events // _DAYS:,} events of one day"
+    figures.append(Figure(name, seconds * 1000, "ms", "≤ 2 000"))
+    few.close()
+    many.close()
+    return figures
+
+
+def _filled(url: str, count: int) -> PostgresEventLog:
+    """A log of `count` delivered events of the last days, each with its invocation."""
+    log = PostgresEventLog(url)
+    log.make_tables()
+    now_ms = int(time.time() * 1000)
+    today = now_ms // _DAY_MS
+    log.make_partitions(range(today - _DAYS, today + 1))
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(_KINDS)
+        for first in range(0, count, _AT_ONCE):
+            cursor.execute(
+                _EVENTS.format(
+                    start=(today - _DAYS + 1) * _DAY_MS,
+                    span=now_ms - (today - _DAYS + 1) * _DAY_MS,
+                    count=count,
+                    first=first,
+                    last=min(first + _AT_ONCE, count) - 1,
+                )
+            )
+        cursor.execute(_INVOCATIONS)
+        cursor.execute("VACUUM ANALYZE")
+    connection.close()
+    return log
+
+
+def _page_ms(log: PostgresEventLog, filters: EventFilter) -> float:
+    """What a page of 50 events takes: the median of fifteen, the first left out."""
+    page = partial(log.browse, 1, filters, None, 50)
+    page()
+    return median(_seconds(page) for _ in range(_PAGES)) * 1000
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,160 @@
+"""What every benchmark has: servers of its own, the running product, a source, and its figures.
+
+Nothing here measures; `captures`, `deliveries`, `logs` and `comparison` do.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg2
+import yaml
+
+from demo.servers import PostgresServer, RedisServer
+from tests.servers import new_postgres, new_redis
+from tests.stack import Stack
+from tests.waiting import wait_until
+
+_TABLE = (
+    "CREATE TABLE {table} (id bigint PRIMARY KEY, customer text, total numeric(12,2),"
+    " paid boolean, placed_at timestamptz DEFAULT now())"
+)
+_INSERT = (
+    "INSERT INTO {table} SELECT i, 'customer ' || i, i * 1.01, i %% 2 = 0"
+    " FROM generate_series(%s, %s) i"
+)
+
+
+MOST_WORKERS = 4
+
+# Nothing is delivered while captures are measured.
+NOWHERE = {"url": "http://127.0.0.1:9/", "state": "paused"}
+# What the log has counted: settled, and not yet.
+_COUNTED = (
+    "SELECT coalesce(sum({what}), 0) FROM (SELECT trigger_id, {what}"
+    " FROM mission_control.event_stats_span WHERE span_seconds = 86400 UNION ALL"
+    " SELECT trigger_id, {what} FROM mission_control.event_stats) AS counted WHERE true{only}"
+)
+
+
+class Bench:
+    """The servers, the product's processes, a source database and an endpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.postgres: PostgresServer = new_postgres(
+            fsync="on", synchronous_commit="on", shared_buffers="1GB", max_wal_size="8GB"
+        )
+        self.redis: RedisServer = new_redis()
+        self.postgres.start()
+        self.redis.start()
+        self.source_url = self.postgres.create_database()
+        self.stack = Stack(
+            self.postgres.create_database(),
+            self.redis.url(),
+            self._folder("stack"),
+            copies={"worker": MOST_WORKERS},
+        )
+        for name in ("orders", "invoices"):
+            self.run_sql(_TABLE.format(table=name))
+        self.rows = 0
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
+
+    def run_sql(self, sql: str, *arguments: object) -> None:
+        connection = psycopg2.connect(self.source_url)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, arguments or None)
+        connection.close()
+
+    def insert(self, rows: int) -> None:
+        """One INSERT of that many new rows."""
+        self.run_sql(_INSERT.format(table="orders"), self.rows + 1, self.rows + rows)
+        self.rows += rows
+
+    def configure(
+        self, *triggers: dict[str, object], source: tuple[str, str] | None = None
+    ) -> None:
+        """These triggers, on every insert unless told otherwise, in the Postgres or in another
+        source (type, URL)."""
+        type, source_url = source or ("postgres", self.source_url)
+        usual = {
+            "name": "bench",
+            "databases": ["main"],
+            "tables": ["orders"],
+            "operations": ["insert"],
+        }
+        project = {
+            "name": "bench",
+            "eventing": {"enabled": True},
+            "databases": [{"alias": "main", "type": type, "url": source_url}],
+            "triggers": [usual | trigger for trigger in triggers],
+        }
+        text = yaml.safe_dump({"projects": [project]})
+        self.stack.manage("apply", "-", "--prune", input=text)
+        wait_until(self.is_live, 30, "capture does not apply the triggers")
+
+    def is_live(self) -> bool:
+        return bool(
+            self.stack.execute(
+                "SELECT 1 FROM eventing_capturelease WHERE state = 'streaming' AND"
+                " applied_version >= (SELECT max(configuration_version) FROM eventing_trigger)"
+            )
+        )
+
+    def stored(self) -> int:
+        return self.number(_COUNTED.format(what="stored", only=""))
+
+    def delivered(self, trigger: str = "") -> int:
+        """How many events were delivered; of one trigger, if it is named."""
+        only = f" AND trigger_id = (SELECT id FROM eventing_trigger WHERE name = '{trigger}')"
+        return self.number(_COUNTED.format(what="delivered", only=only if trigger else ""))
+
+    def unfinished(self) -> int:
+        return self.number(
+            "SELECT count(*) FROM mission_control.delivery WHERE state IN ('pending', 'delivering')"
+        )
+
+    def number(self, sql: str) -> int:
+        return int(self.stack.execute(sql)[0][0])
+
+    def stop(self) -> None:
+        self.stack.stop_all()
+        self.redis.stop()
+        self.postgres.stop("immediate")
+
+
+def seconds_until(condition: Callable[[], bool], limit_seconds: float) -> float:
+    """How long it takes until `condition`, looked at ten times a second so as not to disturb."""
+    started = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - started > limit_seconds:
+            raise TimeoutError("the benchmark did not end in time")
+        time.sleep(0.1)
+    return time.perf_counter() - started
+
+
+def commit_steadily(bench: Bench, rate: int, rows: int, table: str = "orders") -> dict[str, float]:
+    """Insert row by row at `rate` a second; returns when each one had committed, by its id."""
+    connection = psycopg2.connect(bench.source_url)
+    connection.autocommit = True
+    committed = {}
+    with connection.cursor() as cursor:
+        started = time.perf_counter()
+        for number in range(rows):
+            time.sleep(max(0.0, started + number / rate - time.perf_counter()))
+            bench.rows += 1
+            cursor.execute(_INSERT.format(table=table), (bench.rows, bench.rows))
+            committed[str(bench.rows)] = time.time()
+    connection.close()
+    return committed
+
+
+def delays_ms(committed: dict[str, float], arrivals: Path) -> tuple[float, float]:
+    """Median and 99th percentile from commit to arrival, in milliseconds."""
+    received = dict(line.split() for line in arrivals.read_text().splitlines())
+    delays = sorted((float(received[key]) - moment) * 1000 for key, moment in committed.items())
+    return delays[len(delays) // 2], delays[len(delays) * 99 // 100]
