@@ -213,7 +213,7 @@ def trigger_definition(
         "tables": _words(post.get("tables", "")),
         "operations": post.getlist("operations"),
         "url": post.get("url", "").strip(),
-        "headers": _written_headers(post, stored),
+        "headers": headers,
         "backoff": {
             name: _number(post.get(f"backoff_{name}", ""))
             for name in _BACKOFF
@@ -223,8 +223,6 @@ def trigger_definition(
     source |= {name: _number(post.get(name, "")) for name in _NUMBERS if post.get(name, "").strip()}
     source |= {name: post[name] for name in ("state", "format") if post.get(name)}
     source["ordered"] = "ordered" in post
-    written = {f"headers.{name}": value for name, value in source["headers"].items()}
-    actor.refuse_references(written)
     definition = parse_trigger(source, os.environ)
     return _with_kept_headers(definition, post, stored) if stored else definition
 

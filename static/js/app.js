@@ -469,8 +469,11 @@ function takeUpDraft(form, kept) {
     const at = left.findIndex(([name, value]) => name === field.name && (!isChoice(field) || value.split("\n")[0] === field.value));
     if (at < 0) continue;
     const [[, value]] = left.splice(at, 1);
+    const before = isChoice(field) ? field.checked : field.value;
     if (isChoice(field)) field.checked = value.endsWith("true");
     else field.value = value;
+    const is = isChoice(field) ? field.checked : field.value;
+    if (is !== before) field.closest("details")?.setAttribute("open", "");
   }
   form.querySelector("[data-draft-notice]").hidden = false;
   form.dispatchEvent(new Event("change", { bubbles: true }));

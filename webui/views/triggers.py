@@ -232,11 +232,12 @@ def preview(request: Request, project: Project) -> HttpResponse:
     """What the form beside it would make, in words; asked for while it is being filled in."""
     form = given_trigger_form(request.POST, (), None)
     touched = set(request.POST.get("touched", "").split())
+    context: dict[str, Any] = {}
     try:
-        context = _words_of(trigger_definition(request.POST, None, request.actor))
+        context = _words_of(_drafted(request, None))
+        trigger_definition(request.POST, None, request.actor)
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, None)
-        context = {}
     errors = {name: form.errors.get(name, "") for name in _CHECKED if name in touched}
     return render(request, "triggers/_preview.html", {**context, "checked": errors})
 
