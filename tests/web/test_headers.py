@@ -26,6 +26,9 @@ EVERYWHERE = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+# What the last words of an address lead to, where it is no page.
+NO_PAGES = {"payload": "application/json", "export": "application/yaml; charset=utf-8"}
+
 
 def test_every_answer_tells_browsers_what_they_may_do(world: World) -> None:
     for route in TABLE:
@@ -44,7 +47,7 @@ def test_every_answer_tells_browsers_what_they_may_do(world: World) -> None:
                 assert kind in ("application/json", "application/problem+json"), path
                 assert answer.headers["Cache-Control"] == "no-store", path
             elif answer.status_code == 200 and path.startswith(("/projects/", "/health/")):
-                assert kind == "text/html; charset=utf-8", path
+                assert kind == NO_PAGES.get(path.split("/")[-2], "text/html; charset=utf-8"), path
                 cached = answer.headers["Cache-Control"]
                 assert "private" in cached or "no-store" in cached, path
 
