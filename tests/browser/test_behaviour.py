@@ -360,3 +360,26 @@ def test_a_trigger_is_tried_out_before_it_is_saved(
     expect(page.locator("#trial")).to_contain_text("not taken")
     expect(page.locator("#trial")).to_contain_text("Nothing was saved.")
     assert violations(page) == []
+
+
+def test_settings_tell_what_is_being_done_while_an_eventing_db_is_made(
+    shop: Shop, live_server: Any, page: Page, source_database: str
+) -> None:
+    make_database(shop.project, source_database, alias="logs")
+    page.goto(live_server.url + shop.path("settings/"))
+    page.get_by_label("Eventing DB").select_option("logs")
+    page.evaluate(
+        """() => {
+            const line = document.querySelector("[data-progress]");
+            const keep = () => sessionStorage.setItem("told", line.textContent);
+            new MutationObserver(keep).observe(line, { childList: true });
+        }"""
+    )
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Settings saved.")).to_be_visible()
+    expect(page.get_by_label("Eventing DB")).to_have_value("logs")
+    told = page.evaluate("sessionStorage.getItem('told')")
+    assert told.startswith("Checking logs")
+    assert told.endswith("and making its tables…")
+    made = "SELECT to_regclass('mission_control.event_log') IS NOT NULL"
+    assert execute(source_database, made) == [(True,)]
