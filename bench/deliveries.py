@@ -86,12 +86,14 @@ def measure_ordered(bench: Bench, events: int) -> list[Figure]:
 
 
 def measure_dead_endpoint(bench: Bench, events: int) -> list[Figure]:
-    """A backlog for a healthy endpoint, alone and beside as much for one that hangs."""
-    rates = {}
-    with endpoint(bench.folder, timed=True) as (url, _):
-        healthy = {"name": "healthy", "url": url}
-        dead = {"name": "dead", "url": url.replace("/hook", "/hang")}
-        for name, triggers in (("alone", [healthy]), ("beside", [healthy, dead])):
+    """A healthy endpoint alone and beside one that hangs and gets as much: how quickly a backlog
+    goes, and what single commits take."""
+    rates, delays = {}, {}
+    for name in ("alone", "beside"):
+        with endpoint(bench.folder, timed=True) as (url, arrivals):
+            triggers = [{"name": "healthy", "url": url}]
+            if name == "beside":
+                triggers.append({"name": "dead", "url": url.replace("/hook", "/hang")})
             bench.configure(*({**each, "state": "paused"} for each in triggers))
             stored, before = bench.stored(), bench.delivered("healthy")
             bench.insert(events)
@@ -100,17 +102,19 @@ def measure_dead_endpoint(bench: Bench, events: int) -> list[Figure]:
             bench.configure(*triggers)
             seconds = seconds_until(lambda b=before: bench.delivered("healthy") - b >= events, 300)
             rates[name] = events / seconds
-    ratio = rates["beside"] / rates["alone"]
+            committed = commit_steadily(bench, 200, 2000)
+            wanted = events + len(committed)
+            wait_until(
+                lambda b=before, w=wanted: bench.delivered("healthy") - b >= w, 60, "not delivered"
+            )
+        delays[name] = delays_ms(committed, arrivals)[1]
+    rate_ratio, delay_ratio = rates["beside"] / rates["alone"], delays["beside"] / delays["alone"]
+    beside = "healthy endpoint, beside a dead one"
     return [
         Figure("healthy endpoint, alone", rates["alone"], "events/s"),
-        Figure(
-            "healthy endpoint, beside a dead one",
-            rates["beside"],
-            "events/s",
-            "≥ 90 %",
-            ratio,
-            "alone",
-        ),
+        Figure(beside, rates["beside"], "events/s", "≥ 90 %", rate_ratio, "alone"),
+        Figure("healthy endpoint, alone, 200 commits/s, p99", delays["alone"], "ms"),
+        Figure(f"{beside}, p99", delays["beside"], "ms", "≤ 200 %", delay_ratio, "alone"),
     ]
 
 

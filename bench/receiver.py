@@ -2,7 +2,8 @@
 
 `python -m bench.receiver PORT FILE`: on SIGTERM it writes `document id, seconds since the epoch`
 lines to FILE; `GET /arrived` says how many there are so far. It answers at once, but `/wait/MS/…`
-after so many milliseconds and `/hang` never. It speaks just as much HTTP/1.1 as the requests need.
+after so many milliseconds and `/hang` never, which is not noted. It speaks just as much HTTP/1.1 as
+the requests need.
 """
 
 import asyncio
@@ -43,8 +44,9 @@ class Endpoint(asyncio.Protocol):
                 self._buffer = self._buffer[whole:]
                 continue
             document = _DOCUMENT.search(self._buffer, end, whole)
-            self._arrivals.append((document[1] if document else b"", time.time()))
             wait = _WAIT.match(self._buffer)
+            if wait is None or wait[1]:
+                self._arrivals.append((document[1] if document else b"", time.time()))
             self._buffer = self._buffer[whole:]
             if wait is None:
                 self._transport.write(_ANSWER)
