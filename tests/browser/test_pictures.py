@@ -91,12 +91,14 @@ def _fill(log: PostgresEventLog, project_id: int, origin: Any, triggers: list[Tr
 
 def _outcome(claim: Claim, number: int) -> Outcome:
     if number % 41 == 7:
-        outcome = make_outcome(claim, 503, int(time.time() * 1000) + 28_000)
+        outcome = make_outcome(claim, 503, 28_000)
     elif number % 37 == 5:
         outcome = make_outcome(claim, None, error_message="connection refused")
     else:
         outcome = make_outcome(claim)
-    exchange = outcome.exchange._replace(duration_ms=6 + number * 7 % 40)
+    exchange = outcome.exchange._replace(
+        started_at_ms=claim.committed_at_ms + 2 + number % 5, duration_ms=6 + number * 7 % 40
+    )
     return outcome._replace(exchange=exchange)
 
 
