@@ -123,10 +123,12 @@ def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
 @project_page()
 def payload(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """The payload alone, as it is stored."""
-    found = _event(project, event_id, request.actor).payload
-    if found is None:
+    detail = _event(project, event_id, request.actor)
+    if detail.withheld:
+        raise Http404("You may not see what rows contain.")
+    if detail.payload is None:
         raise Http404("The payload of this event has expired.")
-    return HttpResponse(found, content_type="application/json")
+    return HttpResponse(detail.payload, content_type="application/json")
 
 
 def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
