@@ -5,7 +5,10 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,9 @@ def write_json(path: Path, figures: Sequence[Figure], versions: dict[str, str]) 
     """The figures for programs, with what they were measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
+        "measured_on": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
         "machine": platform.machine(),
         "python": platform.python_version(),
         **versions,
