@@ -421,7 +421,8 @@ function showKeptLog() {
 
 document.addEventListener("DOMContentLoaded", showKeptLog);
 document.addEventListener("submit", (event) => {
-  if (event.target.action.endsWith("/sign-out/")) sessionStorage.clear();
+  // A field may be named `action`, too.
+  if (event.target.getAttribute("action")?.endsWith("/sign-out/")) sessionStorage.clear();
 });
 
 // Trigger form: more headers; fields that have been left are checked as one goes on.
