@@ -20,7 +20,8 @@ from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS, unicode_decode_error_handler="replace"
 )
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# In UTC; without a zone, which isoformat() would write as `+00:00`.
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 _FIRST_MS: Final = -62_135_596_800_000
 _LAST_MS: Final = 253_402_300_799_999
 
@@ -71,7 +72,7 @@ def _date(value: DatetimeMS) -> Any:
     if not _FIRST_MS <= milliseconds <= _LAST_MS:
         return {"$date": {"$numberLong": str(milliseconds)}}
     moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}".zfill(19) + f".{milliseconds % 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds") + "Z"
 
 
 def _base64(value: bytes) -> str:
