@@ -113,31 +113,35 @@ def forget_if_expired(number: int) -> bool:
     return bool(expired.delete()[0])
 
 
-def _prepare(database: DatabaseDefinition, dry_run: bool) -> None:
+def _prepare(database: DatabaseDefinition, dry_run: bool) -> Sequence[Finding]:
     """Check a database's rights and version, and make the tables of a log in it.
 
-    A dry run only checks. Raises InvalidInput, with nothing changed, if it cannot hold a log.
+    A dry run only checks. Returns what was found, none of it an error. Raises InvalidInput, with
+    nothing changed, if it cannot hold a log.
     """
     log = log_at(database.type, database.url)
     owner = str(Installation.objects.values_list("node_id", flat=True).get())
+    findings = log.check(owner)
     problems = [
-        Problem("eventing.db", finding.what, _needed(finding))
-        for finding in log.check(owner)
+        Problem("eventing.db", finding.what, needed(finding))
+        for finding in findings
         if finding.status == "error"
     ]
     if problems:
         raise InvalidInput(problems)
     if dry_run:
-        return
+        return findings
     try:
         log.make_tables(owner)
     except LogUnavailable as error:
         raise InvalidInput(
             [Problem("eventing.db", str(error), "a database that answers")]
         ) from None
+    return findings
 
 
-def _needed(finding: Finding) -> str:
+def needed(finding: Finding) -> str:
+    """Why something found matters, and what mends it."""
     return f"{finding.why}: {finding.mend}" if finding.mend else finding.why
 
 
@@ -147,11 +151,11 @@ def prepare_for(
     databases: Sequence[DatabaseDefinition] = (),
     *,
     dry_run: bool = False,
-) -> None:
+) -> Sequence[Finding]:
     """Make the log that `settings` name, unless it is in use already. Raises InvalidInput.
 
     To be called before the transaction that saves them; `databases` are about to be saved too.
+    Returns what was found at a log that was made: nothing if there was nothing to make.
     """
     database = eventing_db_to_prepare(project, settings.eventing_db, databases)
-    if database is not None:
-        _prepare(database, dry_run)
+    return () if database is None else _prepare(database, dry_run)

@@ -326,6 +326,19 @@ def test_a_read_only_server_is_found(mysql_server: MySqlServer, mysql_database: 
     assert finding(log, "primary").status == "ok"
 
 
+def test_a_mariadb_too_old_to_hold_the_log_is_found() -> None:
+    # A MariaDB says of itself what its variable `version` is set to.
+    server = new_mariadb(version="10.5.29-MariaDB")
+    server.start()
+    try:
+        wrong = finding(MySqlEventLog(server.create_database()), "version")
+        assert wrong.status == "error"
+        assert wrong.what == "MariaDB 10.5.29-MariaDB"
+        assert wrong.mend == "upgrade the server to MariaDB 10.6.0 or newer"
+    finally:
+        server.kill()
+
+
 def test_a_binary_log_of_statements_is_found(mariadb_server: MariaDbServer) -> None:
     log = MySqlEventLog(mariadb_server.create_database())
     mariadb_server.execute("SET GLOBAL binlog_format = STATEMENT")

@@ -9,6 +9,8 @@ from django.db import connection
 from django.test import Client
 
 from eventing.models import Project
+from tests.factories import make_database
+from tests.servers import execute
 from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
 
 READ = (
@@ -40,6 +42,17 @@ POST = {
     "settings/notifications/on-call/delete/": "admin",
     "settings/delete/": "admin",
 }
+
+_AS_POSTGRES_13 = """
+CREATE SCHEMA older;
+CREATE FUNCTION older.current_setting(name text) RETURNS text LANGUAGE sql AS $$
+    SELECT CASE name WHEN 'server_version_num' THEN '130023' WHEN 'server_version' THEN '13.23'
+           ELSE pg_catalog.current_setting(name) END $$;
+DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I SET search_path = older, pg_catalog, public',
+                   current_database());
+END $$;
+"""
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -179,6 +192,45 @@ def test_settings_are_saved_and_bad_ones_refused(shop: Shop, admin: Client) -> N
         assert words in answer.content.decode()
     shop.project.refresh_from_db()
     assert shop.project.eventing_enabled
+
+
+def test_saving_another_eventing_db_says_what_was_checked_and_made(
+    shop: Shop, admin: Client, source_database: str
+) -> None:
+    make_database(shop.project, source_database, alias="logs")
+    path = shop.path("settings/")
+    given = {"enabled": "on", "db": "logs", "retention_events": "7", "retention_payloads": "3"}
+    text = admin.post(path, given, follow=True).content.decode()
+    for step in (
+        "Checked logs: connected as ",
+        "; Postgres ",
+        "may make the log",
+        "tables are made",
+    ):
+        assert step in text, step
+    tables = execute(source_database, "SELECT to_regclass('mission_control.event_log')::text")
+    assert tables == [("mission_control.event_log",)]
+    # Saved once more there is nothing to make, and so nothing to tell.
+    assert "Checked" not in admin.post(path, given, follow=True).content.decode()
+
+
+def test_a_postgres_too_old_to_hold_the_log_is_refused_and_nothing_changes(
+    shop: Shop, admin: Client, source_database: str
+) -> None:
+    # The server itself says that it is an older one, to whoever asks in this database.
+    execute(source_database, _AS_POSTGRES_13)
+    make_database(shop.project, source_database, alias="logs")
+    given = {"enabled": "on", "db": "logs", "retention_events": "7", "retention_payloads": "3"}
+    answer = admin.post(shop.path("settings/"), given)
+    assert answer.status_code == 422
+    text = answer.content.decode()
+    assert "Postgres 13.23" in text
+    assert "upgrade the server to Postgres 14 or newer" in text
+    shop.project.refresh_from_db()
+    assert shop.project.eventing_db is None
+    assert shop.project.retention_events_days != 7
+    schemas = "SELECT 1 FROM pg_namespace WHERE nspname = 'mission_control'"
+    assert execute(source_database, schemas) == []
 
 
 def test_the_health_page_says_what_has_not_been_seen(admin: Client) -> None:

@@ -1,11 +1,14 @@
 """A project's settings: whether eventing is on, where its log is, and how long that is kept."""
 
+from collections.abc import Sequence
+
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import render, resolve_url
 
 from eventing.access import ADMIN
-from eventing.eventing_dbs import prepare_for, stores_of
+from eventing.changes import Finding
+from eventing.eventing_dbs import needed, prepare_for, stores_of
 from eventing.logs import LOG_TYPES
 from eventing.models import Project
 from eventing.problems import InvalidInput
@@ -29,14 +32,25 @@ def edit(request: Request, project: Project) -> HttpResponse:
         return render(request, "settings/page.html", context)
     try:
         settings = settings_definition(request.POST)
-        prepare_for(project, settings)
+        found = prepare_for(project, settings)
         update_settings(project, settings, by=request.actor)
     except InvalidInput as error:
         form = given_settings_form(request.POST, error.problems)
         context = _context(project, form)
         return form_answer(request, "settings/page.html", context, refused=True)
-    messages.success(request, "Settings saved.")
+    messages.success(request, f"Settings saved.{_steps(settings.eventing_db, found)}")
+    for finding in found:
+        if finding.status == "warning":
+            messages.warning(request, f"{settings.eventing_db}: {finding.what}. {needed(finding)}")
     return SeeOther(resolve_url("settings", project.name))
+
+
+def _steps(name: str, found: Sequence[Finding]) -> str:
+    """What was done to make a log, in words; nothing where none was made."""
+    if not found:
+        return ""
+    checked = "; ".join(finding.what for finding in found if finding.status == "ok")
+    return f" Checked {name}: {checked}. Its tables are made, and events are stored there now."
 
 
 def _context(project: Project, form: Form) -> dict[str, object]:
