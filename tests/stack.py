@@ -119,6 +119,11 @@ class Stack:
         tails = [log.read_text(errors="replace").splitlines()[-40:] for log in logs if log.exists()]
         return "\n".join(line for tail in tails for line in tail)
 
+    def everything_written(self) -> str:
+        """Whatever the processes have written, from the beginning."""
+        logs = [self._processes.log(name) for name in procfile()]
+        return "\n".join(log.read_text(errors="replace") for log in logs)
+
     def manage(
         self, *arguments: str, input: str | None = None, must_succeed: bool = True
     ) -> subprocess.CompletedProcess[str]:
