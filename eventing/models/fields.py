@@ -1,7 +1,7 @@
 """Columns whose contents are encrypted at rest with the installation's keys.
 
-The first of `ENCRYPTION_KEYS` encrypts, all of them decrypt. A value is decrypted only when it is
-read from an instance; it is never part of `repr`, of an error message or of a query.
+The first of `ENCRYPTION_KEYS` encrypts, all of them decrypt. A value is decrypted as its row is
+loaded; it is never part of `repr`, of an error message or of a query.
 """
 
 import base64

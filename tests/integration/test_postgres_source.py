@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from io import StringIO
 from typing import Any
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
 
 from demo.servers import give_away
@@ -576,6 +579,54 @@ def test_documents_equal_to_jsonb_for_values_at_random(capture: Capture) -> None
     )
     rows = run(capture.url, "SELECT to_jsonb(r)::text FROM random_values AS r ORDER BY id")
     assert capture.documents(1500) == [exact(document) for (document,) in rows]
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+_VALUES = st.tuples(
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.decimals(allow_nan=True, allow_infinity=False),
+    st.none() | st.floats(),
+    st.none() | _TEXT,
+    st.none() | st.binary(max_size=40),
+    st.none() | st.booleans(),
+    st.none() | st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)),  # noqa: DTZ001
+    st.none() | st.lists(st.none() | _TEXT, max_size=4),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | _TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+        max_leaves=9,
+    ),
+)
+
+
+def test_rows_of_any_values_are_what_to_jsonb_makes_of_them(capture: Capture) -> None:
+    run(
+        capture.url,
+        "CREATE TABLE things (id bigserial PRIMARY KEY, i int8, n numeric, f float8, t text,"
+        " b bytea, o bool, z timestamptz, m text[], j jsonb)",
+    )
+    capture.open()
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(_VALUES, min_size=1, max_size=30))
+    def compare(rows: list[tuple[Any, ...]]) -> None:
+        capture.stored.clear()
+        connection = psycopg2.connect(capture.url)
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+            for *values, document in rows:
+                cursor.execute(
+                    "INSERT INTO things (i, n, f, t, b, o, z, m, j)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s::text[], %s)",
+                    (*values, json.dumps(document)),
+                )
+            cursor.execute("SELECT to_jsonb(things)::text FROM things ORDER BY id")
+            told = [exact(text) for (text,) in cursor.fetchall()]
+        execute(capture.url, "TRUNCATE things")
+        connection.close()
+        assert capture.documents(len(rows)) == told
+
+    compare()
 
 
 def test_settings_of_role_and_database_do_not_change_documents(capture: Capture) -> None:
