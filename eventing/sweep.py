@@ -39,8 +39,10 @@ def sweep(log_number: int) -> int:
         expired = log.expire_leases()
         if expired:
             logger.warning("events of a vanished worker are tried again", events=expired)
-    states = dict(Trigger.objects.values_list("pk", "state"))
+    # The log before the triggers: whichever has events and is then missing was deleted. Asked the
+    # other way round, one that is made in between would pass for deleted.
     waiting = log.triggers_with_deliveries()
+    states = dict(Trigger.objects.values_list("pk", "state"))
     for trigger_id in set(waiting) - set(states):
         cancelled = log.cancel(trigger_id)
         if cancelled:
