@@ -5,13 +5,15 @@ acknowledged at once, carry ids alone, and no result is kept.
 """
 
 import os
+import signal
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
+from celery.beat import Service
 from celery.schedules import schedule
-from celery.signals import setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init
 from kombu import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -92,6 +94,18 @@ def keep_django_logging(**_: object) -> None:
 def keep_to_itself(sender: Any, **_: object) -> None:
     """Workers have nothing to tell each other, whatever the command line says."""
     sender.options.update(without_gossip=True, without_mingle=True, without_heartbeat=True)
+
+
+@beat_init.connect
+def end_when_told(sender: Service, **_: object) -> None:
+    """Beat ends even if what the signal interrupts swallows the exception, as destructors do."""
+
+    def end(*_: object) -> None:
+        sender.stop()
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
 
 
 app.autodiscover_tasks(["eventing"])

@@ -9,7 +9,9 @@ from uuid import UUID
 
 import structlog
 from celery import shared_task
+from celery.concurrency.thread import TaskPool
 from celery.signals import worker_ready, worker_shutdown
+from celery.worker.consumer import Consumer
 from django.conf import settings
 from django.db import close_old_connections
 
@@ -107,11 +109,23 @@ _pace = _Pace()
 
 
 @worker_ready.connect
-def _start(**_: object) -> None:
+def _start(sender: Consumer, **_: object) -> None:
+    _start_threads(sender.pool)
     health.beat("worker", _worker.name)
     # Connections are opened now, lest the first event wait for them.
     _worker.dispatcher(BUILTIN)
     threading.Thread(target=_worker.beat, name="heartbeat", daemon=True).start()
+
+
+def _start_threads(pool: TaskPool) -> None:
+    """Start all threads that the pool may have: where memory is short later there would be none.
+
+    Celery starts one when a task needs it, and ends the worker if it cannot.
+    """
+    all_are_there = threading.Event()
+    for _ in range(pool.limit):
+        pool.executor.submit(all_are_there.wait)
+    all_are_there.set()
 
 
 @worker_shutdown.connect

@@ -45,18 +45,30 @@ class LookUps:
         self._threads = 0
 
     def addresses(self, name: str) -> Addresses | None:
-        """The addresses of `name`; None while it is being looked up, which begins here."""
+        """The addresses of `name`; None while it is being looked up, which begins here.
+
+        Raises MemoryError if there is no thread for it.
+        """
         with self._lock:
             forget_at, found = self._known.get(name, (0.0, ()))
             if time.monotonic() < forget_at:
                 return found
             if name not in self._asked_for:
+                if self._threads < _MOST_AT_ONCE:
+                    self._start_thread()
                 self._asked_for.add(name)
                 self._wanted.append(name)
-                if self._threads < _MOST_AT_ONCE:
-                    self._threads += 1
-                    threading.Thread(target=self._look_up, name="look-up", daemon=True).start()
             return None
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._look_up, name="look-up", daemon=True).start()
+        except RuntimeError as error:
+            # Those that run take the name on.
+            if not self._threads:
+                raise MemoryError("no thread can be started") from error
+        else:
+            self._threads += 1
 
     def _look_up(self) -> None:
         while (name := self._next()) is not None:

@@ -357,7 +357,11 @@ class WebhookDestination:
 
     def _begin(self, request: Request, on_done: OnDone) -> None:
         named = named_in(request.url)
-        addresses = self._look_ups.addresses(named.name) if named is not None else ()
+        try:
+            addresses = self._look_ups.addresses(named.name) if named is not None else ()
+        except MemoryError:
+            self._answer(on_done, _short_of_memory(request))
+            return
         if named is not None and not addresses:
             if addresses is None:
                 give_up_at = time.monotonic() + request.timeout_ms / 1000
@@ -374,11 +378,10 @@ class WebhookDestination:
         except (MemoryError, pycurl.error, ValueError, TypeError, OverflowError) as error:
             # The handle may be half prepared, so it is not used again; the error may quote values.
             transfer.curl.close()
-            unsent = _unsent(request, "protocol", "the request cannot be made")
             if _is_for_want_of_memory(error):
-                logger.warning("short of memory: events go back", url=_shown_url(request.url))
-                unsent = _unsent(request, "stopped", "the worker is short of memory")
-            self._answer(on_done, unsent)
+                self._answer(on_done, _short_of_memory(request))
+            else:
+                self._answer(on_done, _unsent(request, "protocol", "the request cannot be made"))
         else:
             self._under_way[transfer.curl] = transfer
 
@@ -464,6 +467,11 @@ def _is_for_want_of_memory(error: Exception) -> bool:
     if isinstance(error, pycurl.error):
         return bool(error.args[0] == pycurl.E_OUT_OF_MEMORY)
     return isinstance(error, MemoryError)
+
+
+def _short_of_memory(request: Request) -> Exchange:
+    logger.warning("short of memory: events go back", url=_shown_url(request.url))
+    return _unsent(request, "stopped", "the worker is short of memory")
 
 
 def _unsent(
