@@ -212,7 +212,7 @@ class _Transfer:
 
 
 class WebhookDestination:
-    """Sends requests on one thread of its own, started when the first one comes.
+    """Sends requests on one thread of its own, started here: later there may be no memory for it.
 
     At most `max_connections` exchanges are under way; further requests wait without their timeout
     running. `ca_file` names certificates to trust in place of the system's.
@@ -226,13 +226,15 @@ class WebhookDestination:
         self._ca_file = ca_file or ssl.get_default_verify_paths().cafile
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Request, OnDone]] = deque()
-        self._thread: threading.Thread | None = None
         self._stop_by: float | None = None
         self._closed = False
         self._asleep = False
         self._look_ups = LookUps(self._wake)
         # What waits for the addresses of a name, each until the time given.
         self._unresolved: dict[str, list[tuple[float, Request, OnDone]]] = {}
+        self._wake_file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
+        self._thread.start()
 
     def submit(self, request: Request, on_done: OnDone) -> None:
         """Queue a request; `on_done` is called once, on the destination's thread.
@@ -242,8 +244,6 @@ class WebhookDestination:
         with self._lock:
             if self._stop_by is None:
                 self._waiting.append((request, on_done))
-                if self._thread is None:
-                    self._start()
                 closed = False
             else:
                 closed = True
@@ -257,17 +257,10 @@ class WebhookDestination:
         with self._lock:
             if self._stop_by is None:
                 self._stop_by = time.monotonic() + timeout_seconds
-            thread = self._thread
-        if thread is not None:
-            self._wake()
-            thread.join(timeout_seconds + 5)
+        self._wake()
+        self._thread.join(timeout_seconds + 5)
 
-    # Everything below runs on the thread, but for the first two.
-
-    def _start(self) -> None:
-        self._wake_file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
-        self._thread.start()
+    # Everything below runs on the thread, but for the first.
 
     def _wake(self) -> None:
         with self._lock:
@@ -356,8 +349,8 @@ class WebhookDestination:
                     self._answer(on_done, _unsent(request, "dns", words))
 
     def _begin(self, request: Request, on_done: OnDone) -> None:
-        named = named_in(request.url)
         try:
+            named = named_in(request.url)
             addresses = self._look_ups.addresses(named.name) if named is not None else ()
         except MemoryError:
             self._answer(on_done, _short_of_memory(request))
@@ -371,13 +364,15 @@ class WebhookDestination:
                 words = f"the name {named.name} does not resolve"
                 self._answer(on_done, _unsent(request, "dns", words))
             return
-        transfer = self._idle.pop() if self._idle else _Transfer(self._guard, self._ca_file)
+        transfer = None
         try:
+            transfer = self._idle.pop() if self._idle else _Transfer(self._guard, self._ca_file)
             transfer.prepare(request, on_done, named, addresses or ())
             self._multi.add_handle(transfer.curl)
         except (MemoryError, pycurl.error, ValueError, TypeError, OverflowError) as error:
             # The handle may be half prepared, so it is not used again; the error may quote values.
-            transfer.curl.close()
+            if transfer is not None:
+                transfer.curl.close()
             if _is_for_want_of_memory(error):
                 self._answer(on_done, _short_of_memory(request))
             else:

@@ -5,6 +5,8 @@ import ipaddress
 import queue
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -137,6 +139,36 @@ def test_a_name_that_does_not_resolve_says_which(destination: WebhookDestination
     assert exchange.error_kind == "dns"
     assert exchange.error_message == "the name nowhere.invalid does not resolve"
     assert "secret" not in repr(exchange)
+
+
+def test_a_request_goes_back_while_there_is_no_memory_to_look_its_name_up(
+    receiver: Receiver,
+) -> None:
+    sends_twice = f"""
+import queue, resource, psutil
+from eventing.destinations.addresses import AddressGuard
+from eventing.destinations.base import Request
+from eventing.destinations.webhook import WebhookDestination
+
+destination = WebhookDestination(AddressGuard(["127.0.0.0/8", "::1/128"]))
+request = Request("http://localhost:{receiver.port}/hook", (), b"1", 5000)
+answers = queue.Queue()
+_, most = resource.getrlimit(resource.RLIMIT_DATA)
+# Room for what a request takes, but for no other thread.
+has = psutil.Process().memory_info().data
+resource.setrlimit(resource.RLIMIT_DATA, (has + 4 * 1024**2, most))
+destination.submit(request, answers.put)
+print(answers.get(timeout=20).error_kind)
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+destination.submit(request, answers.put)
+print(answers.get(timeout=20).status_code)
+destination.stop(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", sends_twice], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["stopped", "200"]
+    assert len(receiver.received("/hook")) == 1
 
 
 def test_an_endpoint_that_hangs_is_given_up_after_its_timeout(
