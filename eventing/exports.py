@@ -1,12 +1,14 @@
 """Events as a file: CSV or JSON lines, newest first, written page by page as they are read.
 
-An export is bounded; one that ends at its bound says so in its last line, and with which filter
-the next begins. Whoever may not see payloads gets a file without that column.
+An export is bounded; one that ends at its bound, or because the log gives out, says so in its last
+line, and with which filter the next begins. Whoever may not see payloads gets a file without that
+column.
 """
 
 import csv
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import StringIO
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -16,7 +18,8 @@ import orjson
 from eventing import history
 from eventing.access import Actor
 from eventing.changes import EVENT_TYPES
-from eventing.logs.base import EventFilter, EventRow
+from eventing.history import LogPage
+from eventing.logs.base import EventFilter, EventRow, LogUnavailable, SearchTooDeep
 from eventing.models import Project
 
 ExportKind = Literal["csv", "jsonl"]
@@ -40,32 +43,49 @@ def lines(
     by: Actor,
     with_payloads: bool,
     most: int = MOST_EVENTS,
+    patience_seconds: float = history.LONG_PATIENCE_SECONDS,
 ) -> Iterator[str]:
     """The file, a page of events at a time; without payloads if `by` may not see them.
 
-    Raises LogUnavailable while it is read.
+    Raises LogUnavailable, SearchTooDeep before the first line; after that the last line says so.
     """
     with_payloads = with_payloads and by.may_see_payloads(project)
+    read = partial(_read, project, filters, patience_seconds, with_payloads)
     write = _csv if kind == "csv" else _json_lines
+    page, payloads = read(None, min(most, _PAGE))
     if kind == "csv":
         yield _csv_lines([(*_COLUMNS, *(("payload",) if with_payloads else ()))])
-    cursor: str | None = None
-    left = most
+    count = 0
+    last: EventRow | None = None
     while True:
-        page = history.browse(
-            project, filters, cursor, min(left, _PAGE), history.LONG_PATIENCE_SECONDS
-        )
-        payloads: dict[UUID, str] | None = None
-        if with_payloads:
-            payloads = page.store.log.payloads(project.pk, [row.id for row in page.rows])
         yield write(page.rows, payloads)
-        left -= len(page.rows)
-        cursor = page.next_cursor
-        if cursor is None:
+        count += len(page.rows)
+        last = page.rows[-1] if page.rows else last
+        if page.next_cursor is None:
             return
-        if left <= 0:
-            yield _end(kind, page.rows[-1], most)
+        if count >= most:
+            yield _end(kind, last, f"after {count} events")
             return
+        try:
+            page, payloads = read(page.next_cursor, min(most - count, _PAGE))
+        except (LogUnavailable, SearchTooDeep) as error:
+            yield _end(kind, last, f"after {count} events, since {error}")
+            return
+
+
+def _read(
+    project: Project,
+    filters: EventFilter,
+    patience_seconds: float,
+    with_payloads: bool,
+    cursor: str | None,
+    limit: int,
+) -> tuple[LogPage, dict[UUID, str] | None]:
+    """A page, and the payloads of its events if they are wanted."""
+    page = history.browse(project, filters, cursor, limit, patience_seconds)
+    if not with_payloads:
+        return page, None
+    return page, page.store.log.payloads(project.pk, [row.id for row in page.rows])
 
 
 def _fields(row: EventRow) -> dict[str, Any]:
@@ -131,11 +151,13 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _end(kind: ExportKind, last: EventRow, most: int) -> str:
+def _end(kind: ExportKind, last: EventRow | None, why: str) -> str:
     """The line that says that there is more."""
-    # The whole of that millisecond again, lest one of it be missed.
-    before = _moment(last.committed_at + timedelta(milliseconds=1))
-    words = f"the export ends after {most} events; the next begins at before={before}"
+    words = f"the export ends {why}"
+    if last is not None:
+        # The whole of that millisecond again, lest one of it be missed.
+        before = _moment(last.committed_at + timedelta(milliseconds=1))
+        words = f"{words}; the next begins at before={before}"
     if kind == "csv":
         return _csv_lines([(words,)])
     return orjson.dumps({"note": words}).decode() + "\n"

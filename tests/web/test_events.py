@@ -4,9 +4,12 @@ import csv
 import html
 import json
 import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from io import StringIO
 from uuid import UUID
 
+import psycopg2
 import pytest
 from django.db import connection
 from django.http import HttpResponse
@@ -19,8 +22,8 @@ from eventing.definitions import PayloadFormat
 from eventing.exports import EXPORT_KINDS, ExportKind, lines
 from eventing.formats import message
 from eventing.history import redeliver
-from eventing.logs import builtin_log
-from eventing.logs.base import EventFilter
+from eventing.logs import builtin_log, control_database_dsn
+from eventing.logs.base import EventFilter, SearchTooDeep
 from eventing.models import AuditEntry
 from tests.factories import make_change, make_events, make_origin, make_outcome, make_trigger
 from tests.web.conftest import HOOK, Shop
@@ -319,6 +322,42 @@ def test_an_export_that_is_cut_off_says_so_and_where_to_go_on(shop: Shop, kind: 
     *_, last = cut.splitlines()
     assert "the export ends after 3 events; the next begins at before=20" in last
     assert len(cut.splitlines()) == len(whole.splitlines()) - 1
+
+
+@contextmanager
+def _kept_locked(table: str) -> Iterator[None]:
+    """Nobody else reads a table of the log meanwhile."""
+    with closing(psycopg2.connect(control_database_dsn())) as holder, holder.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE mission_control.{table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@pytest.mark.parametrize("kind", EXPORT_KINDS)
+def test_an_export_whose_log_does_not_answer_in_time_begins_no_file(
+    shop: Shop, kind: ExportKind
+) -> None:
+    shop.add_events(1)
+    file = lines(
+        shop.project, EventFilter(), kind, by=BY, with_payloads=False, patience_seconds=0.2
+    )
+    with _kept_locked("event_kind"), pytest.raises(SearchTooDeep):
+        next(file)
+
+
+@pytest.mark.parametrize("kind", EXPORT_KINDS)
+def test_an_export_whose_log_gives_out_on_the_way_says_so_and_where_to_go_on(
+    shop: Shop, kind: ExportKind
+) -> None:
+    shop.add_events(501)
+    file = lines(
+        shop.project, EventFilter(), kind, by=BY, with_payloads=False, patience_seconds=0.2
+    )
+    begun = [next(file) for _ in range(2 if kind == "csv" else 1)]
+    assert begun[-1].count("users") == 500
+    with _kept_locked("event_kind"):
+        (last,) = file
+    assert "the export ends after 500 events, since the search was ended" in last
+    assert "; the next begins at before=20" in last
 
 
 def test_one_who_reads_is_only_told_that_there_is_more(shop: Shop, viewer: Client) -> None:

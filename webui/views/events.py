@@ -248,7 +248,10 @@ def export(request: Request, project: Project) -> HttpResponseBase:
         with_payloads=request.GET.get("payloads") == "1",
     )
     # What fails before the first line is an answer of its own.
-    first = next(lines)
+    try:
+        first = next(lines)
+    except SearchTooDeep as error:
+        return HttpResponse(str(error), status=422, content_type="text/plain")
     answer = StreamingHttpResponse(chain([first], lines), content_type=_MEDIA_TYPES[kind])
     name = f"{project.name}-events-{timezone.now():%Y%m%dT%H%M%SZ}.{kind}"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'
