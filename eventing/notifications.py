@@ -6,6 +6,7 @@ lasts, and a last time when it is over.
 """
 
 import random
+import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -40,6 +41,8 @@ _LONGEST_PAUSE_MS: Final = 3_600_000
 # Longer than any single message takes.
 _LEASE_SECONDS: Final = 120
 _AT_ONCE: Final = 20
+
+_sending = threading.Lock()
 
 logger = structlog.get_logger(__name__)
 
@@ -220,11 +223,19 @@ def title_of(notice: Notice) -> str:
 
 
 def send_due() -> int:
-    """Send what is to be told now; returns how many messages were taken."""
-    # Index notice_due.
-    due = Notice.objects.filter(next_attempt_at__lte=Now()).order_by("next_attempt_at")
-    found = list(due.select_related("notification", "trouble__project")[:_AT_ONCE])
-    return sum(_send(notice) for notice in found)
+    """Send what is to be told now, unless this process is at it; returns how many were taken.
+
+    Services that do not answer may hold up one thread of a worker, never all of them.
+    """
+    if not _sending.acquire(blocking=False):
+        return 0
+    try:
+        # Index notice_due.
+        due = Notice.objects.filter(next_attempt_at__lte=Now()).order_by("next_attempt_at")
+        found = list(due.select_related("notification", "trouble__project")[:_AT_ONCE])
+        return sum(_send(notice) for notice in found)
+    finally:
+        _sending.release()
 
 
 def _send(notice: Notice) -> bool:

@@ -3,6 +3,7 @@ HTTP endpoint.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.factories import (
 )
 from tests.mailbox import Mailbox
 from tests.receiver import Behaviour, Receiver
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -171,6 +173,31 @@ def test_a_message_that_is_not_taken_is_tried_again_and_given_up_in_the_end(
     assert notice.next_attempt_at is None
     assert notice.sent_at is None
     assert len(receiver.received("/hook")) == 8
+
+
+def test_a_service_that_does_not_answer_holds_up_one_thread_of_a_process(
+    project: Project, receiver: Receiver
+) -> None:
+    receiver.behave("/hook", Behaviour(hang=True))
+    make_notification(project, receiver.url("/hook"))
+    block(project)
+    notifications.watch()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(_send_and_close)
+        wait_until(lambda: receiver.received("/hook"), 10, "nothing is sent")
+        make_notification(project, receiver.url("/other"), "other")
+        assert watch_and_send() == 0
+        assert not first.done()
+        assert first.result() == 0
+    assert receiver.received("/other") == []
+    assert watch_and_send() == 1
+
+
+def _send_and_close() -> int:
+    try:
+        return notifications.send_due()
+    finally:
+        connection.close()
 
 
 def test_lag_past_the_limit_of_each_is_told(project: Project, receiver: Receiver) -> None:
