@@ -3,8 +3,9 @@ are answered by a DNS server that may say something else each time it is asked.
 
 Run as `unshare --mount --net python -m tests.island`, with a list of steps as JSON on standard
 input: `{"name", "answers"}` tells the DNS server, `{"send"}` makes exchanges with those URLs, all
-at once, `{"check": [type, url]}` tests the connection to a database. Prints what came of each of
-these, and at which addresses somebody knocked.
+at once, `{"announce"}` sends a message to each of those addresses, `{"check": [type, url]}` tests
+the connection to a database. Prints what came of each of these, and at which addresses somebody
+knocked.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 from eventing.changes import Exchange
 from eventing.destinations.addresses import AddressGuard
+from eventing.destinations.announcement import Announcer
 from eventing.destinations.base import Request
 from eventing.destinations.webhook import WebhookDestination
 from eventing.sources import source_of
@@ -175,8 +177,12 @@ def main() -> None:
             found = [finding.what for finding in source_of(Candidate(*step["check"])).check()]
             results.append({"found": found, "knocked_at": everywhere.knocked_at.copy()})
             continue
-        started = time.monotonic()
         guard = AddressGuard(step.get("allowed", ()))
+        if "announce" in step:
+            whys = [Announcer(guard).send(url, "title", "text") for url in step["announce"]]
+            results.append({"whys": whys, "knocked_at": everywhere.knocked_at.copy()})
+            continue
+        started = time.monotonic()
         found = _exchanges(step["send"], guard, step.get("timeout_ms", 5000))
         results.append(
             {

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 import apprise
 import requests
@@ -54,6 +54,8 @@ _REFUSED_OPTIONS: Final = frozenset(
     ("template", "attach", "pgp", "pgppub", "pgpprv", "wkd", "smime", "retry", "wait", "rto", "cto")
 )
 _TIMEOUTS_SECONDS: Final = (4.0, 6.0)
+# Shorter parts of an address are taken out of a text only where they are words of their own.
+_SHORT: Final = 5
 _MOST_CHARACTERS: Final = 300
 
 
@@ -104,6 +106,24 @@ def _keep(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("apprise").addFilter(_keep)
+
+
+class _NoEnvironment:
+    """`trust_env` of requests' sessions: never while a message is sent.
+
+    A proxy of the environment would connect in our place and past the guard, and a `.netrc` would
+    sign in to whatever host an address names. Apprise makes its sessions out of anybody's reach.
+    """
+
+    def __get__(self, session: requests.Session | None, owner: type) -> bool:
+        trusts = session is None or session.__dict__.get("trust_env", True)
+        return bool(trusts) and _here.guard is None
+
+    def __set__(self, session: requests.Session, trusts: bool) -> None:
+        session.__dict__["trust_env"] = trusts
+
+
+requests.Session.trust_env = _NoEnvironment()  # type: ignore[assignment]
 
 
 @contextmanager
@@ -183,7 +203,8 @@ class Announcer:
                 why = None if plugin.notify(body=text, title=title) else _here.said or "refused"
         if why is None:
             return None
-        return _without_secrets(_here.refused or why, url)[:_MOST_CHARACTERS]
+        host = urlsplit(url).hostname if plugin is None else _own_host(plugin)
+        return _without_secrets(_here.refused or why, url, host)[:_MOST_CHARACTERS]
 
 
 def _post(url: str, text: str) -> str | None:
@@ -202,10 +223,27 @@ def _post(url: str, text: str) -> str | None:
     return None if 200 <= answer.status_code < 300 else f"it answered {answer.status_code}"
 
 
-def _without_secrets(text: str, url: str) -> str:
-    """`text` with everything of the address in it that might be a secret taken out."""
-    host = urlsplit(url).hostname or ""
-    parts = [part for part in re.split(r"[/:@?&=#]+", url) if len(part) > 5 and part != host]
-    for part in sorted(parts, key=len, reverse=True):
-        text = text.replace(part, "…")
+def _without_secrets(text: str, url: str, host: str | None) -> str:
+    """`text` with everything of the address in it that might be a secret taken out; `host` is
+    none."""
+    for part in sorted(_parts_of(url, host), key=len, reverse=True):
+        pattern = re.escape(part)
+        if len(part) <= _SHORT:
+            pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"
+        text = re.sub(pattern, "…", text, flags=re.IGNORECASE)
     return text
+
+
+def _parts_of(url: str, host: str | None) -> set[str]:
+    """What an address is made of, as it is written and as it is meant; without `host` and port, and
+    without the names of its options."""
+    parts = urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    options = [option.partition("=") for option in parts.query.split("&")]
+    wholes = [user, parts.path, parts.fragment, *(value or name for name, _, value in options)]
+    if host is None:
+        wholes.append(place)
+    pieces = {piece for whole in wholes for piece in [whole, *re.split(r"[/:@]+", whole)]}
+    return {each for piece in pieces for each in (piece, unquote(piece), unquote_plus(piece))} - {
+        ""
+    }

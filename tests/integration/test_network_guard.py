@@ -227,3 +227,59 @@ def test_names_whose_dns_server_is_silent_hold_nobody_else_up() -> None:
     assert Counter(result["kinds"]) == {"dns": 300, None: 1}
     assert result["statuses"][-1] == 200
     assert result["messages"][0] == "the name silent-0.test was not resolved within 300 ms"
+
+
+# An address of each service whose host is one's own, and a plain webhook.
+ANNOUNCED = (
+    "http://{}/hook",
+    "mmost://{}/abcdefghijklmnopqrstuvwxyz",
+    "rocket://user:word@{}/#room",
+    "ntfy://{}/topic",
+    "gotify://{}/abcdefghijklmno",
+    "matrix://user:word@{}/#room",
+    "workflow://{}/abcdefgh/ijklmnopqr",
+    "mailto://user:word@{}?from=a@example.com&to=b@example.com",
+)
+
+
+@pytest.fixture(scope="module")
+def announced() -> dict[str, str | None]:
+    """What came of a message to each of ALL_ANNOUNCED; fails if any of them got through."""
+    [result] = on_the_island(*taught(NAMES), {"announce": ALL_ANNOUNCED})
+    assert result["knocked_at"] == []
+    return dict(zip(ALL_ANNOUNCED, result["whys"], strict=True))
+
+
+ALL_ANNOUNCED = [
+    *(
+        form.format(f"{host}:{PORT}")
+        for form in ANNOUNCED
+        for host in [*map(literal, REFUSED), *NAMES, "2130706433", "0x7f.1", "127.1", "localhost"]
+    ),
+    *(url_of(host) for host in SPELLINGS),
+    *CONFUSING,
+]
+
+
+@pytest.mark.parametrize("url", ALL_ANNOUNCED, ids=ascii)
+def test_no_message_reaches_anything_inside(url: str, announced: dict[str, str | None]) -> None:
+    assert announced[url]
+
+
+@pytest.mark.parametrize("form", ANNOUNCED)
+def test_a_message_follows_no_name_that_is_bound_anew_inside(form: str) -> None:
+    names: dict[str, list[Any]] = {
+        "rebound.test": [[PUBLIC], ["127.0.0.1"]],
+        "out.test": [[PUBLIC]],
+    }
+    url = form.format(f"rebound.test:{PORT}")
+    outside, first, second = on_the_island(
+        *taught(names),
+        {"announce": [form.format(f"out.test:{PORT}")]},
+        {"announce": [url]},
+        {"announce": [url]},
+    )
+    assert set(outside["knocked_at"]) == {PUBLIC}
+    assert set(first["knocked_at"]) <= {PUBLIC}
+    assert second["knocked_at"] == []
+    assert "nothing is sent there" in second["whys"][0]

@@ -5,6 +5,7 @@ HTTP endpoint.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,12 @@ from eventing.access import command_line
 from eventing.breakers import Breakers
 from eventing.definitions import TROUBLE_KINDS, parse_notification
 from eventing.destinations.addresses import AddressGuard
-from eventing.destinations.announcement import Announcer, NoSuchService, service_of
+from eventing.destinations.announcement import (
+    Announcer,
+    NoSuchService,
+    _without_secrets,
+    service_of,
+)
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Breaker, CaptureLease, Notice, Project, Trouble
 from tests.factories import (
@@ -295,9 +301,15 @@ def test_nothing_is_sent_to_a_private_address(
 
 def test_a_redirect_leads_nowhere(receiver: Receiver) -> None:
     away = {"Location": "http://169.254.169.254/latest/meta-data/"}
-    receiver.behave("/hook", Behaviour(statuses=(302,), headers=away))
-    why = Announcer(AddressGuard(["127.0.0.0/8"])).send(receiver.url("/hook"), "title", "text")
-    assert why == "it answered 302"
+    announcer = Announcer(AddressGuard(["127.0.0.0/8"]))
+    for path in ("/hook", "/message", "/hooks/abcdefghijklmnop"):
+        receiver.behave(path, Behaviour(statuses=(302,), headers=away))
+    assert announcer.send(receiver.url("/hook"), "title", "text") == "it answered 302"
+    for scheme in ("gotify", "mmost"):
+        url = f"{scheme}://127.0.0.1:{receiver.port}/abcdefghijklmnop"
+        why = announcer.send(url, "title", "text")
+        assert why
+        assert "169.254.169.254" in why
 
 
 def test_why_it_was_not_taken_says_nothing_of_the_secret(mailbox: Mailbox) -> None:
@@ -309,6 +321,46 @@ def test_why_it_was_not_taken_says_nothing_of_the_secret(mailbox: Mailbox) -> No
     why = announcer.send("gotify://127.0.0.1:1/s3cretword1234", "title", "text")
     assert why
     assert "s3cretword1234" not in why
+
+
+@pytest.mark.parametrize(
+    ("url", "quoted"),
+    [
+        ("mailto://ada:pw1@smtp.example.com", "sign-in of ada with pw1 failed"),
+        ("mailto://ada:p%40s%3As@smtp.example.com", "sign-in with p@s:s failed"),
+        ("https://chat.example.com/hook?key=k3y", "k3y is no key"),
+        ("https://chat.example.com/hook?k3y", "k3y is no key"),
+        ("https://chat.example.com/T1/B2", "no T1/B2, no T1, no b2"),
+        ("tgram://123456789:abcdefg_hijklmnop/-1001", "bot 123456789:abcdefg_hijklmnop, -1001"),
+        ("discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", "no webhook 4174216298"),
+    ],
+)
+def test_what_an_answer_quotes_of_an_address_is_taken_out_however_short(
+    url: str, quoted: str, receiver: Receiver
+) -> None:
+    host = "chat.example.com" if url.startswith("https") else None
+    said = _without_secrets(f"{quoted} at chat.example.com: it answered 404", url, host)
+    assert said.endswith(": it answered 404")
+    assert "pw1" not in said
+    for secret in ("p@s", "k3y", "T1", "b2", "123456789", "abcdefg", "1001", "4174216298"):
+        assert secret.lower() not in said.lower()
+    assert "chat.example.com" in said
+
+
+@pytest.mark.parametrize("scheme", ["http", "gotify", "ntfy", "mmost"])
+def test_proxies_and_sign_ins_of_the_environment_are_not_used(
+    scheme: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with Receiver() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url("/"))
+        monkeypatch.setenv("http_proxy", proxy.url("/"))
+        announcer = Announcer(AddressGuard(["127.0.0.0/8"]))
+        assert announcer.send(f"{scheme}://127.0.0.1:{receiver.port}/hook4567", "a", "b") is None
+        assert proxy.connections == 0
+    assert [each for each in receiver.received() if "authorization" in each.headers] == []
+    assert receiver.received()
 
 
 @pytest.mark.parametrize(
