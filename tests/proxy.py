@@ -29,6 +29,7 @@ class Proxy:
         self._closed = threading.Event()
         self._delay_seconds = 0.0
         self._truncates = False
+        self._unanswered: bytes | None = None
         # Connections made before the last reset are to be ended by one.
         self._resets = 0
         self._listen(self._listener)
@@ -57,6 +58,11 @@ class Proxy:
     def truncate(self) -> None:
         """End each connection in the middle of the next message that passes, until `heal`."""
         self._truncates = True
+
+    def lose_answer_to(self, message: bytes) -> None:
+        """End one connection when the server has answered the next request that contains
+        `message`, without passing the answer on."""
+        self._unanswered = message
 
     def delay(self, seconds: float) -> None:
         """Let everything arrive so much later, until `heal`."""
@@ -117,6 +123,7 @@ class Proxy:
         for number in ends:
             ready.register(number, select.POLLIN)
         resets = self._resets
+        is_answered_in_vain = False
         try:
             while not self._closed.is_set() and self._resets == resets:
                 for end in [ends[number] for number, _ in ready.poll(_LOOK_MS)]:
@@ -125,6 +132,10 @@ class Proxy:
                     received = end.recv(_CHUNK_BYTES)
                     if not received:
                         return
+                    if is_answered_in_vain and end is outer:
+                        return
+                    if end is inner and self._unanswered and self._unanswered in received:
+                        self._unanswered, is_answered_in_vain = None, True
                     if self._truncates:
                         other[end].sendall(received[: len(received) // 2])
                         return

@@ -219,6 +219,8 @@ class PostgresEventLog:
         self._known_days: set[int] = set()
         self._known_kinds: set[KindName] = set()
         self._writer = f"{int(time.time() * 1000):x}"
+        # Events whose outcomes could not be recorded, unless only the server's answer was lost.
+        self._in_doubt: set[str] = set()
         # How many statements were run; tests hold pages to a fixed number of them.
         self.statements = 0
 
@@ -871,6 +873,16 @@ class PostgresEventLog:
         """Store invocations, and what each attempt came to."""
         if not outcomes:
             return Recorded(0, [])
+        try:
+            recorded = self._record(outcomes, worker)
+        except LogUnavailable:
+            self._in_doubt.update(outcome.claim.id_text for outcome in outcomes)
+            raise
+        if self._in_doubt:
+            self._in_doubt.difference_update(outcome.claim.id_text for outcome in outcomes)
+        return recorded
+
+    def _record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
         delivered = [outcome for outcome in outcomes if outcome.exchange.succeeded]
         others = [outcome for outcome in outcomes if not outcome.exchange.succeeded]
         finished = {
@@ -881,7 +893,8 @@ class PostgresEventLog:
         with self._transaction() as cursor:
             if finished:
                 self._lock_order(cursor, {trigger_id for trigger_id, _ in finished})
-            self._copy_invocations(cursor, outcomes, worker)
+            unlogged = self._unlogged(cursor, outcomes, worker) if self._in_doubt else outcomes
+            self._copy_invocations(cursor, unlogged, worker)
             moved = self._delete_delivered(cursor, delivered) if delivered else set()
             if others:
                 moved |= self._update_undelivered(cursor, others)
@@ -892,6 +905,32 @@ class PostgresEventLog:
                 ),
             )
             return Recorded(len(moved), self._free_next(cursor, finished))
+
+    def _unlogged(
+        self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome], worker: str
+    ) -> Sequence[Outcome]:
+        """Those of `outcomes` whose attempts are not in the log."""
+        doubtful = [
+            outcome.claim.id_text for outcome in outcomes if outcome.claim.id_text in self._in_doubt
+        ]
+        if not doubtful:
+            return outcomes
+        # By invocation_log_event.
+        self._run(
+            cursor,
+            f"""{_BY_INDEX}
+            SELECT event_id::text, attempt, round(extract(epoch FROM started_at) * 1000)::bigint
+            FROM {SCHEMA}.invocation_log WHERE event_id = ANY (%s::uuid[]) AND worker = %s""",
+            _array(doubtful),
+            worker,
+        )
+        logged = set(cursor.fetchall())
+        return [
+            outcome
+            for outcome in outcomes
+            if (outcome.claim.id_text, outcome.claim.attempt, outcome.exchange.started_at_ms)
+            not in logged
+        ]
 
     def _copy_invocations(
         self, cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome], worker: str

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from demo.servers import execute
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.logs.postgres import PostgresEventLog
-from tests.integration.log_contract import DAY_MS, Log, LogContract, stored
+from tests.factories import make_outcome
+from tests.integration.log_contract import DAY_MS, Log, LogContract, ids_of, stored
+from tests.proxy import Proxy
 
 
 class TestPostgres(LogContract):
@@ -67,6 +70,32 @@ class TestPostgres(LogContract):
         demoted.close()
         execute(f"{server}/postgres", f"{read_only} off")
         stored(log, 1)
+
+    def test_an_attempt_is_logged_once_though_the_answer_to_the_commit_was_lost(
+        self, log: Log, source_database: str
+    ) -> None:
+        events = stored(log, 3)
+        parts = urlsplit(source_database)
+        assert parts.port is not None
+        with Proxy("127.0.0.1", parts.port) as proxy:
+            place = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}"
+            far = PostgresEventLog(parts._replace(netloc=place).geturl())
+            outcomes = [
+                make_outcome(claim, status_code, retry_in_ms=0 if status_code == 503 else None)
+                for claim, status_code in zip(
+                    far.claim(ids_of(events), 60), (200, 500, 503), strict=True
+                )
+            ]
+            proxy.lose_answer_to(b"COMMIT\0")
+            with pytest.raises(LogUnavailable):
+                far.record(outcomes[:2], "worker")
+            assert log.counts(1)["delivered"] == 1
+            assert far.record(outcomes, "worker").moved == 1
+            far.close()
+        for event in events:
+            detail = log.event(1, event.id)
+            assert detail is not None
+            assert [each.attempt for each in detail.invocations] == [1]
 
 
 @contextmanager

@@ -200,6 +200,19 @@ def test_a_connection_that_was_cut_is_said_and_the_next_call_opens_another(
     assert found(log) == [event.id]
 
 
+def test_an_attempt_that_is_recorded_again_is_logged_once(log: MySqlEventLog) -> None:
+    events = stored(log, 2)
+    claims = log.claim(ids_of(events), 60)
+    outcomes = [make_outcome(claims[0], 200), make_outcome(claims[1], 500)]
+    # As after a commit whose answer was lost.
+    assert log.record(outcomes, "worker").moved == 2
+    assert log.record(outcomes, "worker").moved == 0
+    for event in events:
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert [each.attempt for each in detail.invocations] == [1]
+
+
 def cut(database: str) -> None:
     """End every connection to this database but our own."""
     name = urlsplit(database).path[1:]
