@@ -150,6 +150,8 @@ class CaptureLoop:
         """Open the source and stream until told to stop. Raises what ends the stay."""
         self._lease.publish(state="starting")
         self._load_rules()
+        # A log in a project's own database has never seen `migrate`.
+        self._log.make_tables()
         if CaptureLease.objects.filter(database=self._database, restart_from_now=True).exists():
             self._start_anew()
         else:

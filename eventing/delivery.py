@@ -213,7 +213,8 @@ class Dispatcher:
         """Open what the first event would otherwise wait for."""
         try:
             self._endpoint_of(0)
-            self._log.position(0)
+            # Whoever is first after an upgrade makes the tables what they are to be.
+            self._log.make_tables()
         except LogUnavailable as error:
             logger.warning("the Eventing DB does not answer yet", error=str(error))
         except Exception:

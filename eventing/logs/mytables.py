@@ -5,6 +5,7 @@ with `mission_control_`. Times are milliseconds since the epoch. Definitions can
 here, so each is made on its own and may be made again; many rows go in portions.
 """
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -148,6 +149,7 @@ CREATE TABLE IF NOT EXISTS {OWNER} (
     PRIMARY KEY (number)
 ) {{options}};
 {mystatistics.TABLES}"""
+_NAMES: Final = frozenset(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _TABLES))
 
 logger = structlog.get_logger(__name__)
 
@@ -162,7 +164,9 @@ class Tables:
         """Make tables and this week's partitions, as far as need be, and mark whose log it is."""
         today = int(time.time() * 1000) // _DAY_MS
         days = range(today - 1, today + 8)
-        if not self._connections.define(*_statements(days, self._collation())):
+        if self._lacks_tables() and not self._connections.define(
+            *_statements(days, self._collation())
+        ):
             raise LogUnavailable(
                 "the tables of the Eventing DB are being changed by another process"
             )
@@ -171,6 +175,14 @@ class Tables:
             self._make_partitions(table, days)
         if owner is not None:
             self._mark(owner)
+
+    def _lacks_tables(self) -> bool:
+        """Whether any is missing. What is there is not defined again: the server would log it."""
+        with self._connections.transaction() as at:
+            found = at.rows(
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
+            )
+        return not _NAMES.issubset(str(name) for (name,) in found)
 
     def _upgrade(self) -> None:
         """Give tables of an older version the columns they lack."""

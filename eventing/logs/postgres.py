@@ -199,6 +199,7 @@ END $$;
 """
 _DEFINITIONS: Final = _TABLES + pgstatistics.TABLES
 _DEFINITIONS_HASH: Final = blake2b(_DEFINITIONS.encode(), digest_size=8).hexdigest()
+_MADE: Final = f"made by the definitions {_DEFINITIONS_HASH}"
 
 logger = structlog.get_logger(__name__)
 
@@ -334,8 +335,11 @@ class PostgresEventLog:
     def make_tables(self, owner: str | None = None) -> None:
         """Make or upgrade schema, tables and this week's partitions, as far as need be."""
         with self._transaction() as cursor:
-            self._run(cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.tables'))")
-            self._define(cursor)
+            if owner is not None or not self._is_defined(cursor):
+                self._run(
+                    cursor, "SELECT pg_advisory_xact_lock(hashtext('mission_control.tables'))"
+                )
+                self._define(cursor)
             if owner is not None:
                 self._run(cursor, _MARK)
                 (mark,) = cast(tuple[Any, ...], cursor.fetchone())
@@ -348,12 +352,14 @@ class PostgresEventLog:
 
     def _define(self, cursor: psycopg2.extensions.cursor) -> None:
         """Run the definitions, unless these very ones have been run: they lock what they touch."""
-        made = f"made by the definitions {_DEFINITIONS_HASH}"
-        self._run(cursor, "SELECT obj_description(to_regclass('mission_control.event_log'))")
-        if cursor.fetchone() != (made,):
+        if not self._is_defined(cursor):
             self._run(cursor, _IMPATIENT)
             self._run(cursor, _DEFINITIONS)
-            self._run(cursor, f"COMMENT ON TABLE {SCHEMA}.event_log IS %s", made)
+            self._run(cursor, f"COMMENT ON TABLE {SCHEMA}.event_log IS %s", _MADE)
+
+    def _is_defined(self, cursor: psycopg2.extensions.cursor) -> bool:
+        self._run(cursor, "SELECT obj_description(to_regclass('mission_control.event_log'))")
+        return cursor.fetchone() == (_MADE,)
 
     def make_partitions(self, days: Sequence[int]) -> None:
         """Make the partitions of these days (counted from the epoch) where they are missing.

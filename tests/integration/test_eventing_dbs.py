@@ -1,7 +1,7 @@
 """The Eventing DB of one's choice: moving to another and back loses and doubles nothing."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,6 +129,47 @@ def test_what_waits_in_the_log_before_is_delivered_from_there_and_stays_readable
         30,
         "the redelivery is not logged",
     )
+
+
+def test_a_chosen_log_of_an_older_version_is_upgraded_before_anything_is_stored_there(
+    product: Product, receiver: Receiver, logs_database: str
+) -> None:
+    product.apply(trigger(receiver, ordered=True), eventing_db="logs")
+    product.run_sql("INSERT INTO users VALUES (1, 'a@example.com')")
+    product.wait_for(delivered=1)
+    with_older_tables(product, logs_database, execute, _OLDER_POSTGRES)
+    product.run_sql("INSERT INTO users VALUES (2, 'b@example.com')")
+    product.wait_for(delivered=2)
+    assert stored_in(logs_database, product.name) == 2
+
+
+# What versions before this one did not have.
+_OLDER_POSTGRES = (
+    "ALTER TABLE mission_control.delivery DROP COLUMN order_key, DROP COLUMN order_seq",
+    "DROP SEQUENCE mission_control.delivery_order_block",
+    "DROP TABLE mission_control.event_kind, mission_control.kept",
+    "COMMENT ON TABLE mission_control.event_log IS NULL",
+)
+_OLDER_MYSQL = (
+    "ALTER TABLE mission_control_event_log DROP KEY event_log_kind, DROP COLUMN kind_hash,"
+    " ADD KEY event_log_trigger (trigger_id, id)",
+    "ALTER TABLE mission_control_event_stats DROP COLUMN latency_0, DROP COLUMN latency_9",
+    "DROP TABLE mission_control_event_kind",
+)
+
+
+def with_older_tables(
+    product: Product, url: str, run: Callable[[str, str], object], statements: Sequence[str]
+) -> None:
+    """Have the product stopped, its log in `url` made as an older version had it, and started."""
+    names = ("capture", "worker", "beat")
+    for name in names:
+        assert product.stack.stop(name) == []
+    for statement in statements:
+        run(url, statement)
+    for name in names:
+        product.stack.start(name)
+    wait_until(lambda: product.capture()["state"] == "streaming", 30, "capture does not stream")
 
 
 def test_the_watched_database_may_hold_the_log_without_a_loop(
@@ -259,6 +300,19 @@ def test_a_mariadb_holds_the_log_of_what_it_and_others_are_watched_for(
         product.wait_for(delivered=number)
     times = Counter(event["doc_id"] for event in product.events())
     assert times == {str(each): 1 for each in range(1, number + 1)}
+
+
+def test_a_chosen_mariadb_of_an_older_version_is_upgraded_before_anything_is_stored_there(
+    mariadb_product: Product, receiver: Receiver, second_mariadb_database: str
+) -> None:
+    product = mariadb_product
+    product.apply(trigger(receiver), eventing_db="logs")
+    run_on_mysql(product.source_url, "INSERT INTO users VALUES (1, 'a@example.com')")
+    product.wait_for(delivered=1)
+    with_older_tables(product, second_mariadb_database, run_on_mysql, _OLDER_MYSQL)
+    run_on_mysql(product.source_url, "INSERT INTO users VALUES (2, 'b@example.com')")
+    product.wait_for(delivered=2)
+    assert stored_in_mysql(second_mariadb_database, product.name) == 2
 
 
 def test_the_watched_mariadb_may_hold_the_log_without_a_loop(
