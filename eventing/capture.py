@@ -6,6 +6,7 @@ position they came from, so each change becomes its events exactly once.
 
 import random
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from eventing.lease import Lease
 from eventing.logs.base import LogUnavailable, PositionMoved
 from eventing.matching import Matcher, Rule
 from eventing.models import CaptureLease, Database, Installation, RetiredSource, Trigger
+from eventing.models.fields import UndecryptableValue
 from eventing.projects import configuration_version
 from eventing.sources import source_of
 from eventing.sources.base import Source, SourceBlocked, SourceUnavailable
@@ -37,6 +39,14 @@ _IDLE_POSITION_SECONDS: Final = 5.0
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 _BLOCKED_RETRY_SECONDS: Final = 15.0
+# Errors whose text is made for people and has neither row values nor secrets.
+_TELLING: Final = (
+    SourceUnavailable,
+    LogUnavailable,
+    PositionMoved,
+    DatabaseError,
+    UndecryptableValue,
+)
 # Begins the position that is left in a log when another one takes over.
 _MOVED: Final = "moved:"
 
@@ -57,10 +67,11 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
     failures = 0
     try:
         while not stopping() and not lease.lost.is_set():
-            loop = CaptureLoop.load(database_id, lease, stopping)
-            if loop is None:
-                break
+            loop: CaptureLoop | None = None
             try:
+                loop = CaptureLoop.load(database_id, lease, stopping)
+                if loop is None:
+                    break
                 loop.run()
                 failures = 0
             except _Reconfigured:
@@ -68,17 +79,30 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
             except SourceBlocked as error:
                 log.warning("capture is blocked", error=str(error), mend=error.mend)
                 _wait(lease, stopping, "blocked", error, _BLOCKED_RETRY_SECONDS)
-            except (SourceUnavailable, LogUnavailable, PositionMoved, DatabaseError) as error:
-                failures = 1 if loop.streamed else failures + 1
+            except Exception as error:
+                failures = 1 if loop is not None and loop.streamed else failures + 1
                 delay = _retry_seconds(failures)
-                log.warning("capture will be tried again", error=str(error), seconds=delay)
-                _wait(lease, stopping, "retrying", error, delay)
+                told = error if isinstance(error, _TELLING) else _untold(error)
+                log.warning("capture will be tried again", error=str(told), seconds=delay)
+                _wait(lease, stopping, "retrying", told, delay)
             finally:
-                loop.close()
+                if loop is not None:
+                    loop.close()
                 connection.close()
     finally:
         lease.release()
         log.info("capture stopped")
+
+
+def _untold(error: Exception) -> Exception:
+    """What can be said of an error that nobody foresaw: its message may quote what is in a row."""
+    name = type(error).__name__
+    logger.error(
+        "capture failed",
+        error=name,
+        traceback="".join(traceback.format_tb(error.__traceback__)),
+    )
+    return RuntimeError(f"capture failed ({name}); where, is in the log of its process")
 
 
 def _retry_seconds(failures: int) -> float:

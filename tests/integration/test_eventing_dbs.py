@@ -172,6 +172,24 @@ def with_older_tables(
     wait_until(lambda: product.capture()["state"] == "streaming", 30, "capture does not stream")
 
 
+def test_capture_that_fails_in_an_unforeseen_way_says_so_without_what_is_in_the_row(
+    product: Product, receiver: Receiver, logs_database: str
+) -> None:
+    product.apply(trigger(receiver), eventing_db="logs")
+    # Postgres tells of a constraint by quoting all of the row.
+    execute(
+        logs_database,
+        "ALTER TABLE mission_control.event_log ADD CONSTRAINT never CHECK (doc_id <> '13')",
+    )
+    product.run_sql("INSERT INTO users VALUES (13, 'planted@example.com')")
+    wait_until(lambda: product.capture()["state"] == "retrying", 30, "nothing is said")
+    error = product.capture()["error"]
+    assert "CheckViolation" in error
+    assert "planted" not in error + product.stack.everything_written()
+    execute(logs_database, "ALTER TABLE mission_control.event_log DROP CONSTRAINT never")
+    product.wait_for(delivered=1)
+
+
 def test_the_watched_database_may_hold_the_log_without_a_loop(
     product: Product, receiver: Receiver
 ) -> None:
