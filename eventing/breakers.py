@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
-from django.db import DatabaseError, close_old_connections
+from django.db import Error, close_old_connections
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -37,7 +37,7 @@ class Breakers:
                     reason=reason,
                     next_probe_at=Now() + timedelta(seconds=FIRST_PROBE_SECONDS),
                 )
-        except DatabaseError:
+        except Error:
             logger.warning("a breaker could not be opened", trigger=trigger_id)
             return
         logger.warning("a breaker opened", trigger=trigger.name, reason=reason)
@@ -48,7 +48,7 @@ class Breakers:
         try:
             with configuration_change():
                 deleted, _ = Breaker.objects.filter(pk=trigger_id).delete()
-        except DatabaseError:
+        except Error:
             logger.warning("a breaker could not be closed", trigger=trigger_id)
             return
         if deleted:

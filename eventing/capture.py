@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import Error, connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
@@ -44,7 +44,7 @@ _TELLING: Final = (
     SourceUnavailable,
     LogUnavailable,
     PositionMoved,
-    DatabaseError,
+    Error,
     UndecryptableValue,
 )
 # Begins the position that is left in a log when another one takes over.

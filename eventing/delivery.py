@@ -410,21 +410,26 @@ class Dispatcher:
 
     def _record_some(self) -> None:
         """Record what has come together so far; it is kept if the log is unavailable."""
+        self._record_outcomes()
+        released = [self._to_release.popleft() for _ in range(len(self._to_release))]
+        if released:
+            try:
+                self._log.release(released)
+            except LogUnavailable:
+                self._to_release.extendleft(reversed(released))
+                raise
+
+    def _record_outcomes(self) -> None:
         outcomes = [
             self._outcomes.popleft()
             for _ in range(min(len(self._outcomes), _MOST_RECORDED_AT_ONCE))
         ]
-        released = [self._to_release.popleft() for _ in range(len(self._to_release))]
         self._recording = len(outcomes)
         try:
             if outcomes:
                 self._record(outcomes)
-                outcomes = []
-            if released:
-                self._log.release(released)
         except LogUnavailable:
             self._outcomes.extendleft(reversed(outcomes))
-            self._to_release.extendleft(reversed(released))
             raise
         finally:
             self._recording = 0

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from celery import current_app
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models.functions import Now
 
@@ -63,7 +63,7 @@ def readiness() -> list[str]:
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             reasons.append("migrations are missing: run `python manage.py migrate`")
-    except DatabaseError:
+    except Error:
         reasons.append("the control database (DATABASE_URL) does not answer")
     try:
         with current_app.connection_for_write(transport_options=_IMPATIENT) as broker:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -110,7 +110,7 @@ class Lease:
                     self._renew()
                     renewed_at = now
                 self.configuration_version = configuration_version()
-            except DatabaseError as error:
+            except Error as error:
                 # Without the control plane the lease runs out, and someone else may take it.
                 connection.close()
                 logger.warning("the lease could not be renewed", error=_first_line(error))

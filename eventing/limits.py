@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import orjson
 import structlog
-from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
+from django.db import Error, close_old_connections, connection, transaction
 
 from eventing.allotments import Allotment, Ask, Ledger
 
@@ -27,7 +27,7 @@ class SharedLimits:
         close_old_connections()
         try:
             allotments = self._allot({ask.trigger_id: ask for ask in asks})
-        except (DatabaseError, InterfaceError) as error:
+        except Error as error:
             if self._reached:
                 logger.warning(
                     "the control database does not answer; this worker keeps to the slots it has",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
@@ -123,7 +123,7 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
         return 422, str(error), [_narrowing(name) for name in error.narrow]
     if isinstance(error, LogUnavailable):
         return 503, "the Eventing DB does not answer; try again later", []
-    if isinstance(error, OperationalError):
+    if isinstance(error, OperationalError | InterfaceError):
         return 503, "the control database does not answer; try again later", []
     if isinstance(error, exceptions.APIException):
         return error.status_code, str(error.detail), []

@@ -1,6 +1,7 @@
 """From ids that wait to what the log then knows, with the real log and real endpoints."""
 
 import itertools
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from uuid import UUID
 import orjson
 import psycopg2
 import pytest
+from django.db import connection
 
+from eventing import delivery
 from eventing.backoff import delay_ms
 from eventing.breakers import Breakers, take_probe, triggers_to_probe
 from eventing.cloudevents import EventBuilder
@@ -73,7 +76,11 @@ class Bench:
         return self.endpoints[trigger_id]
 
     def dispatcher(
-        self, guard: AddressGuard = OPEN, log: PostgresEventLog | None = None, **given: object
+        self,
+        guard: AddressGuard = OPEN,
+        log: PostgresEventLog | None = None,
+        breakers: delivery.Breakers | None = None,
+        **given: object,
     ) -> Dispatcher:
         worker = f"test-worker-{len(self.dispatchers)}"
         made = Dispatcher(
@@ -81,7 +88,7 @@ class Bench:
             WebhookDestination(guard),
             self.endpoints.get,
             SharedLimits(worker),
-            Breakers(),
+            breakers or Breakers(),
             worker,
             **given,  # type: ignore[arg-type]
         )
@@ -567,6 +574,65 @@ def test_an_endpoint_that_fails_all_the_time_is_left_alone_until_a_probe_succeed
     bench.endpoint(receiver.url(), trigger.pk, retries=0)
     dispatcher.deliver(trigger.pk, [], more_are_due=True)
     receiver.wait_for(40)
+
+
+class _BreakersThatBreak:
+    """Fails in a way that nobody foresaw, once it is let."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.may_fail = threading.Event()
+
+    def open(self, trigger_id: int, reason: str) -> None:
+        self.asked.set()
+        self.may_fail.wait(30)
+        raise RuntimeError("nobody foresaw this")
+
+    def close(self, trigger_id: int) -> None:
+        """Nothing is ever open."""
+
+
+def test_what_goes_back_does_so_although_what_is_recorded_with_it_fails(
+    bench: Bench, receiver: Receiver
+) -> None:
+    receiver.behave("/hangs", Behaviour(hang=True))
+    receiver.behave("/fails", Behaviour(statuses=(500,)))
+    bench.endpoint(receiver.url("/hangs"), 1, concurrency=1, timeout_ms=60_000)
+    bench.endpoint(receiver.url("/fails"), 2, retries=0)
+    held, failing = bench.store(10, trigger_id=1), bench.store(2, trigger_id=2)
+    breakers = _BreakersThatBreak()
+    dispatcher = bench.dispatcher(breakers=breakers, tolerance=Tolerance(failures=1, seconds=0))
+    dispatcher.deliver(1, held)
+    receiver.wait_for(1, "/hangs")
+    wait_until(lambda: dispatcher.stats().claimed == 9)
+    dispatcher.deliver(2, failing[:1])
+    assert breakers.asked.wait(30)
+    # While the recording thread is busy, claims come to be released, and an outcome recorded.
+    bench.endpoint(receiver.url("/hangs"), 1, concurrency=1, timeout_ms=60_000, state="paused")
+    dispatcher.deliver(1, held)
+    wait_until(lambda: dispatcher.stats().claimed == 0)
+    dispatcher.deliver(2, failing[1:])
+    wait_until(lambda: dispatcher.stats().unrecorded == 2)
+    breakers.may_fail.set()
+    wait_until(lambda: [bench.status(each) for each in held].count("pending") == 9)
+
+
+def test_breakers_outlive_a_connection_that_was_closed_under_them(bench: Bench) -> None:
+    trigger = make_trigger(make_project(), "https://example.com/")
+    breakers = Breakers()
+    for change in (
+        lambda: breakers.open(trigger.pk, "it fails"),
+        lambda: breakers.close(trigger.pk),
+    ):
+        connection.ensure_connection()
+        # It goes at the one moment after the check that it is there.
+        connection.close_at, connection.health_check_enabled = None, False
+        connection.connection.close()
+        change()
+    breakers.open(trigger.pk, "it fails")
+    assert Breaker.objects.get().reason == "it fails"
+    breakers.close(trigger.pk)
+    assert not Breaker.objects.exists()
 
 
 def test_outcomes_wait_for_a_log_that_is_away_and_are_then_recorded(

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 from django.core.management.base import BaseCommand
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from eventing import health
 from eventing.capture import (
@@ -70,7 +70,7 @@ class Supervisor:
         while not self._stopping:
             try:
                 self._look()
-            except DatabaseError as error:
+            except Error as error:
                 connections.close_all()
                 logger.warning("the control database does not answer", error=_first_line(error))
             _sleep(_LOOK_SECONDS, lambda: self._stopping)
@@ -158,7 +158,7 @@ class Supervisor:
         """Say that this process is gone, so that the others do not leave its share free."""
         try:
             health.sign_off("capture", self._name)
-        except DatabaseError as error:
+        except Error as error:
             logger.warning("the control database does not answer", error=_first_line(error))
 
 
