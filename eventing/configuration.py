@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 from django.db import transaction
@@ -87,9 +88,9 @@ def apply_to(
     """
     secrets = _stored_secrets(project)
     open_to_actor = dict(environment) if by.may_refer_to_environment() else {}
-    # What they stand for is put in below; until then anything that can be read will do.
+    # What they stand for is put in below: parsing knows none of it, so no message can tell it.
     known = {
-        name: secret.value if secret.reference == f"${{{name}}}" else "x"
+        name: secret.stand_in
         for secret in secrets.values()
         for name in references_in(secret.reference)
         if name not in open_to_actor
@@ -102,8 +103,9 @@ def apply_to(
         raise InvalidInput([Problem("line 1: projects", ", ".join(names) or "none", allowed)])
     keeper = _Keeper(secrets, frozenset(known))
     kept = keeper.keep(definitions[0])
-    if keeper.problems:
-        raise InvalidInput([_with_line(problem, lines) for problem in keeper.problems])
+    problems = keeper.problems + _local_parts(kept, secrets, by)
+    if problems:
+        raise InvalidInput([_with_line(problem, lines) for problem in problems])
     return _carry_out([kept], text, project, by=by, dry_run=dry_run, prune=prune)
 
 
@@ -115,21 +117,41 @@ class _Secret:
     value: str = field(repr=False)
     # What its owner wrote, if that was a reference.
     written: str = ""
+    # What a file can be read with in its place.
+    stand_in: str = "x"
 
 
 def _stored_secrets(project: Project) -> dict[tuple[str, ...], _Secret]:
     """By place: the alias of a database, or the names of a trigger and a header."""
     secrets: dict[tuple[str, ...], _Secret] = {}
-    for database in project.databases.all():
-        reference = _database_mapping(project, database)["url"]
-        secrets[database.alias,] = _Secret(reference, database.url, database.url_reference)
     for trigger in project.triggers.all():
         references = _trigger_mapping(project, trigger)["headers"]
         written = trigger.header_references
         for name, value in trigger_definition_of(trigger).headers.items():
             secret = _Secret(references[name], value, written.get(name, ""))
             secrets[trigger.name, name] = secret
+    for database in project.databases.all():
+        reference = _database_mapping(project, database)["url"]
+        is_whole = references_in(reference) == [reference[2:-1]]
+        stand_in = f"{urlsplit(database.url).scheme}://h/d" if is_whole else "x"
+        secret = _Secret(reference, database.url, database.url_reference, stand_in)
+        secrets[database.alias,] = secret
     return secrets
+
+
+def _local_parts(
+    definition: ProjectDefinition, secrets: Mapping[tuple[str, ...], _Secret], by: Actor
+) -> list[Problem]:
+    """Addresses that use files, sockets or sign-ins of the machine, where `by` may not."""
+    problems = []
+    for index, database in enumerate(definition.databases):
+        stored = secrets.get((database.alias,))
+        try:
+            by.refuse_local_parts(database, stored.value if stored else "")
+        except InvalidInput as error:
+            path = f"projects[0].databases[{index}]"
+            problems += [replace(each, field=f"{path}.{each.field}") for each in error.problems]
+    return problems
 
 
 class _Keeper:

@@ -71,6 +71,43 @@ def test_a_stored_secret_stands_in_its_own_place_alone(shop: Shop, admin: Client
     assert dict(trigger_definition_of(Trigger.objects.get()).headers).keys() == {"Authorization"}
 
 
+@pytest.mark.parametrize("place", ["postgresql://h/d?{}=1", "{}://h/d", "postgresql://h/{}"])
+def test_no_message_tells_what_a_reference_stands_for(
+    shop: Shop, admin: Client, place: str
+) -> None:
+    document = exported(shop, admin)
+    (trigger,) = document["projects"][0]["triggers"]
+    written = place.format(trigger["headers"]["Authorization"])
+    document["projects"][0]["databases"].append(
+        {"alias": "mine", "type": "postgres", "url": written}
+    )
+    status, text = send(shop, admin, document, "plan")
+    assert status == 422
+    assert "hook-s3cret" not in text
+
+
+@pytest.mark.parametrize("action", ["plan", "apply"])
+def test_files_and_sockets_of_the_machine_are_not_to_be_had_by_a_file_either(
+    shop: Shop, admin: Client, action: str
+) -> None:
+    document = exported(shop, admin)
+    mine = {
+        "alias": "mine",
+        "type": "postgres",
+        "url": "postgresql:///mission_control?host=/var/run/postgresql",
+    }
+    document["projects"][0]["databases"].append(mine)
+    document["projects"][0]["eventing"]["db"] = "mine"
+    status, text = send(shop, admin, document, action)
+    assert status == 422
+    assert "projects[0].databases[1].url" in text
+    assert "for administrators of the installation" in text
+    assert Database.objects.count() == 1
+    User.objects.filter(username="admin").update(is_superuser=True)
+    del document["projects"][0]["eventing"]["db"]
+    assert send(shop, admin, document, action)[0] in (200, 303)
+
+
 def test_the_environment_is_for_administrators_of_the_installation(
     shop: Shop, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
