@@ -377,7 +377,7 @@ def _problems_of_fields(type: DatabaseType, given: Mapping[str, str]) -> list[Pr
     elif "," in host and given["port"]:
         allowed = "nothing: with several hosts, each has its port behind it"
         problems.append(Problem("port", repr(given["port"][:80]), allowed))
-    if given["port"] and not (given["port"].isdecimal() and 0 < int(given["port"]) < 65536):
+    if given["port"] and not _is_port(given["port"]):
         allowed = "a whole number from 1 to 65535"
         problems.append(Problem("port", repr(given["port"][:80]), allowed))
     if not given["database"]:
@@ -386,6 +386,11 @@ def _problems_of_fields(type: DatabaseType, given: Mapping[str, str]) -> list[Pr
         allowed = f"for this type one of {', '.join(TLS_MODES[type])}"
         problems.append(Problem("tls", repr(given["tls"][:80]), allowed))
     return problems
+
+
+def _is_port(text: str) -> bool:
+    # No number is made of text without end.
+    return len(text) < 6 and text.isascii() and text.isdigit() and 0 < int(text) < 65536
 
 
 # Settings, their members and tokens

@@ -157,7 +157,7 @@ class TableMap:
     @property
     def has_names(self) -> bool:
         """Whether the stream itself names the columns (binlog_row_metadata=FULL)."""
-        return bool(self.columns) and self.columns[0].name is not None
+        return bool(self.columns) and all(column.name for column in self.columns)
 
 
 def names_of_map(body: bytes) -> tuple[str, str]:

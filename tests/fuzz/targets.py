@@ -9,12 +9,15 @@ import struct
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from html.parser import HTMLParser
+from typing import Any, cast
 
 import bson
 from bson.errors import BSONError
+from django.contrib.auth.models import User
 from django.http import QueryDict
 
+from eventing.access import Actor
 from eventing.api.filters import audit_selection_of, filters_of, selection_of
 from eventing.api.representations import masked_address
 from eventing.changes import DATABASE_TYPES, SOURCE_NAMES, Change, Origin
@@ -22,8 +25,10 @@ from eventing.cloudevents import EventBuilder
 from eventing.configuration import parse
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
+    FORMATS,
     parse_database,
     parse_member,
+    parse_notification,
     parse_project,
     parse_settings,
     parse_token,
@@ -31,7 +36,11 @@ from eventing.definitions import (
 )
 from eventing.destinations.names import named_in
 from eventing.destinations.webhook import _ascii_url, _host_and_place, _parsed_headers, _shown_url
-from eventing.logs.base import InvalidCursor
+from eventing.eventing_dbs import Store
+from eventing.formats import event_id_of, message
+from eventing.history import _place_of
+from eventing.logs import mypages, pgpages
+from eventing.logs.base import EventLog, InvalidCursor
 from eventing.matching import Matcher, Rule
 from eventing.problems import InvalidInput
 from eventing.sources import pgoutput
@@ -40,6 +49,19 @@ from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadabl
 from eventing.sources.myjson import json_of_binary
 from eventing.sources.pgjson import Types
 from webui.filters import audit_query, log_query
+from webui.forms import (
+    database_definition,
+    given_database_form,
+    given_member,
+    given_notification,
+    given_settings_form,
+    given_trigger_form,
+    member_source,
+    settings_definition,
+    token_source,
+    trigger_definition,
+)
+from webui.templatetags.console import folding_json
 
 # What a row that cannot be decoded may raise: the stream stores the event as failed, and goes on.
 _UNDECODABLE = (ValueError, LookupError, struct.error, zlib.error, RowsUnreadable, ValueUnreadable)
@@ -108,7 +130,7 @@ def mongo_documents(data: bytes) -> None:
 
 
 def payloads(data: bytes) -> None:
-    """A payload is JSON, whatever the document's id and table are called."""
+    """A payload is JSON, whatever the document's id and table are called, in every format."""
     cut = len(data) // 2
     table, identifier = (part.decode("utf-8", "replace") for part in (data[:cut], data[cut:]))
     origin = Origin(1, "shop", 1, SOURCE_NAMES["postgres"], "postgres")
@@ -116,6 +138,91 @@ def payloads(data: bytes) -> None:
     change = Change("1", 0, "insert", table, identifier, json.dumps({"a": identifier}), 0)
     for event in builder.events([change]):
         assert json.loads(event.payload)["data"]["docId"] == identifier
+        assert event_id_of(event.payload) == event.id_text
+        for format_ in FORMATS:
+            sent = message(format_, [event.payload], [event.id_text])
+            assert json.loads(sent.body)
+            assert "\n" not in "".join(value for _, value in sent.headers)
+
+
+def json_on_a_page(data: bytes) -> None:
+    """Whatever a document holds, its markup is well formed and has nothing of the document's."""
+    _WellFormed().feed(folding_json(_any_text(data)))
+
+
+class _WellFormed(HTMLParser):
+    """Raises AssertionError for an element that is not one of ours, or is not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in ("details", "summary", "div", "span")
+        assert {name for name, _ in attrs} <= {"class", "open"}
+        self._open.append(tag)
+        assert len(self._open) < 500
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in ("details", "summary", "div", "span")
+
+
+def rows(data: bytes) -> None:
+    """A table, and a row of it, as pgoutput sends them: a document, or an error that is meant."""
+    cut = data[0] if data else 0
+    try:
+        relation = pgoutput.relation(data[1 : 1 + cut])
+        sent = pgoutput.row(data[1 + cut :])
+    except pgoutput.MalformedMessage:
+        return
+    shape = Types().row([(column.name, column.type_oid) for column in relation.columns])
+    # ArithmeticError: what the server never writes as a number.
+    with contextlib.suppress(ValueError, LookupError, ArithmeticError):
+        shape.json_of(sent.new, range(len(sent.new)))
+
+
+def forms(data: bytes) -> None:
+    """What a browser, or somebody in its place, may post to the forms of the console."""
+    names = ("name", "url", "type", "host", "port", "database", "tables", "retries", "header_name")
+    names += ("backoff_factor", "retention_events", "expires_at", "role", "kinds", "repeat_hours")
+    field = names[(data[0] if data else 0) % len(names)]
+    one = QueryDict(mutable=True)
+    one.update({"name": "a", "alias": "a", "type": "mysql", "host": "h", "database": "d"})
+    one.update({"url": "https://example.com", "header_value": "x", "role": "viewer"})
+    one.setlist(field, [_any_text(data[1:])])
+    if field in _ADDRESS_FIELDS:
+        one["url"] = ""
+    for post in (one, QueryDict(data.decode("latin-1"))):
+        for read in (
+            lambda post=post: trigger_definition(post, None, _NOBODY),
+            lambda post=post: database_definition(post, None, _NOBODY),
+            lambda post=post: settings_definition(post),
+            lambda post=post: parse_member(member_source(given_member(post))),
+            lambda post=post: parse_token(token_source(post)),
+            lambda post=post: parse_notification(given_notification(post)),
+        ):
+            with contextlib.suppress(InvalidInput):
+                read()
+        given_trigger_form(post, (), None)
+        given_database_form(post, ())
+        given_settings_form(post, ())
+
+
+_ADDRESS_FIELDS = ("host", "port", "database", "type")
+_NOBODY = Actor(User(username="nobody"))
+
+
+def cursors(data: bytes) -> None:
+    """What stands for a page's beginning."""
+    text = _any_text(data)
+    for read in (pgpages._id_of_cursor, mypages._id_of_cursor):
+        with contextlib.suppress(InvalidCursor):
+            read(text)
+    with contextlib.suppress(InvalidCursor):
+        _place_of(text, [Store(number, "a log", "", _NO_LOG) for number in (0, 7)])
+
+
+_NO_LOG = cast(EventLog, None)
 
 
 def yaml_files(data: bytes) -> None:
@@ -210,9 +317,13 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         mysql_rows,
         mongo_documents,
         payloads,
+        json_on_a_page,
+        rows,
         yaml_files,
         definitions,
         trigger_fields,
+        forms,
+        cursors,
         connection_strings,
         urls,
         answers,
@@ -240,9 +351,19 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x02\x01\x00\x07\x00\x05\x01\x00",
         b"\x02\x02\x00\x0a\x00\x02\x00\x00\x02\x00\x00",
     ],
-    "mysql_rows": [b"\x20" + b"\1\0\0\0\0\0\0\0\1a\0\1b\0\2\3\3\0\0" + b"\0" * 40],
+    "mysql_rows": [
+        b"\x20" + b"\1\0\0\0\0\0\0\0\1a\0\1b\0\2\3\3\0\0" + b"\0" * 40,
+        # One of two columns has a name.
+        b" \1" + bytes(12) + b"\1\0\0\0\4g\0\1a\0\1b\0\2\3\3\0\4\0",
+    ],
     "mongo_documents": [bson.encode({"_id": 1, "a": [1.5, None, {"b": "c"}]})],
     "payloads": [b"users1"],
+    "json_on_a_page": [b'{"a":[1,{"b":null}],"<b>":"<script>"}', b"[" * 150 + b"]" * 150],
+    "rows": [
+        bytes([29])
+        + b"R\0\0\x40\x10public\0t\0d\0\1\1id\0\0\0\0\x17\xff\xff\xff\xff"
+        + b"I\0\0\x40\x10N\0\1t\0\0\0\0011",
+    ],
     "yaml_files": [
         b"projects:\n- name: shop\n  eventing: {enabled: true}\n",
         b"projects: 2026-99-99\n",
@@ -251,6 +372,16 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "definitions": [b'{"name":"a","operations":["insert"],"url":"https://e.com"}', b"[]", b"1e400"],
     "trigger_fields": [b"\0http://[::1", b'\5{"initial_ms":1}', b"\4{}"],
+    "forms": [
+        b"\4" + b"9" * 5000,
+        b"name=a&operations=insert&url=https://e.com&retries=3&header_name=A&header_value=b",
+        b"alias=a&type=postgres&host=h&port=1&database=d&schemas=a,b",
+    ],
+    "cursors": [
+        b"0.018bcfe568000000000000000000abcd",
+        b"7.",
+        b"018bcfe5-6800-8000-8000-0000abcd0000",
+    ],
     "connection_strings": [b"u:p@h:1/d?a=b", b"[::1]:5432/d", b"h:99999999/d", b"[fe80::1%25x]/d"],
     "urls": [b"u:p@h:1/?a", "ü.example/ä".encode(), b"[::1", b"h:99999/"],
     "answers": [b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"],
