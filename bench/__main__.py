@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import captures, comparison, deliveries, logs
+from bench import captures, comparison, deliveries, logs, pages
 from bench.product import MOST_WORKERS, Bench
 from bench.results import Figure, table, write_json
 
@@ -31,6 +31,7 @@ BENCHMARKS = {
     "rate-limit": deliveries.measure_rate_limit,
     "fairness": deliveries.measure_fairness,
     "logs": logs.measure_logs,
+    "pages": pages.measure_pages,
     "debezium": comparison.measure_debezium,
 }
 

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg2
 
 from bench.product import Bench
 from bench.results import Figure
 from eventing.logs.base import EventFilter
+from eventing.logs.counting import LATENCY_BUCKETS, SPANS
 from eventing.logs.postgres import PostgresEventLog
 
+# Twenty of as many events each, and one of ten.
+TRIGGERS: Final = 21
 _FEW: Final = 10_000
 _DAYS: Final = 8
 _AT_ONCE: Final = 250_000
@@ -24,7 +27,8 @@ _DAY_MS: Final = 86_400_000
 _KINDS: Final = """
 INSERT INTO mission_control.event_kind
     (project_id, trigger_id, "table", operation, database_id, trigger, database)
-SELECT 1, t, 'orders', 'insert', 1, 'trigger-' || t, 'main' FROM generate_series(1, 21) t
+SELECT {project}, {before} + t, 'orders', 'insert', {database}, 'trigger-' || t, 'main'
+FROM generate_series(1, {triggers}) t
 """
 # Events `first` to `last`, spread evenly over `span` milliseconds from `start`: of twenty triggers,
 # and of one that has an event in a thousand of the first ten thousand.
@@ -33,13 +37,14 @@ INSERT INTO mission_control.event_log (id, project_id, project, trigger_id, trig
     database, database_type, "table", operation, doc_id, payload, committed_at)
 SELECT (lpad(to_hex(ms), 12, '0') || '8' || lpad(to_hex(i % 4096), 3, '0') || 'a'
         || substr(md5(i::text), 1, 15))::uuid,
-       1, 'bench', t, 'trigger-' || t, 1, 'main', 'postgres', 'orders', 'insert',
+       {project}, 'bench', {before} + t, 'trigger-' || t, {database}, 'main', 'postgres', 'orders',
+       'insert',
        (i % 2000003)::text,
        '{{"data": {{"doc": {{"note": "' || repeat(md5(i::text), 9) || '"}}}}}}',
        to_timestamp(ms / 1000.0)
 FROM (
     SELECT i, {start} + i * {span} / {count} AS ms,
-           CASE WHEN i < 10000 AND i % 1000 = 0 THEN 21 ELSE 1 + i % 20 END AS t
+           CASE WHEN i < 10000 AND i % 1000 = 0 THEN {triggers} ELSE 1 + i % 20 END AS t
     FROM generate_series({first}::bigint, {last}::bigint) i
 ) numbered
 """
@@ -47,14 +52,29 @@ _INVOCATIONS: Final = """
 INSERT INTO mission_control.invocation_log
 SELECT id, 1, committed_at, 3, 'http://127.0.0.1/hook', '[["User-Agent", "MissionControl"]]', 200,
        '[["Server", "nginx"]]', '', NULL, NULL, 'worker'
-FROM mission_control.event_log
+FROM mission_control.event_log WHERE project_id = {project}
 """
+# What the charts read, of each span of statistics.
+_STATISTICS: Final = """
+INSERT INTO mission_control.event_stats_span
+SELECT {span}, to_timestamp(floor(extract(epoch FROM committed_at) / {span}) * {span}), trigger_id,
+       {project}, count(*), count(*), 0, 0, 3 * count(*), {latencies}
+FROM mission_control.event_log WHERE project_id = {project} GROUP BY 2, 3
+"""
+
+
+class Owner(NamedTuple):
+    """Whose events they are: ids in the control database, of triggers the one before the first."""
+
+    project: int = 1
+    database: int = 1
+    before: int = 0
 
 
 def measure_logs(bench: Bench, events: int) -> list[Figure]:
     """Pages by several filters in both logs; then the oldest day of the larger one is dropped."""
-    few = _filled(bench.postgres.create_database(), _FEW)
-    many = _filled(bench.postgres.create_database(), max(events, _FEW))
+    few = filled(bench.postgres.create_database(), _FEW)
+    many = filled(bench.postgres.create_database(), max(events, _FEW))
     now = datetime.now(UTC)
     figures = []
     for name, filters in (
@@ -86,8 +106,9 @@ def measure_logs(bench: Bench, events: int) -> list[Figure]:
     return figures
 
 
-def _filled(url: str, count: int) -> PostgresEventLog:
+def filled(url: str, count: int, owner: Owner = Owner()) -> PostgresEventLog:  # noqa: B008
     """A log of `count` delivered events of the last days, each with its invocation."""
+    ids = owner._asdict() | {"triggers": TRIGGERS}
     log = PostgresEventLog(url)
     log.make_tables()
     now_ms = int(time.time() * 1000)
@@ -96,7 +117,7 @@ def _filled(url: str, count: int) -> PostgresEventLog:
     connection = psycopg2.connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute(_KINDS)
+        cursor.execute(_KINDS.format(**ids))
         for first in range(0, count, _AT_ONCE):
             cursor.execute(
                 _EVENTS.format(
@@ -105,9 +126,13 @@ def _filled(url: str, count: int) -> PostgresEventLog:
                     count=count,
                     first=first,
                     last=min(first + _AT_ONCE, count) - 1,
+                    **ids,
                 )
             )
-        cursor.execute(_INVOCATIONS)
+        cursor.execute(_INVOCATIONS.format(**ids))
+        for span in SPANS:
+            latencies = ", ".join(["0"] * LATENCY_BUCKETS)
+            cursor.execute(_STATISTICS.format(span=span, latencies=latencies, **ids))
         cursor.execute("VACUUM ANALYZE")
     connection.close()
     return log

@@ -1,0 +1,72 @@
+"""What the console's list pages take with many events in the log: from a browser's request to the
+last byte of the answer. `--events 10000000` is the size that the target speaks of."""
+
+import secrets
+import time
+from statistics import median
+from typing import Final
+
+import requests
+
+from bench.logs import TRIGGERS, Owner, filled
+from bench.product import NOWHERE, Bench
+from bench.results import Figure
+
+_TIMES: Final = 7
+_PAGES: Final = (
+    ("projects", "projects/"),
+    ("Overview, an hour", "projects/bench/"),
+    ("Overview, a week", "projects/bench/?within=7d"),
+    ("Databases", "projects/bench/databases/"),
+    ("Event Triggers", "projects/bench/triggers/"),
+    ("a trigger", "projects/bench/triggers/trigger-7/"),
+    ("Event Logs", "projects/bench/events/"),
+    ("Event Logs, a trigger", "projects/bench/events/?trigger=trigger-7"),
+    ("Event Logs, failed, of which there are none", "projects/bench/events/?status=failed"),
+    ("Event Logs, a document", "projects/bench/events/?doc_id=7001"),
+    ("audit log", "projects/bench/settings/audit/"),
+)
+
+
+def measure_pages(bench: Bench, events: int) -> list[Figure]:
+    """Each list page with the project's log as large as asked for."""
+    triggers = [NOWHERE | {"name": f"trigger-{number}"} for number in range(1, TRIGGERS + 1)]
+    bench.configure(*triggers)
+    ids = (
+        "SELECT min(project_id), (SELECT min(id) FROM eventing_database), min(id) - 1"
+        " FROM eventing_trigger"
+    )
+    filled(bench.stack.database_url, events, Owner(*bench.stack.execute(ids)[0])).close()
+    browser = _signed_in(bench.stack.url)
+    return [
+        Figure(
+            f"page, {name}, {events:,} events",
+            _milliseconds(browser, f"{bench.stack.url}/{path}"),
+            "ms",
+            "≤ 300",
+        )
+        for name, path in _PAGES
+    ]
+
+
+def _signed_in(url: str) -> requests.Session:
+    """The first administrator's browser."""
+    browser = requests.Session()
+    browser.get(f"{url}/first-run/", timeout=30)
+    password = secrets.token_urlsafe(24)
+    form = {"username": "bench", "password": password, "again": password}
+    form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+    browser.post(f"{url}/first-run/", form, timeout=30).raise_for_status()
+    return browser
+
+
+def _milliseconds(browser: requests.Session, url: str) -> float:
+    """The median of seven requests, the first left out."""
+    taken = []
+    for _ in range(_TIMES + 1):
+        started = time.perf_counter()
+        answer = browser.get(url, timeout=60, allow_redirects=False)
+        taken.append(time.perf_counter() - started)
+        if answer.status_code != 200:
+            raise RuntimeError(f"{url} answered {answer.status_code}")
+    return median(taken[1:]) * 1000
