@@ -507,8 +507,12 @@ def _member_names(column: _Described, known: CatalogueColumn | None) -> tuple[st
         if charset is None:
             raise _unknown_charset(column)
         encoding = encoding_of(charset)
-        return tuple(member.decode(encoding) for member in column.raw_members)
-    assert known is not None  # noqa: S101 — without names, `_fitted` has found every column
+        try:
+            return tuple(_decoded(member, encoding) for member in column.raw_members)
+        except UnicodeDecodeError:
+            raise RowsUnreadable(f"the members of column {column.name} are no {charset}") from None
+    if known is None:
+        raise RowsUnreadable(f"the members of column {column.name} are not known")
     return members_of(known.full_type)
 
 
@@ -537,18 +541,14 @@ _LATIN1: Final = "".join(
 )
 
 
-def _latin1_text(value: bytes) -> str:
-    return orjson.dumps(codecs.charmap_decode(value, "strict", _LATIN1)[0]).decode()
+def _decoded(value: bytes, encoding: str) -> str:
+    if encoding == "cp1252":
+        return codecs.charmap_decode(value, "strict", _LATIN1)[0]
+    return value.decode(encoding)
 
 
 def _text(encoding: str) -> Callable[[bytes], str]:
-    if encoding == "cp1252":
-        return _latin1_text
-
-    def convert(value: bytes) -> str:
-        return orjson.dumps(value.decode(encoding)).decode()
-
-    return convert
+    return lambda value: orjson.dumps(_decoded(value, encoding)).decode()
 
 
 def _length_prefixed(width: int, convert: Callable[[bytes], str]) -> Reader:

@@ -353,6 +353,9 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "mysql_rows": [
         b"\x20" + b"\1\0\0\0\0\0\0\0\1a\0\1b\0\2\3\3\0\0" + b"\0" * 40,
+        # An ENUM of latin1, whose member 0x81 is one of MySQL's alone; one without members.
+        b"\x1e" + bytes(8) + b"\0\0\0\0\1\xfe\2\xf7\1\0\4\2\1a\6\3\1\1\x81\x0a\1\x08" + b"\1" * 4,
+        b"\x16" + bytes(8) + b"\0\0\0\0\1\xfe\2\xf7\1\0\4\2\1a" + b"\1" * 4,
         # One of two columns has a name.
         b" \1" + bytes(12) + b"\1\0\0\0\4g\0\1a\0\1b\0\2\3\3\0\4\0",
     ],
