@@ -5,6 +5,7 @@ exists once. A parser returns a frozen definition or raises InvalidInput with ev
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -308,6 +309,25 @@ def parse_project_name(value: object, path: str = "name") -> str:
     if isinstance(value, str) and _PROJECT_NAME.fullmatch(value):
         return value
     raise InvalidInput([Problem(path, _shown(value), _PROJECT_NAME_ALLOWED)])
+
+
+def parse_project_title(value: object) -> str:
+    """What a project is called on pages, checked; empty for one that is called by its name."""
+    title = value.strip() if isinstance(value, str) else value
+    if isinstance(title, str) and _LABEL.fullmatch(title) and _can_be_stored(title):
+        return title
+    raise InvalidInput([Problem("title", _shown(value), _LABEL_ALLOWED)])
+
+
+def proposed_project_name(title: str) -> str:
+    """The name that a project with such a title would get; empty if nothing of it can be used."""
+    plain = unicodedata.normalize("NFKD", title.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63]
+
+
+def proposed_alias(database: str) -> str:
+    """The alias that a database of this name would get; empty if nothing of it can be used."""
+    return re.sub(r"^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9_.-]", "-", database))[:63]
 
 
 def parse_database(

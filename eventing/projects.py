@@ -68,19 +68,34 @@ def configuration_version() -> int:
 
 
 def create_project(
-    name: str, settings: SettingsDefinition, owner: User | None = None, *, by: Actor
+    name: str,
+    settings: SettingsDefinition,
+    owner: User | None = None,
+    *,
+    by: Actor,
+    title: str = "",
 ) -> Project:
     """Make a project; `owner` (a user) becomes its administrator."""
     with configuration_change():
         if Project.objects.filter(name=name).exists():
             raise InvalidInput([Problem("name", repr(name), "a name no other project has")])
-        project = Project.objects.create(name=name)
+        project = Project.objects.create(name=name, title="" if title == name else title)
         if owner is not None:
             Membership.objects.create(user=owner, project=project, role=Membership.Role.ADMIN)
         _write_settings(project, settings)
         facts = {**settings_facts(settings), "administrator": owner.username if owner else None}
         audit.write(by, project, "project.create", name, project.pk, new=facts)
     return project
+
+
+def rename_project(project: Project, title: str, *, by: Actor) -> None:
+    """Call a project something else; its name, and all that goes by it, stays as it is."""
+    with configuration_change():
+        old = {"title": str(project)}
+        project.title = "" if title == project.name else title
+        project.save(update_fields=["title"])
+        new = {"title": str(project)}
+        audit.write(by, project, "project.update", project.name, project.pk, old=old, new=new)
 
 
 def update_settings(project: Project, settings: SettingsDefinition, *, by: Actor) -> None:

@@ -8,6 +8,7 @@ from eventing.models import AuditEntry
 
 _DEEDS: Final = {
     "project.create": "Project created",
+    "project.update": "Project renamed",
     "project.delete": "Project deleted",
     "settings.update": "Settings changed",
     "database.create": "Database added",

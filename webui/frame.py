@@ -11,7 +11,7 @@ from django.utils.functional import cached_property
 
 from eventing.access import ADMIN, EDITOR, RANK, VIEWER, Actor
 from eventing.health import PROCESSES, ProcessHealth, process_health
-from eventing.models import Membership
+from eventing.models import Membership, Project
 from webui.requests import Request
 
 THEMES: Final = ("light", "dark", "system")
@@ -92,10 +92,10 @@ class Frame:
         return Actor(self._request.user).may_refer_to_environment()
 
     @cached_property
-    def projects(self) -> list[str]:
-        """The first names of projects to switch to."""
-        names = Actor(self._request.user).projects().values_list("name", flat=True)
-        return list(names[:_MOST_PROJECTS])
+    def projects(self) -> list[Project]:
+        """The first projects to switch to, with what they are called."""
+        found = Actor(self._request.user).projects().only("name", "title")
+        return list(found[:_MOST_PROJECTS])
 
     @cached_property
     def processes(self) -> list[ProcessHealth]:

@@ -87,6 +87,7 @@ _project: list[URLPattern | URLResolver] = [
         "settings/configuration/export/", configuration.download, name="settings-configuration-file"
     ),
     path("settings/audit/", audit.index, name="settings-audit"),
+    path("settings/rename/", settings.rename, name="project-rename"),
     path("settings/delete/", projects.delete, name="project-delete"),
 ]
 

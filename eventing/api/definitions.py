@@ -23,6 +23,7 @@ from eventing.definitions import (
     parse_database,
     parse_member,
     parse_project_name,
+    parse_project_title,
     parse_settings,
     parse_trigger,
     references_in,
@@ -35,14 +36,18 @@ from eventing.problems import InvalidInput, Problem
 _READ_ONLY: Final = frozenset({"live", "breaker"})
 
 
-def new_project(body: Mapping[str, Any]) -> tuple[str, SettingsDefinition]:
-    """The name and settings of a project to be made. Raises InvalidInput with every problem."""
-    apart = ("name", "created_at", "role")
+def new_project(body: Mapping[str, Any]) -> tuple[str, str, SettingsDefinition]:
+    """Name, title and settings of a project to be made. Raises InvalidInput with every problem."""
+    apart = ("name", "title", "created_at", "role")
     settings = {name: value for name, value in body.items() if name not in apart}
     problems: list[Problem] = []
-    name = ""
+    name = title = ""
     try:
         name = parse_project_name(body.get("name"))
+    except InvalidInput as error:
+        problems += error.problems
+    try:
+        title = parse_project_title(body.get("title", ""))
     except InvalidInput as error:
         problems += error.problems
     try:
@@ -51,7 +56,18 @@ def new_project(body: Mapping[str, Any]) -> tuple[str, SettingsDefinition]:
         problems += error.problems
     if problems:
         raise InvalidInput(problems)
-    return name, definition
+    return name, title, definition
+
+
+def changed_title(stored: str, patch: Mapping[str, Any]) -> str:
+    """What a project is to be called, which is all of it that `patch` can change. Raises
+    InvalidInput."""
+    unknown = sorted(name for name in patch if name != "title")
+    if unknown:
+        allowed = "`title` alone; the rest is changed at its own address"
+        raise InvalidInput([Problem(name, "a field", allowed) for name in unknown])
+    given = patch.get("title", stored)
+    return parse_project_title("" if given is None else given)
 
 
 def changed_settings(stored: SettingsDefinition, patch: Mapping[str, Any]) -> SettingsDefinition:

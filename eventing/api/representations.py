@@ -46,6 +46,7 @@ def project_shown(project: Project, actor: Actor) -> dict[str, Any]:
     role = actor.role_in(project)
     return {
         "name": project.name,
+        "title": str(project),
         "created_at": _moment(project.created_at),
         "role": role.value if role else None,
         **settings_shown(settings_of(project)),

@@ -57,10 +57,18 @@ class Settings(serializers.Serializer[object]):
     retention = Retention(required=False)
 
 
+_TITLE: Final = "What pages call it; the name itself, unless it was given another."
+
+
 class Project(Settings):
-    name = _Text()
+    name = _Text(help_text="Its id: part of addresses, and fixed.")
+    title = _Text(required=False, help_text=_TITLE)
     created_at = _Moment(read_only=True)
     role = serializers.ChoiceField(choices=ROLES, read_only=True, help_text="The caller's role.")
+
+
+class ProjectTitle(serializers.Serializer[object]):
+    title = _Text(help_text=_TITLE)
 
 
 _PAYLOADS: Final = "Whether a viewer sees payloads and response bodies; else always true."

@@ -35,9 +35,13 @@ class Installation(models.Model):
 
 
 class Project(models.Model):
-    """The tenant: owns databases, triggers, settings, logs and members."""
+    """The tenant: owns databases, triggers, settings, logs and members.
+
+    `name` is its id: part of addresses, and fixed. `title` is what pages call it; blank: its name.
+    """
 
     name = models.CharField(max_length=63, unique=True)
+    title = models.CharField(max_length=63, blank=True, default="", db_default="")
     eventing_enabled = models.BooleanField(default=False)
     # None is the built-in one.
     eventing_db = models.ForeignKey(
@@ -51,7 +55,7 @@ class Project(models.Model):
         ordering = ["name"]
 
     def __str__(self) -> str:
-        return self.name
+        return self.title or self.name
 
 
 class EventingDb(models.Model):

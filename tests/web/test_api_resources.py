@@ -41,6 +41,7 @@ def test_a_project_is_made_found_and_deleted(shop: Shop) -> None:
     assert made.pop("created_at").endswith("Z")
     assert made == {
         "name": "books",
+        "title": "books",
         "role": "admin",
         "eventing": {"enabled": False, "db": "builtin"},
         "retention": {"events": "7d", "payloads": "3d"},
@@ -68,6 +69,26 @@ def test_a_name_that_is_taken_is_refused(shop: Shop) -> None:
     answer = shop.api_of["root"].post("projects/", {"name": "shop"})
     assert answer.status == 422
     assert answer.problems == {"name": "name: got 'shop'; allowed: a name no other project has"}
+
+
+def test_a_project_is_called_something_else_and_keeps_its_name(shop: Shop) -> None:
+    path = "projects/shop/"
+    renamed = shop.admin.patch(path, {"title": " The corner shop "})
+    assert (renamed.json["title"], renamed.json["name"]) == ("The corner shop", "shop")
+    assert shop.admin.patch(path, {}).json["title"] == "The corner shop"
+    for body, field in (
+        ({"title": "x" * 64}, "title"),
+        ({"title": "a\nb"}, "title"),
+        ({"title": 7}, "title"),
+        ({"name": "books"}, "name"),
+    ):
+        answer = shop.admin.patch(path, body)
+        assert answer.status == 422
+        assert set(answer.problems) == {field}
+    assert shop.admin.get(path).json["title"] == "The corner shop"
+    assert shop.admin.patch(path, {"title": None}).json["title"] == "shop"
+    made = shop.api_of["root"].post("projects/", {"name": "books", "title": "Books, old & new"})
+    assert made.json["title"] == "Books, old & new"
 
 
 def test_settings_are_replaced_or_changed(shop: Shop) -> None:

@@ -58,6 +58,7 @@ def test_each_kind_of_change_is_noted(shop: Shop, admin: Client) -> None:
     User.objects.create_user("grace")
     calls: list[tuple[str, str, str, Any]] = [
         ("settings.update", "PATCH", "projects/shop/settings/", {"retention": {"events": "60d"}}),
+        ("project.update", "PATCH", "projects/shop/", {"title": "The shop"}),
         ("database.create", "POST", "projects/shop/databases/", database),
         ("database.update", "PATCH", "projects/shop/databases/more/", {"schemas": ["a"]}),
         ("database.delete", "DELETE", "projects/shop/databases/more/", None),

@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 
-from eventing.models import Project
+from eventing.models import Database, Project
 from tests.factories import make_database
 from tests.servers import execute
 from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
@@ -40,6 +40,7 @@ POST = {
     "settings/notifications/on-call/": "admin",
     "settings/notifications/on-call/test/": "admin",
     "settings/notifications/on-call/delete/": "admin",
+    "settings/rename/": "admin",
     "settings/delete/": "admin",
 }
 
@@ -170,6 +171,27 @@ def test_a_project_is_deleted_once_its_name_is_typed(shop: Shop, admin: Client) 
     assert admin.post(path, {"name": "something"}).status_code == 422
     assert admin.post(path, {"name": "shop"}).headers["Location"] == "/projects/"
     assert not Project.objects.exists()
+
+
+def test_a_project_is_renamed_and_all_that_goes_by_its_id_stays(shop: Shop, admin: Client) -> None:
+    before = database_facts(shop)
+    answer = admin.post(shop.path("settings/rename/"), {"title": "Corner <shop>"}, follow=True)
+    assert "The project is called Corner &lt;shop&gt; now." in answer.content.decode()
+    for path in ("/projects/", shop.path(), shop.path("settings/")):
+        assert "Corner &lt;shop&gt;" in admin.get(path).content.decode(), path
+    assert database_facts(shop) == before
+    for title in ("x" * 64, "two\nlines"):
+        answer = admin.post(shop.path("settings/rename/"), {"title": title})
+        assert answer.status_code == 422
+        assert "at most 63 characters on one line" in answer.content.decode()
+    assert admin.post(shop.path("settings/rename/"), {"title": " "}).status_code == 303
+    assert str(Project.objects.get()) == "shop"
+
+
+def database_facts(shop: Shop) -> object:
+    """By what capture knows a source and where it is."""
+    shop.project.refresh_from_db()
+    return (shop.project.name, *Database.objects.values_list("source_name", "position_in"))
 
 
 def test_settings_are_saved_and_bad_ones_refused(shop: Shop, admin: Client) -> None:

@@ -144,6 +144,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "settings/configuration/": {"GET": admin(), "POST": admin(422)},
     _P + "settings/configuration/export/": {"GET": admin()},
     _P + "settings/audit/": {"GET": admin()},
+    _P + "settings/rename/": {"POST": admin(303)},
     _P + "settings/delete/": {"GET": admin(), "POST": admin(422)},
 }
 
@@ -151,7 +152,7 @@ _API: Final = "api/v1/projects/"
 _A: Final = _API + "<name:project>/"
 API: Final[dict[str, dict[str, Rule]]] = {
     _API: {"GET": signed_in(), "POST": root(201, {"name": "new"}, stranger=403)},
-    _A: {"GET": viewer(), "DELETE": admin(204)},
+    _A: {"GET": viewer(), "PATCH": admin(200, {}), "DELETE": admin(204)},
     _A + "settings/": {"GET": viewer(), "PUT": admin(200, {}), "PATCH": admin(200, {})},
     _A + "members/": {
         "GET": admin(),

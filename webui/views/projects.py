@@ -118,7 +118,7 @@ def delete(request: Request, project: Project) -> HttpResponse:
     wrong = request.method == "POST" and request.POST.get("name", "").strip() != project.name
     if request.method == "POST" and not wrong:
         remove_project(project, by=request.actor)
-        messages.success(request, f"The project {project.name} is deleted.")
+        messages.success(request, f"The project {project} is deleted.")
         return SeeOther(resolve_url("projects"))
     context = {
         "databases": Database.objects.filter(project=project).count(),

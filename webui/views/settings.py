@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import render, resolve_url
+from django.views.decorators.http import require_POST
 
 from eventing.access import ADMIN
 from eventing.changes import Finding
+from eventing.definitions import parse_project_title
 from eventing.eventing_dbs import needed, prepare_for, stores_of
 from eventing.logs import LOG_TYPES
 from eventing.models import Project
 from eventing.problems import InvalidInput
-from eventing.projects import BUILTIN_NAME, settings_of, update_settings
+from eventing.projects import BUILTIN_NAME, rename_project, settings_of, update_settings
 from webui.forms import (
     Form,
     given_settings_form,
+    in_words,
     place_of,
     settings_definition,
     stored_settings_form,
@@ -65,4 +68,21 @@ def _context(project: Project, form: Form) -> dict[str, object]:
             ),
         ],
         "earlier_stores": [store for store in stores_of(project) if store.replaced_at is not None],
+        "title": project.title,
     }
+
+
+@require_POST
+@project_page(ADMIN)
+def rename(request: Request, project: Project) -> HttpResponse:
+    """Call the project something else."""
+    title = request.POST.get("title", "")
+    try:
+        rename_project(project, parse_project_title(title), by=request.actor)
+    except InvalidInput as error:
+        form = stored_settings_form(settings_of(project))
+        told = {"title": title, "title_error": in_words(error.problems[0])}
+        context = {**_context(project, form), **told}
+        return form_answer(request, "settings/page.html", context, refused=True)
+    messages.success(request, f"The project is called {project} now.")
+    return SeeOther(resolve_url("settings", project.name))

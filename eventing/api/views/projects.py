@@ -10,14 +10,20 @@ from rest_framework.response import Response
 
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
-from eventing.api.definitions import changed_settings, new_project
+from eventing.api.definitions import changed_settings, changed_title, new_project
 from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.representations import project_shown, settings_shown
 from eventing.api.views.base import ApiView, ProjectView, operation
 from eventing.definitions import SettingsDefinition, parse_settings
 from eventing.eventing_dbs import prepare_for
 from eventing.history import remove_project
-from eventing.projects import configuration_change, create_project, settings_of, update_settings
+from eventing.projects import (
+    configuration_change,
+    create_project,
+    rename_project,
+    settings_of,
+    update_settings,
+)
 
 
 class Projects(ApiView):
@@ -39,8 +45,8 @@ class Projects(ApiView):
                 "this takes an administrator of the installation, and a token with the role admin"
                 " that is not bound to a project"
             )
-        name, settings = new_project(mapping_of(request.data))
-        project = create_project(name, settings, self.actor.user, by=self.actor)
+        name, title, settings = new_project(mapping_of(request.data))
+        project = create_project(name, settings, self.actor.user, by=self.actor, title=title)
         return Response(
             project_shown(project, self.actor),
             status=201,
@@ -52,6 +58,18 @@ class OneProject(ProjectView):
     @operation("get_project", {200: serializers.Project}, tag="projects")
     def get(self, request: Request, project: str) -> Response:
         """A project with its settings."""
+        return Response(project_shown(self.project, self.actor))
+
+    @operation(
+        "rename_project",
+        {200: serializers.Project},
+        request=serializers.ProjectTitle,
+        tag="projects",
+    )
+    def patch(self, request: Request, project: str) -> Response:
+        """Change its title; its name stays as it is, and so does all that goes by it."""
+        title = changed_title(self.project.title, mapping_of(request.data))
+        rename_project(self.project, title, by=self.actor)
         return Response(project_shown(self.project, self.actor))
 
     @operation("delete_project", {204: None}, tag="projects")
