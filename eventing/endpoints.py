@@ -6,6 +6,7 @@ the same, so does everything that was read under it.
 
 import threading
 import time
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -20,9 +21,14 @@ _LOOK_EVERY_SECONDS: Final = 0.25
 
 
 class Endpoints:
-    """Endpoints by trigger id. Safe to share between threads."""
+    """Endpoints by trigger id. Safe to share between threads.
 
-    def __init__(self) -> None:
+    Of a log that belongs to one project, whose administrators may write to it whatever they like,
+    the triggers of other projects get nothing: they count as disabled.
+    """
+
+    def __init__(self, project_id: int | None = None) -> None:
+        self._project_id = project_id
         self._lock = threading.Lock()
         self._known: dict[int, Endpoint | None] = {}
         self._version = -1
@@ -33,7 +39,7 @@ class Endpoints:
         with self._lock:
             self._look()
             if trigger_id not in self._known:
-                self._known[trigger_id] = _read(trigger_id)
+                self._known[trigger_id] = self._read(trigger_id)
             return self._known[trigger_id]
 
     def _look(self) -> None:
@@ -47,10 +53,13 @@ class Endpoints:
             self._version = version
             self._known.clear()
 
-
-def _read(trigger_id: int) -> Endpoint | None:
-    trigger = Trigger.objects.select_related("project", "breaker").filter(pk=trigger_id).first()
-    return None if trigger is None else endpoint_of(trigger)
+    def _read(self, trigger_id: int) -> Endpoint | None:
+        trigger = Trigger.objects.select_related("project", "breaker").filter(pk=trigger_id).first()
+        if trigger is None:
+            return None
+        found = endpoint_of(trigger)
+        is_foreign = self._project_id not in (None, trigger.project_id)
+        return replace(found, state="disabled") if is_foreign else found
 
 
 def endpoint_of(trigger: Trigger) -> Endpoint:

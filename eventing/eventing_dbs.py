@@ -50,8 +50,25 @@ def log_numbered(number: int) -> EventLog:
         return builtin_log()
     stored = EventingDb.objects.filter(pk=number).first()
     if stored is None:
-        raise LogUnavailable(f"there is no Eventing DB with the number {number} any more")
+        raise _gone(number)
     return _log_of(stored)
+
+
+def owner_of(number: int) -> int | None:
+    """The id of the project whose log has this number; None for the built-in one, which is all's.
+
+    Raises LogUnavailable if there is none any more.
+    """
+    if number == BUILTIN:
+        return None
+    found = EventingDb.objects.filter(pk=number).values_list("project_id", flat=True).first()
+    if found is None:
+        raise _gone(number)
+    return found
+
+
+def _gone(number: int) -> LogUnavailable:
+    return LogUnavailable(f"there is no Eventing DB with the number {number} any more")
 
 
 def _log_of(stored: EventingDb) -> EventLog:

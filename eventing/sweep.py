@@ -17,7 +17,13 @@ from django.db.models.functions import Now
 from eventing import redeliveries, troubles
 from eventing.breakers import take_probe, triggers_to_probe
 from eventing.enqueueing import enqueuer, waiting_messages
-from eventing.eventing_dbs import BUILTIN, external_numbers, forget_if_expired, log_numbered
+from eventing.eventing_dbs import (
+    BUILTIN,
+    external_numbers,
+    forget_if_expired,
+    log_numbered,
+    owner_of,
+)
 from eventing.logs.base import DueChunk, EventLog, LogUnavailable
 from eventing.models import Allotment, Breaker, KeptAnswer, Project, Trigger
 
@@ -53,6 +59,10 @@ def sweep(log_number: int) -> int:
     if messages is None or messages >= _ENOUGH_MESSAGES:
         return 0
     active = {trigger_id for trigger_id in waiting if states.get(trigger_id) == "active"}
+    owner = owner_of(log_number)
+    if owner is not None:
+        # Who may write to a log of one project's has no say over the triggers of others.
+        active &= set(Trigger.objects.filter(project_id=owner).values_list("pk", flat=True))
     held = set(Breaker.objects.values_list("pk", flat=True))
     chunks = [*log.due(sorted(active - held)), *_resumed(active - held)]
     enqueuer.enqueue(chunks, log_number)

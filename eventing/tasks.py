@@ -21,7 +21,7 @@ from eventing.delivery import Dispatcher
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.webhook import WebhookDestination
 from eventing.endpoints import Endpoints
-from eventing.eventing_dbs import BUILTIN, external_numbers, log_numbered
+from eventing.eventing_dbs import BUILTIN, external_numbers, log_numbered, owner_of
 from eventing.limits import SharedLimits
 from eventing.sweep import settle_statistics as settle_statistics_once
 from eventing.sweep import sweep as sweep_once
@@ -59,7 +59,7 @@ class _Worker:
                 self._dispatchers[log_number] = Dispatcher(
                     log,
                     self._destination,
-                    Endpoints().of_trigger,
+                    Endpoints(owner_of(log_number)).of_trigger,
                     SharedLimits(f"{self._place}/{log_number}"),
                     Breakers(),
                     self.name,

@@ -10,7 +10,13 @@ import psycopg2
 import pytest
 
 from demo.servers import execute
+from eventing.endpoints import Endpoints
+from eventing.eventing_dbs import owner_of
+from eventing.logs.postgres import PostgresEventLog
+from eventing.models import EventingDb
+from eventing.sweep import sweep
 from tests.databases import execute as run_on_mysql
+from tests.factories import make_change, make_events, make_origin, make_project, make_trigger
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.servers import ExternalPostgres, PostgresServer, drop_database
@@ -81,6 +87,35 @@ def stored_in(url: str, project: str) -> int:
     """How many events of a project the log in this database has."""
     sql = "SELECT count(*) FROM mission_control.event_log WHERE project = %s"
     return int(execute(url, sql, [project])[0][0])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_may_write_to_a_log_has_no_say_over_the_triggers_of_other_projects(
+    logs_database: str,
+) -> None:
+    """A project's administrators own its log: they can put events there that are not theirs."""
+    theirs, other = make_project("theirs"), make_project("other")
+    trigger = make_trigger(other, "https://example.com/hook")
+    stored = EventingDb.objects.create(
+        project=theirs, alias="logs", type="postgres", url=logs_database
+    )
+    log = PostgresEventLog(logs_database)
+    log.make_tables()
+    forged = make_events([make_change()], make_origin(other), trigger.pk)
+    log.append(make_origin(other), forged, None, "1")
+    execute(logs_database, "UPDATE mission_control.delivery SET sweep_at = now()")
+    assert sweep(stored.pk) == 0
+    endpoint = Endpoints(owner_of(stored.pk)).of_trigger(trigger.pk)
+    assert endpoint is not None
+    assert endpoint.state == "disabled"
+    # Nor are they cancelled: two projects may keep their logs in one database.
+    assert log.counts(other.pk)["pending"] == 1
+    log.close()
+    EventingDb.objects.filter(pk=stored.pk).update(project=other)
+    assert sweep(stored.pk) == 1
+    endpoint = Endpoints(owner_of(stored.pk)).of_trigger(trigger.pk)
+    assert endpoint is not None
+    assert endpoint.state == "active"
 
 
 def test_moving_between_eventing_dbs_under_load_keeps_every_change_exactly_once(
