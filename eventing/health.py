@@ -7,6 +7,7 @@ from typing import Final
 from celery import current_app
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from django.db.models.functions import Now
 
 from eventing.enqueueing import connection_errors
@@ -15,6 +16,11 @@ from eventing.models import Heartbeat
 PROCESSES: Final = ("capture", "worker", "beat")
 HEARTBEAT_SECONDS: Final = 5.0
 _SILENCE_SECONDS: Final = 20
+_APPLICATIONS: Final = ("eventing", "webui")
+
+
+class NewerTables(Exception):
+    """The tables are those of a newer version, which this one does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,37 @@ def process_health() -> list[ProcessHealth]:
     return found
 
 
+def refuse_newer_tables() -> None:
+    """Raises NewerTables if a newer version has changed the control database's tables.
+
+    One that does not answer yet refuses nothing.
+    """
+    try:
+        unknown = _unknown_migrations(MigrationLoader(connection))
+    except DatabaseError:
+        connection.close()
+        return
+    if unknown:
+        raise NewerTables(_newer(unknown))
+
+
+def _unknown_migrations(loader: MigrationLoader) -> list[str]:
+    applied = loader.applied_migrations or {}
+    known = loader.disk_migrations
+    return [
+        f"{application} {name}"
+        for application, name in sorted(applied)
+        if application in _APPLICATIONS and (application, name) not in known
+    ]
+
+
+def _newer(unknown: list[str]) -> str:
+    return (
+        f"a newer version has changed the tables of DATABASE_URL ({', '.join(unknown)}): run that"
+        " version, or go back as docs/guides/upgrade.md says"
+    )
+
+
 def readiness() -> list[str]:
     """Why the installation is not ready; empty when it is."""
     reasons = []
@@ -63,6 +100,8 @@ def readiness() -> list[str]:
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             reasons.append("migrations are missing: run `python manage.py migrate`")
+        if unknown := _unknown_migrations(executor.loader):
+            reasons.append(_newer(unknown))
     except Error:
         reasons.append("the control database (DATABASE_URL) does not answer")
     try:

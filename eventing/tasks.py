@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 import structlog
 from celery import shared_task
 from celery.concurrency.thread import TaskPool
-from celery.signals import worker_ready, worker_shutdown
+from celery.signals import beat_init, worker_init, worker_ready, worker_shutdown
 from celery.worker.consumer import Consumer
 from django.conf import settings
 from django.db import close_old_connections
@@ -106,6 +107,15 @@ class _Pace:
 
 _worker = _Worker()
 _pace = _Pace()
+
+
+@worker_init.connect
+@beat_init.connect
+def _refuse_newer_tables(**_: object) -> None:
+    try:
+        health.refuse_newer_tables()
+    except health.NewerTables as error:
+        sys.exit(f"mission_control: {error}")
 
 
 @worker_ready.connect

@@ -34,6 +34,10 @@ class LogUnavailable(Exception):
     """The Eventing DB cannot be reached or broke off; trying again may help."""
 
 
+class LogBusy(LogUnavailable):
+    """What is to be altered is being read by somebody else, whom nobody shall wait behind."""
+
+
 class InvalidCursor(Exception):
     """A page's cursor was not made by this log."""
 

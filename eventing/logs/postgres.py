@@ -43,6 +43,7 @@ from eventing.logs.base import (
     EventDetail,
     EventFilter,
     EventRow,
+    LogBusy,
     LogUnavailable,
     Page,
     PositionMoved,
@@ -260,7 +261,9 @@ class PostgresEventLog:
                 raise
             self.close()
             reason = _first_line(_first_failure(error))
-            raise LogUnavailable(f"the Eventing DB cannot be used: {reason}") from error
+            is_busy = isinstance(error, psycopg2.errors.LockNotAvailable)
+            kind = LogBusy if is_busy else LogUnavailable
+            raise kind(f"the Eventing DB cannot be used: {reason}") from error
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""

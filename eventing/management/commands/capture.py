@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, connections
 
 from eventing import health
@@ -43,6 +43,10 @@ class Command(BaseCommand):
     help = "Capture the changes of every database of every project whose eventing is enabled."
 
     def handle(self, *_: Any, **__: Any) -> None:
+        try:
+            health.refuse_newer_tables()
+        except health.NewerTables as error:
+            raise CommandError(str(error)) from None
         Supervisor().run()
 
 
