@@ -476,7 +476,14 @@ def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
             values[name] = reader.resolved(place, value)
             if references_in(value):
                 references[name] = value
+            if not _is_header_value(values[name]):
+                # What the environment holds is not shown.
+                reader.reject(place, "a reference to another text", "one line of text without NUL")
     return values, references
+
+
+def _is_header_value(text: str) -> bool:
+    return "\r" not in text and "\n" not in text and _can_be_stored(text)
 
 
 def _parse_backoff(reader: _Reader) -> tuple[Backoff, list[Problem]]:

@@ -31,8 +31,9 @@ _COLUMNS: Final = (
     *("status", "attempts", "next_attempt_at", "last_status_code", "last_error"),
     "last_duration_ms",
 )
-# What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection).
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection); the last ones are
+# the same signs in full width.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
 
 
 def lines(

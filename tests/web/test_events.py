@@ -294,7 +294,7 @@ def test_events_are_exported_as_json_lines_with_the_filters(shop: Shop, viewer: 
 
 def test_events_are_exported_as_csv_that_no_spreadsheet_runs(shop: Shop, viewer: Client) -> None:
     origin = make_origin(shop.project, shop.database.pk)
-    documents = ("=1+1", "-5", "@x", 'a "b", c')
+    documents = ("=1+1", "-5", "@x", "\n=1", "\uff1d1", 'a "b", c')
     changes = [make_change(document_id=each) for each in documents]
     events = make_events(changes, origin, shop.trigger.pk, shop.trigger.name)
     shop.log.append(origin, events, None, changes[-1].position)
@@ -302,7 +302,14 @@ def test_events_are_exported_as_csv_that_no_spreadsheet_runs(shop: Shop, viewer:
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
     assert re.search(r'filename="shop-events-\d{8}T\d{6}Z.csv"', answer["Content-Disposition"])
     rows = list(csv.DictReader(StringIO(_file(answer), newline="")))
-    assert {row["doc_id"] for row in rows} == {"'=1+1", "-5", "'@x", 'a "b", c'}
+    assert {row["doc_id"] for row in rows} == {
+        "'=1+1",
+        "-5",
+        "'@x",
+        "'\n=1",
+        "'\uff1d1",
+        'a "b", c',
+    }
     assert {row["payload"] for row in rows} == {event.payload for event in events}
 
 
