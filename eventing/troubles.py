@@ -19,6 +19,7 @@ from eventing.eventing_dbs import all_logs
 from eventing.logs.base import LogUnavailable
 from eventing.models import Breaker, Database, Project, Trigger, Trouble
 from eventing.projects import CaptureStatus, capture_statuses
+from eventing.quantities import duration, size
 
 # A lag that nobody has set a limit for is trouble from here on.
 LAG_SECONDS: Final = 300
@@ -72,9 +73,10 @@ def _of_sources() -> Iterator[Seen]:
             yield _seen("source_blocked", *place, f"{status.error}{mend}")
         lag = _lag_seconds(status)
         if lag >= limits.get(database.project_id, LAG_SECONDS) or status.keeps_much_log:
-            behind = f"the last change that was read is {lag:.0f} s old"
-            kept = f"{(status.lag_bytes or 0) / 1e6:,.0f} MB of its log wait at the server"
-            reason = f"{behind}; {kept}" if status.lag_bytes else behind
+            behind = f"the last change that was read is {duration(lag * 1000)} old"
+            reason = behind
+            if status.lag_bytes:
+                reason += f"; {size(status.lag_bytes)} of its log wait at the server"
             # So much log is trouble whatever the limit of seconds.
             yield Seen(
                 database.project_id,

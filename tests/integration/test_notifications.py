@@ -215,7 +215,7 @@ def test_lag_past_the_limit_of_each_is_told(project: Project, receiver: Receiver
     assert watch_and_send() == 0
     lease.update(lag_ms=61_000, lag_bytes=3_000_000)
     assert watch_and_send() == 1
-    assert "is 61 s old; 3 MB of its log wait" in texts(receiver, "/soon")[0]
+    assert "is 1 min 1 s old; 3 MB of its log wait" in texts(receiver, "/soon")[0]
     lease.update(lag_ms=601_000)
     assert watch_and_send() == 1
     assert texts(receiver, "/late")[0].startswith("shop: the database main lags\n")

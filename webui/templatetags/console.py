@@ -12,6 +12,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from eventing import quantities
 from eventing.changes import EVENT_STATUSES
 from eventing.formats import format_sent, message
 from eventing.logs.base import Invocation
@@ -67,28 +68,13 @@ def when(moment: datetime | None) -> SafeString | str:
 @register.filter
 def duration(milliseconds: float | None) -> str:
     """7 ms, 1.25 s, 2 min 5 s, 3 h 20 min, 4 d 2 h."""
-    if milliseconds is None:
-        return "—"
-    if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    for unit, size, smaller, part in (("min", 60, "s", 1), ("h", 3600, "min", 60)):
-        if seconds < size * (60 if unit == "min" else 24):
-            return _two(int(seconds), unit, size, smaller, part)
-    return _two(int(seconds), "d", 86_400, "h", 3600)
+    return "—" if milliseconds is None else quantities.duration(milliseconds)
 
 
 @register.filter
 def axis_duration(milliseconds: float) -> str:
     """10 ms, 1 s, 1,000 s: powers of ten on a scale."""
     return f"{milliseconds:g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.0f} s"
-
-
-def _two(seconds: int, unit: str, size: int, smaller: str, part: int) -> str:
-    rest = seconds % size // part
-    return f"{seconds // size} {unit}" + (f" {rest} {smaller}" if rest else "")
 
 
 @register.filter
@@ -153,14 +139,7 @@ def slot_words(slot: Slot, unit: str) -> str:
 @register.filter
 def size(number: int | None) -> str:
     """512 B, 1.4 MB: decimal units."""
-    if number is None:
-        return "—"
-    value = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
+    return "—" if number is None else quantities.size(number)
 
 
 _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
