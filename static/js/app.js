@@ -77,6 +77,14 @@ function quicken() {
   for (const element of all("[data-poll]")) pace.delete(element);
 }
 
+// Whoever cannot see the page is told that what it waited for has come.
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  const waits = 'class="waiting"';
+  if (detail.shouldSwap && detail.target.innerHTML.includes(waits) && !detail.serverResponse.includes(waits)) {
+    announce("The first event is here.");
+  }
+});
+
 document.addEventListener("visibilitychange", quicken);
 addEventListener("pointerdown", quicken);
 
@@ -447,7 +455,8 @@ document.addEventListener("click", (event) => {
 
 const DRAFT = "draft:";
 const draftKey = () => DRAFT + location.pathname + location.search;
-const isSecret = ({ name, type }) => type === "password" || name.startsWith("header_value") || name === "csrfmiddlewaretoken";
+const isSecret = ({ name, type, form }) => type === "password" || name.startsWith("header_value")
+  || name === "csrfmiddlewaretoken" || (name === "url" && form.matches("[data-database-form]"));
 const fieldsOf = (form) => [...form.elements].filter((field) => field.name && field.type !== "submit" && field.type !== "hidden" && !isSecret(field));
 const isChoice = ({ type }) => type === "checkbox" || type === "radio";
 
@@ -475,6 +484,10 @@ function takeUpDraft(form, kept) {
     else field.value = value;
     const is = isChoice(field) ? field.checked : field.value;
     if (is !== before) field.closest("details")?.setAttribute("open", "");
+  }
+  if (form.matches("[data-database-form]")) {
+    showType(form);
+    if (form.alias.value) form.alias.dataset.typed = "yes";
   }
   form.querySelector("[data-draft-notice]").hidden = false;
   form.dispatchEvent(new Event("change", { bubbles: true }));

@@ -109,6 +109,7 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
                 },
             }
         expect(page.get_by_text("Waiting for the first event…")).to_have_count(0, timeout=15_000)
+        expect(page.locator("#announcer")).to_have_text("The first event is here.")
         _press(page, "Event Logs")
         page.wait_for_url("**/events/")
         expect(page.locator(".event-row .status-delivered")).to_have_count(3, timeout=15_000)

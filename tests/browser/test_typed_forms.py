@@ -1,0 +1,127 @@
+"""Whoever is signed out or loses the connection in the middle of a form finds what they had typed.
+
+Secrets are the exception: they are not kept in the browser, and the form says so.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.conftest import sign_in
+from tests.web.conftest import Shop
+
+SECRET = "s3cret-that-stays-nowhere"
+
+
+class Typing(NamedTuple):
+    """A form: what is typed at which label, what is secret in it, and what sends it."""
+
+    path: str
+    typed: dict[str, str]
+    button: str
+    chosen: dict[str, str] = {}
+    ticked: tuple[str, ...] = ()
+    secret: str = ""
+
+
+FORMS = (
+    Typing(
+        "triggers/add/",
+        {"Trigger Name": "kept", "Webhook URL": "https://example.com/kept"},
+        "Add",
+        ticked=("Insert", "main"),
+    ),
+    Typing(
+        "databases/add/",
+        {"Host": "db.local", "Port": "6543", "Database": "orders", "User": "ann", "Alias": "mine"},
+        "Save",
+        ticked=("MySQL or MariaDB",),
+        secret="Password",
+    ),
+    Typing("settings/", {"Keep events for": "41", "Keep payloads for": "5"}, "Save"),
+    Typing(
+        "settings/notifications/add/",
+        {"Name": "nightly", "Lag over": "77"},
+        "Save",
+        secret="Address",
+    ),
+    Typing("settings/members/", {"User name": "somebody"}, "Add", ticked=("A new user",)),
+    Typing("settings/tokens/", {"Name": "deploy"}, "Create", chosen={"Role": "admin"}),
+)
+
+
+@pytest.fixture(autouse=True)
+def signed_in(shop: Shop, live_server: Any, context: BrowserContext) -> None:
+    sign_in(context, live_server)
+
+
+def fill_in(page: Page, form: Typing) -> None:
+    """As somebody who types and has not sent it yet."""
+    for label in form.ticked:
+        page.get_by_label(label, exact=True).check()
+    for label, text in form.typed.items():
+        page.get_by_label(label).fill(text)
+    for label, option in form.chosen.items():
+        page.get_by_label(label, exact=True).select_option(option)
+    if form.secret:
+        page.get_by_label(form.secret).fill(SECRET)
+
+
+def expect_what_was_typed(page: Page, form: Typing) -> None:
+    expect(page.get_by_text("This is what you had typed here before.")).to_be_visible()
+    for label, text in form.typed.items():
+        expect(page.get_by_label(label)).to_have_value(text)
+    for label, option in form.chosen.items():
+        expect(page.get_by_label(label, exact=True)).to_have_value(option)
+    for label in form.ticked:
+        expect(page.get_by_label(label, exact=True)).to_be_checked()
+    if form.secret:
+        expect(page.get_by_label(form.secret)).to_have_value("")
+    assert SECRET not in page.evaluate("JSON.stringify(sessionStorage)")
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.path)
+def test_a_session_that_ends_loses_nothing_typed(
+    form: Typing, shop: Shop, live_server: Any, page: Page, context: BrowserContext
+) -> None:
+    address = live_server.url + shop.path(form.path)
+    page.goto(address)
+    fill_in(page, form)
+    context.clear_cookies(name="sessionid")
+    page.get_by_role("button", name=form.button, exact=True).click()
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("correct-horse-battery")
+    page.keyboard.press("Enter")
+    page.wait_for_url(address)
+    expect_what_was_typed(page, form)
+    page.get_by_role("link", name="Begin anew").click()
+    expect(page.get_by_text("This is what you had typed here before.")).to_be_hidden()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.path)
+def test_a_connection_that_is_lost_loses_nothing_typed(
+    form: Typing, shop: Shop, live_server: Any, context: BrowserContext
+) -> None:
+    # Not the page that notices failed requests: here one fails.
+    page = context.new_page()
+    address = live_server.url + shop.path(form.path)
+    page.goto(address)
+    fill_in(page, form)
+    context.set_offline(True)
+    with page.expect_event("requestfailed"):
+        page.get_by_role("button", name=form.button, exact=True).click()
+    context.set_offline(False)
+    page.goto(address)
+    expect_what_was_typed(page, form)
+
+
+def test_what_has_been_saved_is_not_offered_again(shop: Shop, live_server: Any, page: Page) -> None:
+    address = live_server.url + shop.path("settings/")
+    page.goto(address)
+    page.get_by_label("Keep events for").fill("41")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Settings saved.")).to_be_visible()
+    page.goto(address)
+    expect(page.get_by_text("This is what you had typed here before.")).to_be_hidden()
+    assert page.evaluate("sessionStorage.length") == 0
