@@ -1,0 +1,277 @@
+"""What can be opened or made to appear on the pages, at three widths in both themes: menus, panels,
+folded parts, dialogs, answers, refusals and empty lists. Like the pages themselves it neither
+scrolls sideways nor violates what axe-core knows of.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import BrowserContext, Page, expect
+
+from eventing.access import command_line
+from eventing.breakers import Breakers
+from eventing.definitions import MemberDefinition
+from eventing.health import PROCESSES, beat
+from eventing.members import add_member
+from tests.browser.conftest import LONG, Complaints, sign_in
+from tests.browser.test_every_page import THEMES, WIDTHS, scrolls_sideways, violations
+from tests.web.conftest import Shop
+
+LONG_PROCESS = "worker@" + "a-long-host-name." * 5 + "example.internal:12345"
+
+
+class State(NamedTuple):
+    """A page, what is done there, and what then must be visible."""
+
+    path: str
+    open: Callable[[Page], Any]
+    seen: str
+
+
+def click(selector: str, number: int = 0) -> Callable[[Page], Any]:
+    return lambda page: page.locator(selector).nth(number).click()
+
+
+def press(name: str, **filled: str) -> Callable[[Page], None]:
+    """Fill fields by their ids, then press a button."""
+
+    def act(page: Page) -> None:
+        for field, text in filled.items():
+            page.locator(f"#id_{field}").fill(text)
+        page.get_by_role("button", name=name, exact=True).click()
+
+    return act
+
+
+def nothing(page: Page) -> None:
+    """The page shows it as it is."""
+
+
+def open_event(page: Page) -> None:
+    page.locator(".row-link").first.click()
+    page.locator(".invocation > summary").first.click()
+    page.locator(".invocation .fold > summary").first.click()
+
+
+def choose_two(page: Page) -> None:
+    for number in (0, 1):
+        page.locator(".event-row .c-choose input").nth(number).check()
+
+
+def open_side(page: Page) -> None:
+    if page.viewport_size and page.viewport_size["width"] < 800:
+        page.get_by_role("button", name="Menu").click()
+
+
+STATES = {
+    "project menu": State("", click(".switcher"), ".menu-panel >> text=All projects"),
+    "theme menu": State("", click(".theme-menu > summary"), ".theme-menu button"),
+    "account menu": State("", click("[aria-label=Account]"), "text=Sign out"),
+    "health panel": State("", click(".health"), "text=messages waiting"),
+    "side bar": State("", open_side, "nav.side a"),
+    "charts as a table": State("", click(".chart-table > summary"), ".behind td"),
+    "more filters": State("events/", click(".more-filters > summary"), "#id_error"),
+    "an opened event": State("events/?status=failed", open_event, "text=Do it again by hand"),
+    "chosen events": State("events/?status=failed", choose_two, "text=2 chosen"),
+    "export menu": State("events/", click("summary:has-text('Export')"), "text=CSV with payloads"),
+    "shortcuts": State("events/", lambda page: page.keyboard.press("?"), "#h-keys"),
+    "no event matches": State("events/?doc_id=none", nothing, "text=No event matches"),
+    "filters refused": State("events/?after=nonsense", nothing, "text=From: Got 'nonsense'"),
+    "trigger row menu": State("triggers/", click(".c-menu summary"), "text=Duplicate"),
+    "no trigger matches": State("triggers/?q=none", nothing, "text=No trigger matches."),
+    "trigger menu": State(f"triggers/{LONG}/", click("[aria-label='More actions']"), "text=Delete"),
+    "a held trigger": State(f"triggers/{LONG}/", nothing, "text=Deliveries are held."),
+    "secret revealed": State(f"triggers/{LONG}/", press("Reveal"), "#secret-1"),
+    "history unfolded": State(f"triggers/{LONG}/", nothing, "#h-history"),
+    "test event": State("triggers/paused/", press("Send test event"), "#h-trial"),
+    "advanced settings": State(
+        f"triggers/{LONG}/edit/", click(".advanced > summary"), "#id_backoff_factor"
+    ),
+    "timetable": State(f"triggers/{LONG}/edit/", click(".timetable > summary"), ".timetable td"),
+    "sample refused": State("triggers/add/", press("Read a row"), "#sample .error, #sample .muted"),
+    "trigger refused": State("triggers/add/", press("Add", retries="-1"), "text=Nothing was saved"),
+    "database row menu": State("databases/", click(".c-menu summary"), "text=Edit and test"),
+    "database refused": State("databases/add/", press("Save"), "text=Nothing was saved"),
+    "connection tested": State(
+        "databases/add/",
+        press("Test connection", host="127.0.0.1", port="1", database="x", alias="x"),
+        "text=Not ready to be captured",
+    ),
+    "settings refused": State(
+        "settings/", press("Save", retention_events="x"), "text=Nothing was saved"
+    ),
+    "member refused": State(
+        "settings/members/", press("Add", user="nobody-here"), "text=Nothing was saved"
+    ),
+    "token made": State("settings/tokens/", press("Create"), "text=It is shown this once."),
+    "how addresses are written": State(
+        "settings/notifications/add/", click(".advanced > summary"), "text=Mattermost"
+    ),
+    "notification refused": State(
+        "settings/notifications/add/", press("Save"), "text=Nothing was saved"
+    ),
+    "plan": State(
+        "settings/configuration/",
+        lambda page: (page.locator("#id_prune").check(), press("Show the plan")(page)),
+        "#h-plan",
+    ),
+    "configuration refused": State(
+        "settings/configuration/", press("Show the plan", text="nonsense"), "text=Nothing was"
+    ),
+    "audit log unfolded": State(
+        "settings/audit/", click(".changes.fold > summary"), ".changes[open] dd"
+    ),
+    "no entry matches": State("settings/audit/?object=none", nothing, "text=No entry matches"),
+}
+
+
+@pytest.fixture
+def busy_shop(shop: Shop) -> Shop:
+    """The shop with a held trigger and processes whose names are long."""
+    for process in PROCESSES:
+        beat(process, LONG_PROCESS)
+    Breakers().open(shop.trigger.pk, "20 attempts in a row failed, over 31 seconds")
+    return shop
+
+
+def check_everywhere(page: Page) -> None:
+    """At this width, in both themes."""
+    for theme in THEMES:
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        assert not scrolls_sideways(page), theme
+        assert violations(page) == [], theme
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_an_opened_state_is_fine_at_every_width_in_both_themes(
+    name: str,
+    busy_shop: Shop,
+    live_server: Any,
+    context: BrowserContext,
+    page: Page,
+    complaints: Complaints,
+) -> None:
+    complaints.expect(422)
+    sign_in(context, live_server)
+    state = STATES[name]
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(live_server.url + busy_shop.path(state.path))
+        state.open(page)
+        expect(page.locator(state.seen).first).to_be_visible()
+        check_everywhere(page)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/projects/nowhere/", 404),
+        ("/projects/shop/triggers/add/", 403),
+        ("/projects/shop/settings/", 200),
+    ],
+)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_viewer_is_refused_is_said_well(
+    path: str,
+    status: int,
+    width: int,
+    shop: Shop,
+    live_server: Any,
+    context: BrowserContext,
+    page: Page,
+    complaints: Complaints,
+) -> None:
+    complaints.expect(status)
+    sign_in(context, live_server)
+    viewer = User.objects.get(username="ada")
+    User.objects.filter(pk=viewer.pk).update(is_superuser=False)
+    add_member(shop.project, MemberDefinition("ada", "viewer"), by=command_line())
+    page.set_viewport_size({"width": width, "height": 900})
+    answer = page.goto(live_server.url + path)
+    assert answer is not None
+    assert answer.status == status
+    check_everywhere(page)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_the_sign_in_refuses_is_said_well(
+    width: int, shop: Shop, live_server: Any, page: Page, complaints: Complaints
+) -> None:
+    complaints.expect(422)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(live_server.url + "/sign-in/")
+    press("Sign in", username="ada", password="wrong")(page)
+    expect(page.get_by_role("alert").first).to_be_visible()
+    check_everywhere(page)
+
+
+def test_each_page_is_gone_through_with_tab_alone(
+    busy_shop: Shop, live_server: Any, context: BrowserContext, page: Page
+) -> None:
+    sign_in(context, live_server)
+    for path in (
+        "",
+        "databases/",
+        "triggers/",
+        f"triggers/{LONG}/",
+        "triggers/add/",
+        "events/",
+        "settings/",
+        "settings/members/",
+    ):
+        page.goto(live_server.url + busy_shop.path(path))
+        page.evaluate("document.activeElement.blur()")
+        missed = page.evaluate(_UNREACHED)
+        assert missed == [], path
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            assert page.evaluate(_IS_SEEN_FOCUSED), (path, page.evaluate(_FOCUSED))
+
+
+# What acts on a click but cannot be reached by Tab (the steps of charts are links that the table
+# below them has, too).
+_UNREACHED = """() => [...document.querySelectorAll("a, button, input, select, summary, textarea")]
+    .filter(each => each.checkVisibility() && each.tabIndex < 0 && !each.closest(".chart"))
+    .map(each => each.outerHTML.slice(0, 120))"""
+_FOCUSED = "document.activeElement.outerHTML.slice(0, 120)"
+# A ring, or what stands for one: the row of the event, or the box of a hidden input.
+_IS_SEEN_FOCUSED = """() => {
+    const of = each => each && getComputedStyle(each).outlineStyle !== "none";
+    const it = document.activeElement;
+    return of(it) || of(it.closest(".event-row"));
+}"""
+
+
+def test_headings_are_in_order_and_there_is_one_of_the_first(
+    busy_shop: Shop, live_server: Any, context: BrowserContext, page: Page
+) -> None:
+    sign_in(context, live_server)
+    for path in (
+        "",
+        "databases/",
+        "databases/main/",
+        "triggers/",
+        f"triggers/{LONG}/",
+        f"triggers/{LONG}/edit/",
+        "events/",
+        "settings/",
+        "settings/members/",
+        "settings/tokens/",
+        "settings/notifications/",
+        "settings/configuration/",
+        "settings/audit/",
+    ):
+        page.goto(live_server.url + busy_shop.path(path))
+        levels = page.evaluate(
+            "() => [...document.querySelectorAll('h1, h2, h3, h4')].map(each => +each.tagName[1])"
+        )
+        assert levels.count(1) == 1, path
+        assert all(below - above <= 1 for above, below in itertools.pairwise(levels)), (
+            path,
+            levels,
+        )
