@@ -20,6 +20,14 @@ PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
 }
 _FIRST: Final = ("trigger", "status", "within", "doc_id")
 _MORE: Final = ("operation", "database", "table", "error", "after", "before")
+_LABELS: Final = {
+    "within": "Time",
+    "doc_id": "Document id",
+    "error": "Text of an error",
+    "after": "From",
+    "before": "Until",
+    "object": "Name",
+}
 _LONGEST: Final = 1000
 
 
@@ -41,6 +49,11 @@ class _Query:
             for problem in self.problems
         }
 
+    @property
+    def refusals(self) -> list[tuple[str, str]]:
+        """What is wrong, by the names that the form has for its fields."""
+        return [(_label_of(field), error) for field, error in self.errors.items()]
+
 
 @dataclass(frozen=True, slots=True)
 class LogQuery(_Query):
@@ -59,6 +72,10 @@ class AuditQuery(_Query):
     """What was asked of the audit log."""
 
     filters: AuditFilter
+
+
+def _label_of(field: str) -> str:
+    return _LABELS.get(field, field.capitalize())
 
 
 def audit_query(query: QueryDict) -> AuditQuery:

@@ -41,7 +41,7 @@ def retries_of(retries: int, timeout_ms: int, backoff: Backoff) -> str:
         duration(int(min(backoff.max_ms, backoff.initial_ms * backoff.factor**number)))
         for number in range(min(retries, 6))
     ]
-    more = ", …" if retries > len(waits) else ""
+    more = " and so on" if retries > len(waits) else ""
     times = "once" if retries == 1 else f"up to {retries} times"
     return f"{limit} One that fails is tried again {times}, after about {', '.join(waits)}{more}."
 
@@ -92,6 +92,7 @@ def selection_of(filters: EventFilter) -> list[tuple[str, str | datetime]]:
         ("Table", filters.table),
         ("Operation", filters.operation),
         ("Document id", filters.document_id),
+        ("Text of an error", filters.error),
         ("From", filters.after),
         ("Until", filters.before),
     )

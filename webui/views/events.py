@@ -146,6 +146,8 @@ def _detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
     row = detail.row
     finished = row.status in ("delivered", "failed", "cancelled")
     sendable = detail.payload is not None and row.problem is None
+    # Its present name: it may have been renamed since, or deleted.
+    trigger = project.triggers.filter(pk=row.trigger_id).values_list("name", flat=True).first()
     return {
         "row": row,
         "type": EVENT_TYPES[row.operation],
@@ -156,9 +158,8 @@ def _detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
         "invocations": detail.invocations,
         "timeline": _timeline(detail),
         "token": _state_token(detail),
-        "may_redeliver": finished
-        and sendable
-        and project.triggers.filter(pk=row.trigger_id).exists(),
+        "trigger": trigger,
+        "may_redeliver": finished and sendable and trigger is not None,
     }
 
 

@@ -176,7 +176,7 @@ def _form_page(
 @project_page(EDITOR)
 def sample(request: Request, project: Project) -> HttpResponse:
     """What the form beside it would send for a row that is there now; read on request alone."""
-    context: dict[str, Any] = {}
+    context: dict[str, Any] = {"asked": True}
     try:
         found = sample_payload(project, _drafted(request, None, url=_NOWHERE))
     except InvalidInput as error:
