@@ -69,7 +69,7 @@ def refuse_newer_tables() -> None:
     """
     try:
         unknown = _unknown_migrations(MigrationLoader(connection))
-    except DatabaseError:
+    except Error:
         connection.close()
         return
     if unknown:
