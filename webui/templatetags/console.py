@@ -58,11 +58,18 @@ def when(moment: datetime | None) -> SafeString | str:
         return "—"
     moment = moment.astimezone(UTC)
     return format_html(
-        '<time datetime="{}" title="{} UTC">{} UTC</time>',
+        '<time datetime="{}" title="{}">{} UTC</time>',
         moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
-        moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}",
+        instant(moment),
         f"{moment.day} {moment:%b %H:%M:%S}",
     )
+
+
+@register.filter
+def instant(moment: datetime) -> str:
+    """An instant to the millisecond, in UTC, as logs have it."""
+    moment = moment.astimezone(UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} UTC"
 
 
 @register.filter
