@@ -79,10 +79,8 @@ function quicken() {
 
 // Whoever cannot see the page is told that what it waited for has come.
 document.addEventListener("htmx:beforeSwap", ({ detail }) => {
-  const waits = 'class="waiting"';
-  if (detail.shouldSwap && detail.target.innerHTML.includes(waits) && !detail.serverResponse.includes(waits)) {
-    announce("The first event is here.");
-  }
+  if (!detail.shouldSwap || !detail.target.querySelector(".waiting")) return;
+  if (!detail.serverResponse.includes('class="waiting"')) announce("The first event is here.");
 });
 
 document.addEventListener("visibilitychange", quicken);
