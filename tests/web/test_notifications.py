@@ -31,7 +31,7 @@ def test_one_is_added_seen_changed_and_deleted(shop: Shop, admin: Client) -> Non
     assert (answer.status_code, answer.headers["Location"]) == (303, index)
     text = admin.get(index).content.decode()
     assert "webhook at chat.example.com" in text
-    assert "Blocked source, Open breaker" in text
+    assert "Blocked database, Open breaker" in text
     one = index + "on-call/"
     assert "s3cret" not in text + admin.get(one).content.decode()
     changed = {"name": "night", "url": "", "kinds": ["source_lag"], "lag_seconds": "60"}

@@ -27,7 +27,7 @@ from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
 KIND_WORDS: Final = {
-    "source_blocked": ("Blocked source", "Capture stands still until a person acts."),
+    "source_blocked": ("Blocked database", "Capture stands still until a person acts."),
     "source_lag": (
         "Lag",
         "A source's changes are read later than the limit, or it keeps over 1 GB of log.",
