@@ -152,11 +152,11 @@ class _Short:
 
 def limit_memory(process: psutil.Process, spare_bytes: int) -> None:
     """From now on the process may take only so much more memory for its data."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmData:")]
-    used = int(line.split()[1]) * 1024
-    hard = process.rlimit(psutil.RLIMIT_DATA)[1]
-    process.rlimit(psutil.RLIMIT_DATA, (used + spare_bytes, hard))
+    # One that has just ended has no data.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        used = process.memory_info().data
+        hard = process.rlimit(psutil.RLIMIT_DATA)[1]
+        process.rlimit(psutil.RLIMIT_DATA, (used + spare_bytes, hard))
 
 
 def lift_limit(process: psutil.Process) -> None:

@@ -278,17 +278,22 @@ class Season:
 
     def settle(self) -> None:
         """Wait until nothing is left to be delivered."""
-        wait_until(
-            lambda: (
-                not self.world.execute(
-                    "SELECT trigger_id, count(*) FROM mission_control.delivery"
-                    " WHERE project_id = (SELECT id FROM eventing_project WHERE name = %s)"
-                    " AND state IN ('pending', 'delivering') GROUP BY 1",
-                    self.product.name,
-                )
-            ),
-            SETTLED_SECONDS,
-            "events stay undelivered",
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self._undelivered(), SETTLED_SECONDS)
+        assert self._undelivered() == []
+
+    def _undelivered(self) -> list[tuple[Any, ...]]:
+        """What waits, by trigger: its state, how many, attempts, and until when the first waits."""
+        return self.world.execute(
+            "SELECT t.name, d.state, count(*), max(attempts), min(next_attempt_at) - now(),"
+            " min(lease_until) - now(), min(b.next_probe_at) - now()"
+            " FROM mission_control.delivery d"
+            " JOIN eventing_trigger t ON t.id = d.trigger_id"
+            " JOIN eventing_project p ON p.id = t.project_id"
+            " LEFT JOIN eventing_breaker b ON b.trigger_id = t.id"
+            " WHERE p.name = %s AND d.state IN ('pending', 'delivering')"
+            " GROUP BY t.name, d.state",
+            self.product.name,
         )
 
     def stored(self) -> list[Stored]:
