@@ -1,20 +1,25 @@
 """Triggers: the form with the seed's labels, its refusals, and what can be done with one."""
 
+import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
+from eventing.access import command_line
 from eventing.breakers import Breakers
 from eventing.definitions import TriggerDefinition
-from eventing.models import AuditEntry, Trigger
-from eventing.projects import trigger_definition_of
+from eventing.models import AuditEntry, Database, Trigger
+from eventing.projects import configuration_change, rotate_signing_secret, trigger_definition_of
 from tests.factories import make_database, make_trigger
 from tests.receiver import Behaviour, Receiver
 from tests.servers import execute
-from tests.web.conftest import HOOK, Shop
+from tests.waiting import wait_until
+from tests.web.conftest import HOOK, SOURCE, Shop
 
 GIVEN: dict[str, Any] = {
     "name": "audit",
@@ -375,3 +380,55 @@ def test_a_signing_secret_is_replaced_without_a_moment_unsigned(
         "trigger.retire_secret",
     }
     assert "whsec_" not in str(list(entries.values()))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_saving_a_form_undoes_nothing_that_is_changed_at_that_moment(
+    shop: Shop, editor: Client, admin: Client
+) -> None:
+    """A signing secret that is replaced and a password that is changed stay so."""
+    trigger_form = {**GIVEN, "name": "welcome-email", "header_name": [], "header_value": []}
+    database_form = {
+        "alias": "main",
+        "type": "postgres",
+        "host": "db.example.com",
+        "port": "5433",
+        "database": "shop",
+        "user": "somebody",
+        "tls": "",
+    }
+    posts = [
+        (editor, shop.path("triggers/welcome-email/edit/"), trigger_form),
+        (admin, shop.path("databases/main/"), database_form),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        with configuration_change():
+            answers = [pool.submit(_post, *post) for post in posts]
+            wait_until(lambda: _waiting_for_a_lock() == 2)
+            new = rotate_signing_secret(shop.trigger, by=command_line())
+            Trigger.objects.update(headers=json.dumps({"Authorization": "newer"}))
+            Database.objects.update(url=SOURCE.replace("s3cret-word", "n3w-word"))
+        assert [answer.result() for answer in answers] == [303, 303]
+    trigger = Trigger.objects.get()
+    assert trigger.retries == 5
+    assert json.loads(trigger.signing_secrets)[0] == new
+    assert json.loads(trigger.headers) == {"Authorization": "newer"}
+    assert "somebody:n3w-word@" in Database.objects.get().url
+
+
+def _post(client: Client, path: str, form: dict[str, Any]) -> int:
+    try:
+        return client.post(path, form).status_code
+    finally:
+        connection.close()
+
+
+def _waiting_for_a_lock() -> int:
+    with connection.cursor() as cursor:
+        # Within a transaction it would else be seen as it was at first.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return int(cursor.fetchone()[0])

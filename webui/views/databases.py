@@ -76,18 +76,25 @@ def edit(request: Request, project: Project, alias: str) -> HttpResponse:
 
 
 def _submitted(request: Request, project: Project, database: Database | None) -> HttpResponse:
-    stored = database_definition_of(database) if database else None
     try:
-        definition = database_definition(request.POST, stored, request.actor)
         if request.POST.get("action") == "check":
-            return _checked(request, definition, database)
+            return _checked(request, _definition(request, database), database)
         with configuration_change():
+            if database is not None:
+                # What the form does not say stays as it is now, not as it was when we began.
+                database = get_object_or_404(project.databases, pk=database.pk)
+            definition = _definition(request, database)
             saved = save_database(project, definition, database, by=request.actor)
     except InvalidInput as error:
         form = given_database_form(request.POST, error.problems)
         return _page(request, form, database, refused=True)
     messages.success(request, f"The database {saved.alias} is saved.")
     return SeeOther(resolve_url("databases", project.name))
+
+
+def _definition(request: Request, database: Database | None) -> DatabaseDefinition:
+    stored = database_definition_of(database) if database else None
+    return database_definition(request.POST, stored, request.actor)
 
 
 def _checked(

@@ -140,10 +140,14 @@ def edit(request: Request, project: Project, name: str) -> HttpResponse:
 
 
 def _submitted(request: Request, project: Project, trigger: Trigger | None) -> HttpResponse:
-    stored = trigger_definition_of(trigger) if trigger else None
+    stored = None
     try:
-        definition = trigger_definition(request.POST, stored, request.actor)
         with configuration_change():
+            if trigger is not None:
+                # What the form does not say stays as it is now, not as it was when we began.
+                trigger = get_object_or_404(project.triggers, pk=trigger.pk)
+                stored = trigger_definition_of(trigger)
+            definition = trigger_definition(request.POST, stored, request.actor)
             saved = save_trigger(project, definition, trigger, by=request.actor)
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, stored)
