@@ -6,13 +6,17 @@ answer may hold what is shown once, such as a new token, and is encrypted where 
 """
 
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
 from hashlib import sha256
 from typing import Any, Final, cast
 
 import orjson
+import structlog
+from django.db import Error, connection
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils.crypto import salted_hmac
@@ -29,8 +33,11 @@ HEADER: Final = "Idempotency-Key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _SALT: Final = "eventing.api.idempotency"
 _KEPT_HEADERS: Final = ("Location", "ETag")
-# A request that has no answer by then was lost together with its process.
+# A request under way says so again and again; one that has not for so long died with its process.
 _ABANDONED_SECONDS: Final = 60
+_RENEW_SECONDS: Final = 10.0
+
+logger = structlog.get_logger(__name__)
 
 Post = Callable[..., Response]
 
@@ -46,17 +53,41 @@ def once_per_key(post: Post) -> Post:
         if not is_new:
             return _again(kept)
         try:
-            response = post(view, request, *args, **named)
+            with _kept_alive(kept):
+                response = post(view, request, *args, **named)
         except BaseException:
             kept.delete()
             raise
-        kept.status = response.status_code
-        kept.headers = {name: response[name] for name in _KEPT_HEADERS if name in response}
-        kept.content = "" if response.data is None else as_json(response.data).decode()
-        kept.save(update_fields=["status", "headers", "content"])
+        KeptAnswer.objects.filter(pk=kept.pk).update(
+            status=response.status_code,
+            headers={name: response[name] for name in _KEPT_HEADERS if name in response},
+            content="" if response.data is None else as_json(response.data).decode(),
+        )
         return response
 
     return answered
+
+
+@contextmanager
+def _kept_alive(kept: KeptAnswer) -> Iterator[None]:
+    """However long it takes, nobody takes this request for lost meanwhile."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(_RENEW_SECONDS):
+            try:
+                KeptAnswer.objects.filter(pk=kept.pk).update(created_at=Now())
+            except Error:
+                logger.warning("the claim of a request under way could not be renewed")
+            connection.close()
+
+    keeper = threading.Thread(target=renew, name="keeps a request's claim", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
 
 
 def _claim(request: Request) -> tuple[KeptAnswer, bool]:

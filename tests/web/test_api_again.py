@@ -2,20 +2,25 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
+import psycopg2
 import pytest
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from eventing.access import REQUESTS_PER_MINUTE
+from eventing.api import idempotency
+from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import ApiToken, KeptAnswer, Membership, Redelivery, Trigger
 from eventing.sweep import upkeep
-from tests.web.api import HOOK, Api, Shop, make_shop
+from tests.waiting import wait_until
+from tests.web.api import HOOK, Answer, Api, Shop, make_shop
 
 NEW = {"name": "new", "url": HOOK, "operations": ["insert"]}
 TRIGGERS = "projects/shop/triggers/"
@@ -115,6 +120,32 @@ def test_a_request_whose_process_died_may_be_sent_again_after_a_minute(shop: Sho
     assert shop.editor.post(TRIGGERS, NEW, Idempotency_Key="a").status == 409
     KeptAnswer.objects.update(created_at=timezone.now() - timedelta(seconds=61))
     assert shop.editor.post(TRIGGERS, NEW, Idempotency_Key="a").status == 201
+
+
+def test_a_request_that_takes_longer_than_a_minute_is_not_taken_for_lost(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_RENEW_SECONDS", 0.05)
+
+    def send() -> Answer:
+        try:
+            return Api(shop.editor.token).post(TRIGGERS, NEW, Idempotency_Key="a")
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(control_database_dsn())) as other:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT * FROM eventing_installation FOR UPDATE")
+        first = pool.submit(send)
+        wait_until(KeptAnswer.objects.exists)
+        longer_ago = timezone.now() - timedelta(seconds=61)
+        KeptAnswer.objects.update(created_at=longer_ago)
+        wait_until(lambda: KeptAnswer.objects.get().created_at > longer_ago)
+        assert send().status == 409
+        other.rollback()
+        assert first.result().status == 201
+    again = shop.editor.post(TRIGGERS, NEW, Idempotency_Key="a")
+    assert (again.status, again.headers["Idempotency-Replayed"]) == (201, "true")
 
 
 def test_answers_are_kept_for_a_day(shop: Shop) -> None:
