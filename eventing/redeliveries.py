@@ -2,7 +2,8 @@
 with what is done so far for all to see.
 
 A step that dies on the way is done again from its last page; what that page had put back to
-`pending` is left alone, unless it has been delivered since.
+`pending` is left alone, unless it has been delivered since. Whoever has taken so long that another
+process goes on with it changes nothing any more.
 """
 
 import time
@@ -21,8 +22,9 @@ from eventing.problems import InvalidInput, Problem
 MOST_PER_SECOND: Final = 100_000
 _PAGE: Final = 500
 _STEP_SECONDS: Final = 0.8
-# Of a step whose process died; and of one that found its log away.
-_BUSY: Final = timedelta(seconds=30)
+# Of a page whose process died: longer than the longest search and what follows it. And of one that
+# found its log away.
+BUSY: Final = timedelta(seconds=60)
 _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
 
@@ -78,24 +80,65 @@ def _free() -> Any:
     return Redelivery.objects.filter(free, state=Redelivery.State.RUNNING)
 
 
-def advance(redelivery_id: int) -> None:
-    """Go on for about a second, unless somebody else does."""
-    if not _free().filter(pk=redelivery_id).update(busy_until=Now() + _BUSY):
+class _Step:
+    """A step of one redelivery, as long as no other process has taken that over."""
+
+    def __init__(self, redelivery_id: int) -> None:
+        self._rows = Redelivery.objects.filter(pk=redelivery_id)
+        self._held_until: datetime | None = None
+
+    def begin(self) -> bool:
+        """Whether it is ours to go on with."""
+        return self._hold(_free())
+
+    def renew(self) -> bool:
+        """Whether it still is, and for another while."""
+        return self._hold(self._mine())
+
+    def _hold(self, whose: Any) -> bool:
+        held = self._rows & whose
+        if not held.update(busy_until=Now() + BUSY):
+            return False
+        self._held_until = self._rows.values_list("busy_until", flat=True).first()
+        return True
+
+    def _mine(self) -> Any:
+        # Cancelled meanwhile, it stays so.
+        running = Redelivery.objects.filter(state=Redelivery.State.RUNNING)
+        return running.filter(busy_until=self._held_until)
+
+    def note(self, **fields: Any) -> bool:
+        """Change what is known of it; False if it is not ours any more, or has been cancelled."""
+        return bool((self._rows & self._mine()).update(**fields))
+
+    def end(self, state: Redelivery.State, error: str = "") -> None:
+        self.note(state=state, finished_at=Now(), busy_until=None, error=error)
+
+
+def advance(redelivery_id: int, patience_seconds: float = history.LONG_PATIENCE_SECONDS) -> None:
+    """Go on for about a second, unless somebody else does.
+
+    A page that takes longer than `patience_seconds` to find ends it, with what to do in `error`.
+    """
+    step = _Step(redelivery_id)
+    if not step.begin():
         return
-    running = Redelivery.objects.filter(pk=redelivery_id, state=Redelivery.State.RUNNING)
     redelivery = Redelivery.objects.select_related("project").get(pk=redelivery_id)
     try:
-        _advance(redelivery)
-    except (LogUnavailable, SearchTooDeep) as error:
-        running.update(error=str(error), busy_until=Now() + _PAUSE)
+        _advance(redelivery, step, patience_seconds)
+    except LogUnavailable as error:
+        step.note(error=str(error), busy_until=Now() + _PAUSE)
+    except SearchTooDeep as error:
+        redelivery.refresh_from_db(fields=["reached_at"])
+        step.end(Redelivery.State.FAILED, _what_to_do(redelivery, error))
     except InvalidCursor:
         # The log it was in has been forgotten: retention has passed all of that by.
-        running.update(state=Redelivery.State.DONE, finished_at=Now(), busy_until=None)
+        step.end(Redelivery.State.DONE)
     else:
-        running.update(busy_until=None)
+        step.note(busy_until=None)
 
 
-def _advance(redelivery: Redelivery) -> None:
+def _advance(redelivery: Redelivery, step: _Step, patience_seconds: float) -> None:
     """Page after page until the second is over, the rate is used up, or nothing is left."""
     project, filters = redelivery.project, filters_of(redelivery)
     ordered = dict(project.triggers.values_list("pk", "ordered"))
@@ -103,18 +146,16 @@ def _advance(redelivery: Redelivery) -> None:
     room = redelivery.rate_per_second or _PAGE
     ends_at = time.monotonic() + _STEP_SECONDS
     while room > 0 and time.monotonic() < ends_at:
-        page = history.browse(
-            project, filters, cursor, min(room, _PAGE), history.LONG_PATIENCE_SECONDS
-        )
+        page = history.browse(project, filters, cursor, min(room, _PAGE), patience_seconds)
+        if not step.renew():
+            return
         ids = [row.id for row in page.rows]
         count = history.redeliver_in(page.store, project, ids, ordered)
         if redelivery.rate_per_second:
             room -= count
         cursor = page.next_cursor
         is_done = cursor is None
-        # Cancelled meanwhile, it stays so.
-        running = Redelivery.objects.filter(pk=redelivery.pk, state=Redelivery.State.RUNNING)
-        goes_on = running.update(
+        goes_on = step.note(
             cursor=cursor or "",
             looked_at=F("looked_at") + len(ids),
             redelivered=F("redelivered") + count,
@@ -125,6 +166,16 @@ def _advance(redelivery: Redelivery) -> None:
         )
         if is_done or not goes_on:
             return
+
+
+def _what_to_do(redelivery: Redelivery, error: SearchTooDeep) -> str:
+    """Why no more is looked for, and how to go on."""
+    if redelivery.reached_at is None:
+        return f"{error}; then begin another redelivery"
+    # The whole of that millisecond again, lest one of it be missed.
+    before = redelivery.reached_at + timedelta(milliseconds=1)
+    moment = before.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{error}; then begin another redelivery, with before={moment} to go on from here"
 
 
 def forget_old() -> None:

@@ -358,7 +358,7 @@ class Redelivered(serializers.Serializer[object]):
 
 class Redelivery(serializers.Serializer[object]):
     id = _Number()
-    state = serializers.ChoiceField(["running", "done", "cancelled"])
+    state = serializers.ChoiceField(["running", "done", "cancelled", "failed"])
     filters = serializers.DictField(child=_Text())
     rate_per_second = _Number()
     looked_at = _Number(help_text="How many events were looked at so far.")

@@ -145,6 +145,7 @@ class Redelivery(models.Model):
         RUNNING = "running"
         DONE = "done"
         CANCELLED = "cancelled"
+        FAILED = "failed"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="redeliveries")
     filters = models.JSONField()

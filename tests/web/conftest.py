@@ -1,12 +1,15 @@
 """What tests of the pages share: people with each role, a project with something to see in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+import psycopg2
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Database, Membership, Project, Trigger
 from tests.factories import (
@@ -86,3 +89,11 @@ def editor(as_role: Callable[[str], Client]) -> Client:
 @pytest.fixture
 def viewer(as_role: Callable[[str], Client]) -> Client:
     return as_role("viewer")
+
+
+@contextmanager
+def kept_locked(table: str) -> Iterator[None]:
+    """Nobody else reads a table of the log meanwhile."""
+    with closing(psycopg2.connect(control_database_dsn())) as holder, holder.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE mission_control.{table} IN ACCESS EXCLUSIVE MODE")
+        yield

@@ -4,13 +4,11 @@ import csv
 import html
 import json
 import re
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from io import StringIO
 from uuid import UUID
 
-import psycopg2
 import pytest
+from django.contrib.auth.models import User
 from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
@@ -22,11 +20,18 @@ from eventing.definitions import PayloadFormat
 from eventing.exports import EXPORT_KINDS, ExportKind, lines
 from eventing.formats import message
 from eventing.history import redeliver
-from eventing.logs import builtin_log, control_database_dsn
+from eventing.logs import builtin_log
 from eventing.logs.base import EventFilter, SearchTooDeep
-from eventing.models import AuditEntry
-from tests.factories import make_change, make_events, make_origin, make_outcome, make_trigger
-from tests.web.conftest import HOOK, Shop
+from eventing.models import AuditEntry, Membership
+from tests.factories import (
+    make_change,
+    make_events,
+    make_origin,
+    make_outcome,
+    make_token,
+    make_trigger,
+)
+from tests.web.conftest import HOOK, Shop, kept_locked
 from webui.templatetags.console import folding_json
 
 HTMX = {"HX-Request": "true"}
@@ -331,14 +336,6 @@ def test_an_export_that_is_cut_off_says_so_and_where_to_go_on(shop: Shop, kind: 
     assert len(cut.splitlines()) == len(whole.splitlines()) - 1
 
 
-@contextmanager
-def _kept_locked(table: str) -> Iterator[None]:
-    """Nobody else reads a table of the log meanwhile."""
-    with closing(psycopg2.connect(control_database_dsn())) as holder, holder.cursor() as cursor:
-        cursor.execute(f"LOCK TABLE mission_control.{table} IN ACCESS EXCLUSIVE MODE")
-        yield
-
-
 @pytest.mark.parametrize("kind", EXPORT_KINDS)
 def test_an_export_whose_log_does_not_answer_in_time_begins_no_file(
     shop: Shop, kind: ExportKind
@@ -347,7 +344,7 @@ def test_an_export_whose_log_does_not_answer_in_time_begins_no_file(
     file = lines(
         shop.project, EventFilter(), kind, by=BY, with_payloads=False, patience_seconds=0.2
     )
-    with _kept_locked("event_kind"), pytest.raises(SearchTooDeep):
+    with kept_locked("event_kind"), pytest.raises(SearchTooDeep):
         next(file)
 
 
@@ -361,10 +358,23 @@ def test_an_export_whose_log_gives_out_on_the_way_says_so_and_where_to_go_on(
     )
     begun = [next(file) for _ in range(2 if kind == "csv" else 1)]
     assert begun[-1].count("users") == 500
-    with _kept_locked("event_kind"):
+    with kept_locked("event_kind"):
         (last,) = file
     assert "the export ends after 500 events, since the search was ended" in last
     assert "; the next begins at before=20" in last
+
+
+def test_a_search_that_is_too_deep_is_a_bad_one_on_the_page_and_over_rest(
+    shop: Shop, viewer: Client
+) -> None:
+    user = User.objects.get(username="viewer")
+    token = make_token(user, Membership.Role.VIEWER, shop.project)
+    header = {"Authorization": f"Bearer {token}"}
+    with kept_locked("event_kind"):
+        page = viewer.get(shop.path("events/"))
+        rest = viewer.get("/api/v1/projects/shop/events/", headers=header)
+    assert (page.status_code, rest.status_code) == (422, 422)
+    assert "the search was ended after 3 seconds" in page.content.decode()
 
 
 def test_one_who_reads_is_only_told_that_there_is_more(shop: Shop, viewer: Client) -> None:

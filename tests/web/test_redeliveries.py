@@ -1,17 +1,21 @@
 """Redelivering all that matches, in the background: from the console and over REST."""
 
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from eventing import redeliveries
-from eventing.history import counts
+from eventing.history import LONG_PATIENCE_SECONDS, counts
 from eventing.logs.base import EventFilter
 from eventing.models import Redelivery
 from eventing.problems import InvalidInput
 from tests.waiting import wait_until
-from tests.web.conftest import Shop
+from tests.web.conftest import Shop, kept_locked
 
 EVERYTHING = EventFilter()
 
@@ -80,6 +84,56 @@ def test_only_one_process_goes_on_with_it_at_a_time(shop: Shop) -> None:
     # Its process has died.
     Redelivery.objects.filter(pk=begun.pk).update(busy_until="2020-01-01T00:00:00Z")
     assert finish(begun).redelivered == 30
+
+
+def test_one_whose_search_is_too_deep_ends_and_says_how_to_go_on(
+    shop: Shop, viewer: Client
+) -> None:
+    shop.add_events(30)
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    redeliveries.advance(begun.pk)
+    with kept_locked("event_kind"):
+        redeliveries.advance(begun.pk, patience_seconds=0.2)
+    begun.refresh_from_db()
+    assert (begun.state, begun.redelivered) == ("failed", 10)
+    assert begun.finished_at is not None
+    assert redeliveries.waiting() == []
+    assert "choose a shorter time, or another filter beside these; then begin" in begun.error
+    assert begun.reached_at is not None
+    found = re.search(r"with before=(\S+) to go on from here", begun.error)
+    assert found
+    assert datetime.fromisoformat(found[1]) > begun.reached_at
+    shown = viewer.get(shop.path(f"redeliveries/{begun.pk}/")).content.decode()
+    assert "What was put back stays so." in shown
+    assert "It goes on by itself" not in shown
+
+
+def test_a_step_that_somebody_else_has_taken_over_changes_nothing(shop: Shop) -> None:
+    shop.add_events(30)
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+
+    def advance() -> None:
+        try:
+            redeliveries.advance(begun.pk)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with kept_locked("event_kind"):
+            late = pool.submit(advance)
+            wait_until(lambda: Redelivery.objects.get().busy_until is not None)
+            # It has taken so long that another process holds it now.
+            Redelivery.objects.update(busy_until="2999-01-01T00:00:00Z")
+        late.result()
+    begun.refresh_from_db()
+    assert (begun.looked_at, begun.redelivered, begun.cursor) == (0, 0, "")
+    assert begun.busy_until is not None
+    assert begun.busy_until.year == 2999
+    assert counts(shop.project)["pending"] == 0
+
+
+def test_a_page_is_held_for_longer_than_the_longest_search() -> None:
+    assert redeliveries.BUSY.total_seconds() > 2 * LONG_PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("rate", [-1, 100_001, True, 1.5, "ten", None])

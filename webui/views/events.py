@@ -40,6 +40,7 @@ def index(request: Request, project: Project) -> HttpResponse:
     query = log_query(request.GET, timezone.now())
     cursor = request.GET.get("cursor") or None
     context: dict[str, Any] = {"query": query, "cursor": cursor}
+    status = 422 if query.problems else 200
     if not query.problems:
         try:
             page = history.browse(project, query.filters, cursor, _PAGE_ROWS)
@@ -47,6 +48,9 @@ def index(request: Request, project: Project) -> HttpResponse:
             raise Http404("This page of the log does not exist.") from None
         except (LogUnavailable, SearchTooDeep) as error:
             context["log_error"] = str(error)
+            # A 422 would take the place of what is shown, which live mode only adds to.
+            is_too_deep = isinstance(error, SearchTooDeep) and "seen" not in request.GET
+            status = 422 if is_too_deep else 503
         else:
             context |= _shown(project, page, cursor)
             if request.htmx and "seen" in request.GET:
@@ -55,7 +59,6 @@ def index(request: Request, project: Project) -> HttpResponse:
         return render(request, "events/_rows.html", context)
     context |= _choices(project, query)
     context["sees_payloads"] = request.actor.may_see_payloads(project)
-    status = 422 if query.problems else 503 if "log_error" in context else 200
     return render(request, "events/page.html", context, status=status)
 
 
