@@ -23,6 +23,8 @@ from eventing.definitions import (
     parse_database,
     parse_settings,
     parse_trigger,
+    proposed_alias,
+    references_in,
 )
 from eventing.models import Database, Trigger
 from eventing.problems import InvalidInput, Problem
@@ -327,6 +329,8 @@ def database_definition(
     keep = False
     if not source["url"]:
         source["url"], keep, problems = _address_from_fields(post, type, stored)
+    if stored is None and not source["alias"]:
+        source["alias"] = _alias_proposed(type, source["url"])
     actor.refuse_references({"url": source["url"]})
     try:
         definition = parse_database(source, os.environ)
@@ -340,6 +344,16 @@ def database_definition(
     if keep and stored is not None:
         return replace(definition, url=stored.url, url_reference=stored.url_reference)
     return definition
+
+
+def _alias_proposed(type: DatabaseType, url: str) -> str:
+    """An alias after the name of the database; none from an address that is read elsewhere."""
+    if references_in(url):
+        return ""
+    try:
+        return proposed_alias(ConnectionString.parse(type, url).database)
+    except ValueError:
+        return ""
 
 
 def _address_from_fields(

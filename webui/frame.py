@@ -110,6 +110,7 @@ class Frame:
 
 _SECTIONS: Final = {
     "overview": "overview",
+    "begin": "overview",
     "database": "databases",
     "databases": "databases",
     "trigger": "triggers",

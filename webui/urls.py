@@ -12,6 +12,7 @@ from webui.sign_in import PROVIDER
 from webui.views import (
     accounts,
     audit,
+    begin,
     configuration,
     databases,
     events,
@@ -54,6 +55,11 @@ _notification = [
 
 _project: list[URLPattern | URLResolver] = [
     path("", overview.show, name="overview"),
+    path("begin/", begin.resume, name="begin"),
+    path("begin/database/", databases.add, {"begins": True}, name="begin-database"),
+    path("begin/trigger/", triggers.add, {"begins": True}, name="begin-trigger"),
+    path("begin/event/", begin.event, name="begin-event"),
+    path("begin/enable/", begin.enable, name="begin-enable"),
     path("figures/", projects.figures, name="project-figures"),
     path("databases/", databases.index, name="databases"),
     path("databases/add/", databases.add, name="database-add"),

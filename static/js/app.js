@@ -497,7 +497,7 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const key of Object.keys(sessionStorage)) if (key.startsWith(DRAFT)) sessionStorage.removeItem(key);
   }
   const kept = JSON.parse(sessionStorage.getItem(draftKey()) || "null");
-  if (form && kept && !document.querySelector(".notice-error")) takeUpDraft(form, kept);
+  if (form && kept && !document.querySelector(".notice-error, .findings")) takeUpDraft(form, kept);
 });
 
 // Suggested tables continue what has been typed: after a comma begins the next name.
@@ -507,6 +507,18 @@ document.addEventListener("input", ({ target }) => {
   for (const option of all("#table-names option[data-name]")) {
     option.value = typed ? `${typed} ${option.dataset.name}` : option.dataset.name;
   }
+});
+
+// Project form: the id forms as the name is typed, until it is typed itself.
+
+document.addEventListener("input", ({ target }) => {
+  const form = target.closest("[data-project-form]");
+  if (!form) return;
+  const id = form.elements.namedItem("name");
+  if (target === id) id.dataset.typed = id.value ? "yes" : "";
+  if (target.name !== "title" || id.dataset.typed || id.defaultValue) return;
+  const plain = target.value.toLowerCase().normalize("NFKD").replace(/[^ -~]/g, "");
+  id.value = plain.replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 63);
 });
 
 // Database form: the connection string fills the fields, and they fill it once it is there.

@@ -1,5 +1,5 @@
 """From an installation that nobody has signed in to yet to the first delivered event, with the
-keyboard alone, in the running product.
+keyboard alone, in the running product; and on, under another name.
 """
 
 from playwright.sync_api import Page, expect
@@ -45,40 +45,27 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
         _fill(page, "Password", PASSWORD)
         _fill(page, "Password again", PASSWORD)
         page.keyboard.press("Enter")
-        page.wait_for_url("**/projects/")
-        _press(page, "Create a project")
         page.wait_for_url("**/projects/add/")
-        _fill(page, "Project name", "shop")
+        _fill(page, "Project name", "Corner shop")
+        expect(page.get_by_label("Id")).to_have_value("corner-shop")
         page.keyboard.press("Enter")
-        page.wait_for_url("**/projects/shop/")
 
-        _press(page, "Add a database")
-        page.wait_for_url("**/databases/add/")
+        page.wait_for_url("**/projects/corner-shop/begin/database/")
         _fill(page, "Connection string", source_database)
         _press(page, "Test connection")
         expect(page.locator("#findings")).to_contain_text("wal_level")
-        _press(page, "Save")
-        page.wait_for_url("**/databases/")
+        _press(page, "Connect and go on")
 
-        _press(page, "Settings")
-        page.wait_for_url("**/settings/")
-        _press(page, "Enable eventing module", "Space")
-        _press(page, "Save")
-        page.get_by_text("Settings saved").wait_for()
-
-        _press(page, "Event Triggers")
-        page.wait_for_url("**/triggers/")
-        _press(page, "Add")
-        page.wait_for_url("**/triggers/add/")
+        page.wait_for_url("**/begin/trigger/")
         _fill(page, "Trigger Name", "welcome-email")
         _fill(page, "Collection / Table name(s)", "users")
         for operation in ("Insert", "Update", "Delete"):
             _press(page, operation, "Space")
         _fill(page, "Webhook URL", receiver.url("/hook"))
         _press(page, "Add")
-        page.wait_for_url("**/triggers/welcome-email/")
-        expect(page.locator(".facts .status-ok")).to_have_text("yes", timeout=30_000)
-        expect(page.get_by_text("Waiting for the first event…")).to_be_visible()
+        page.wait_for_url("**/begin/event/")
+        waiting = page.get_by_role("heading", name="Waiting for the first event…")
+        expect(waiting).to_be_visible(timeout=30_000)
 
         changes = {
             "DB_INSERT": "INSERT INTO users VALUES (1, 'a@example.com')",
@@ -93,6 +80,10 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
         node_id = stack.execute("SELECT node_id::text FROM eventing_installation")[0][0]
         for number, (kind, statement) in enumerate(changes.items(), start=1):
             execute(source_database, statement)
+            if number == 1:
+                expect(page.get_by_role("heading", name="Events come in")).to_be_visible()
+                expect(page.get_by_label("Payload", exact=True)).to_contain_text("a@example.com")
+                expect(page.locator("#announcer")).to_have_text("The first event is here.")
             request = receiver.wait_for(number, "/hook", timeout=20)[-1]
             payload = request.json()
             assert payload == {
@@ -108,11 +99,23 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
                     "doc": documents[kind],
                 },
             }
-        expect(page.get_by_text("Waiting for the first event…")).to_have_count(0, timeout=15_000)
-        expect(page.locator("#announcer")).to_have_text("The first event is here.")
         _press(page, "Event Logs")
         page.wait_for_url("**/events/")
         expect(page.locator(".event-row .status-delivered")).to_have_count(3, timeout=15_000)
         page.keyboard.press("j")
         page.keyboard.press("Enter")
         expect(page.locator(".detail:not([hidden])")).to_contain_text("DB_DELETE")
+
+        slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+        captured_as = execute(source_database, slots)
+        _press(page, "Settings")
+        page.wait_for_url("**/settings/")
+        _fill(page, "Project name", "Corner shop & sons")
+        page.keyboard.press("Enter")
+        page.get_by_text("The project is called Corner shop & sons now.").wait_for()
+        execute(source_database, "INSERT INTO users VALUES (2, 'c@example.com')")
+        assert receiver.wait_for(4, "/hook", timeout=20)[-1].json()["data"]["docId"] == "2"
+        assert execute(source_database, slots) == captured_as
+        _press(page, "Event Logs")
+        page.wait_for_url("**/events/")
+        expect(page.locator(".event-row .status-delivered")).to_have_count(4, timeout=15_000)

@@ -14,9 +14,9 @@ def test_without_any_user_one_is_led_to_make_the_first_administrator(client: Cli
     assert client.get("/").headers["Location"] == "/first-run/"
     assert client.get("/sign-in/").headers["Location"] == "/first-run/"
     answer = client.post("/first-run/", FIRST)
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/projects/")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/projects/add/")
     assert User.objects.get().is_superuser
-    assert client.get("/projects/").status_code == 200
+    assert client.get("/projects/add/").status_code == 200
 
 
 @pytest.mark.django_db

@@ -74,7 +74,7 @@ def test_an_address_can_come_from_the_environment_for_those_who_run_the_installa
         ({"port": "99999"}, "a whole number from 1 to 65535"),
         ({"database": ""}, "the name of the database"),
         ({"tls": "maybe"}, "one of disable"),
-        ({"alias": ""}, "beginning with a letter or digit"),
+        ({"alias": "", "database": "…"}, "beginning with a letter or digit"),
         ({"alias": "MAIN"}, "an alias no other database has"),
         ({"alias": "builtin"}, "any name but `builtin`"),
         ({"type": "oracle"}, "one of postgres"),
@@ -89,6 +89,21 @@ def test_bad_input_is_refused_at_its_field_and_changes_nothing(
     assert answer.status_code == 422
     assert words in answer.content.decode()
     assert Database.objects.count() == 1
+
+
+def test_a_blank_alias_becomes_that_of_the_database(shop: Shop, admin: Client) -> None:
+    path = shop.path("databases/add/")
+    given = {**FIELDS, "alias": ""}
+    assert admin.post(path, {**given, "database": "_all orders!"}).status_code == 303
+    url = "postgresql://other.example.com/stock.2"
+    assert admin.post(path, {**given, "url": url}).status_code == 303
+    aliases = set(Database.objects.values_list("alias", flat=True))
+    assert aliases == {"main", "all-orders-", "stock.2"}
+    answer = admin.post(path, {**given, "database": "Main"})
+    assert answer.status_code == 422
+    assert "an alias no other database has" in answer.content.decode()
+    answer = admin.post(shop.path("databases/main/"), {**_stored_fields(), "alias": ""})
+    assert answer.status_code == 422
 
 
 def _stored_fields() -> dict[str, str]:

@@ -15,11 +15,16 @@ from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
 
 READ = (
     *("", "databases/", "triggers/", "triggers/welcome-email/", "events/"),
-    *("settings/", "settings/tokens/"),
+    *("settings/", "settings/tokens/", "begin/event/"),
 )
-EDIT = ("triggers/add/", "triggers/welcome-email/edit/", "triggers/welcome-email/delete/")
+EDIT = (
+    "triggers/add/",
+    "begin/trigger/",
+    "triggers/welcome-email/edit/",
+    "triggers/welcome-email/delete/",
+)
 ADMINISTER = (
-    *("databases/add/", "databases/main/", "databases/main/delete/"),
+    *("databases/add/", "databases/main/", "databases/main/delete/", "begin/database/"),
     *("settings/members/", "settings/audit/", "settings/delete/"),
     *("settings/notifications/", "settings/notifications/add/"),
 )
@@ -32,6 +37,9 @@ POST = {
     "databases/main/": "admin",
     "databases/main/delete/": "admin",
     "databases/main/start-anew/": "admin",
+    "begin/trigger/": "editor",
+    "begin/database/": "admin",
+    "begin/enable/": "admin",
     "settings/": "admin",
     "settings/members/": "admin",
     "settings/members/0/role/": "admin",
@@ -147,7 +155,9 @@ def test_a_project_is_created_and_its_bad_names_are_refused(client: Client) -> N
         assert answer.status_code == 422
         assert "Allowed: 1 to 63 of a-z" in answer.content.decode()
     answer = client.post("/projects/add/", {"name": "shop"})
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/projects/shop/")
+    assert (answer.status_code, answer.headers["Location"]) == (
+        *(303, "/projects/shop/begin/database/"),
+    )
     answer = client.post("/projects/add/", {"name": "shop"})
     assert answer.status_code == 422
     assert "a name no other project has" in answer.content.decode()
@@ -162,7 +172,7 @@ def test_only_administrators_of_the_installation_create_projects(admin: Client) 
 @pytest.mark.django_db
 def test_a_project_called_like_one_of_our_addresses_can_be_reached(client: Client) -> None:
     client.force_login(User.objects.create_superuser("ada", password=PASSWORD))
-    assert client.post("/projects/add/", {"name": "add"}).headers["Location"] == "/projects/~add/"
+    assert client.post("/projects/add/", {"name": "add"}).status_code == 303
     assert client.get("/projects/~add/").status_code == 200
 
 

@@ -172,7 +172,7 @@ def first_run(request: Request) -> HttpResponse:
             return redirect("sign-in")
         user = User.objects.create_superuser(username, password=request.POST["password"])
     login(request, user)
-    return SeeOther(resolve_url("projects"))
+    return SeeOther(resolve_url("project-add"))
 
 
 def _problems_of_first_user(username: str, post: dict[str, str]) -> dict[str, str]:

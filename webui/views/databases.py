@@ -1,5 +1,6 @@
 """The databases of a project: how capture fares, adding, testing and editing them."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.contrib import messages
@@ -8,9 +9,8 @@ from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
 from eventing.access import ADMIN, EDITOR
-from eventing.changes import DATABASE_TYPES
+from eventing.changes import DATABASE_TYPES, Finding
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
-from eventing.definitions import DatabaseDefinition
 from eventing.doctor import catalogue, check, passes
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput, Problem
@@ -34,6 +34,7 @@ from webui.forms import (
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
+from webui.views.begin import steps
 
 _TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
 
@@ -59,11 +60,14 @@ def _row(database: Database, capture: CaptureStatus) -> dict[str, Any]:
 
 
 @project_page(ADMIN)
-def add(request: Request, project: Project) -> HttpResponse:
-    """Add a database, or test what has been typed so far."""
+def add(request: Request, project: Project, begins: bool = False) -> HttpResponse:
+    """Add a database, or test what has been typed so far.
+
+    `begins`: as a step to the first event, which tests the connection before it saves.
+    """
     if request.method != "POST":
-        return _page(request, new_database_form(), None)
-    return _submitted(request, project, None)
+        return _page(request, new_database_form(), None, begins=begins)
+    return _submitted(request, project, None, begins=begins)
 
 
 @project_page(ADMIN)
@@ -75,10 +79,15 @@ def edit(request: Request, project: Project, alias: str) -> HttpResponse:
     return _submitted(request, project, database)
 
 
-def _submitted(request: Request, project: Project, database: Database | None) -> HttpResponse:
+def _submitted(
+    request: Request, project: Project, database: Database | None, *, begins: bool = False
+) -> HttpResponse:
+    action = request.POST.get("action", "")
     try:
-        if request.POST.get("action") == "check":
-            return _checked(request, _definition(request, database), database)
+        if action == "check" or (begins and action != "save"):
+            findings = check(_definition(request, database))
+            if action == "check" or not passes(findings):
+                return _checked(request, findings, database, begins, refused=action != "check")
         with configuration_change():
             if database is not None:
                 # What the form does not say stays as it is now, not as it was when we began.
@@ -87,9 +96,9 @@ def _submitted(request: Request, project: Project, database: Database | None) ->
             saved = save_database(project, definition, database, by=request.actor)
     except InvalidInput as error:
         form = given_database_form(request.POST, error.problems)
-        return _page(request, form, database, refused=True)
+        return _page(request, form, database, refused=True, begins=begins)
     messages.success(request, f"The database {saved.alias} is saved.")
-    return SeeOther(resolve_url("databases", project.name))
+    return SeeOther(resolve_url("begin-trigger" if begins else "databases", project.name))
 
 
 def _definition(request: Request, database: Database | None) -> DatabaseDefinition:
@@ -98,12 +107,17 @@ def _definition(request: Request, database: Database | None) -> DatabaseDefiniti
 
 
 def _checked(
-    request: Request, definition: DatabaseDefinition, database: Database | None
+    request: Request,
+    findings: Sequence[Finding],
+    database: Database | None,
+    begins: bool,
+    *,
+    refused: bool,
 ) -> HttpResponse:
-    """Run the doctor, with nothing saved, and show what it found."""
-    findings = check(definition)
+    """What the doctor found, with nothing saved."""
     found = {"findings": findings, "passes": passes(findings)}
-    return _page(request, given_database_form(request.POST, ()), database, found=found)
+    form = given_database_form(request.POST, ())
+    return _page(request, form, database, refused=refused, found=found, begins=begins)
 
 
 def _page(
@@ -113,6 +127,7 @@ def _page(
     *,
     refused: bool = False,
     found: dict[str, Any] | None = None,
+    begins: bool = False,
 ) -> HttpResponse:
     reference = database.url_reference if database else ""
     context = {
@@ -122,6 +137,7 @@ def _page(
         "tls_modes": [(kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES],
         # A reference to one variable is no secret; with more around it, it might be.
         "reference": reference if reference.startswith("${") and reference.endswith("}") else "",
+        "steps": steps(request, "begin-database") if begins else None,
         **(found or {}),
     }
     return form_answer(request, "databases/form.html", context, refused=refused)

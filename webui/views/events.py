@@ -119,7 +119,7 @@ def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     if request.GET.get("seen") == _state_token(detail):
         return HttpResponse(status=204)
     template = "events/_event.html" if request.htmx else "events/event.html"
-    return render(request, template, _detail_context(project, detail))
+    return render(request, template, detail_context(project, detail))
 
 
 @require_safe
@@ -145,7 +145,8 @@ def _state_token(detail: EventDetail) -> str:
     return f"{event_token(detail.row)}-{len(detail.invocations)}"
 
 
-def _detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
+def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
+    """What `events/_event.html` shows."""
     row = detail.row
     finished = row.status in ("delivered", "failed", "cancelled")
     sendable = detail.payload is not None and row.problem is None
@@ -272,7 +273,7 @@ def redeliver(request: Request, project: Project, event_id: UUID) -> HttpRespons
     _event(project, event_id, request.actor)
     count = history.redeliver(project, [event_id])
     if request.htmx:
-        context = _detail_context(project, _event(project, event_id, request.actor))
+        context = detail_context(project, _event(project, event_id, request.actor))
         return render(request, "events/_event.html", context)
     if count:
         messages.success(request, "The event is put back and will be delivered again.")

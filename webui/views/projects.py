@@ -14,7 +14,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from eventing.access import ADMIN
-from eventing.definitions import SettingsDefinition, parse_project_name
+from eventing.definitions import (
+    SettingsDefinition,
+    parse_project_name,
+    parse_project_title,
+    proposed_project_name,
+)
 from eventing.history import remove_project
 from eventing.models import Database, Project, Trouble
 from eventing.problems import InvalidInput
@@ -24,6 +29,7 @@ from webui.charts import sparkline
 from webui.forms import Form
 from webui.pages import SeeOther, actor_of, form_answer, project_page
 from webui.requests import Request
+from webui.views.begin import steps
 from webui.views.overview import LAST_HOUR, per_minute
 
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
@@ -96,20 +102,27 @@ def _by_state(states: list[str]) -> list[tuple[str, int]]:
 @never_cache
 @login_required
 def add(request: Request) -> HttpResponse:
-    """Create a project; its creator becomes its administrator."""
+    """Create a project, the first step to its first event; its creator administers it."""
     actor = actor_of(request)
     if not actor.may_create_projects():
         raise PermissionDenied("Administrators of this installation may create projects.")
     if request.method != "POST":
-        return render(request, "projects/add.html", {"form": Form({"name": ""})})
-    name = request.POST.get("name", "").strip()
+        return _add_page(request, Form({"title": "", "name": "", "enabled": True}))
+    given = {name: request.POST.get(name, "").strip() for name in ("title", "name")}
+    enabled = "enabled" in request.POST
     try:
-        name = parse_project_name(name)
-        project = create_project(name, SettingsDefinition(), request.user, by=actor)
+        title = parse_project_title(given["title"])
+        name = parse_project_name(given["name"] or proposed_project_name(title))
+        settings = SettingsDefinition(eventing_enabled=enabled)
+        project = create_project(name, settings, request.user, by=actor, title=title)
     except InvalidInput as error:
-        context = {"form": Form({"name": name}, error.problems)}
-        return form_answer(request, "projects/add.html", context, refused=True)
-    return SeeOther(resolve_url("overview", project.name))
+        return _add_page(request, Form({**given, "enabled": enabled}, error.problems))
+    return SeeOther(resolve_url("begin-database", project.name))
+
+
+def _add_page(request: Request, form: Form) -> HttpResponse:
+    context = {"form": form, "steps": steps(request, "project-add")}
+    return form_answer(request, "projects/add.html", context, refused=bool(form.problems))
 
 
 @project_page(ADMIN)

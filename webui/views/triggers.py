@@ -49,6 +49,7 @@ from webui.forms import (
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
+from webui.views.begin import steps
 
 _LATEST = 10
 _LATELY: Final = timedelta(hours=23)
@@ -117,15 +118,18 @@ def _backlogs(project: Project, triggers: list[Trigger]) -> dict[int, int]:
 
 
 @project_page(EDITOR)
-def add(request: Request, project: Project) -> HttpResponse:
-    """Add a trigger, from nothing or (`?from=`) like one that exists."""
+def add(request: Request, project: Project, begins: bool = False) -> HttpResponse:
+    """Add a trigger, from nothing or (`?from=`) like one that exists.
+
+    `begins`: as a step to the first event.
+    """
     if request.method == "POST":
-        return _submitted(request, project, None)
+        return _submitted(request, project, None, begins=begins)
     form = new_trigger_form()
     if "from" in request.GET:
         model = get_object_or_404(project.triggers, name=request.GET["from"])
         form = copied_trigger_form(trigger_definition_of(model))
-    return _form_page(request, project, form, None)
+    return _form_page(request, project, form, None, begins=begins)
 
 
 @project_page(EDITOR)
@@ -139,7 +143,9 @@ def edit(request: Request, project: Project, name: str) -> HttpResponse:
     )
 
 
-def _submitted(request: Request, project: Project, trigger: Trigger | None) -> HttpResponse:
+def _submitted(
+    request: Request, project: Project, trigger: Trigger | None, *, begins: bool = False
+) -> HttpResponse:
     stored = None
     try:
         with configuration_change():
@@ -151,8 +157,10 @@ def _submitted(request: Request, project: Project, trigger: Trigger | None) -> H
             saved = save_trigger(project, definition, trigger, by=request.actor)
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, stored)
-        return _form_page(request, project, form, trigger, refused=True)
+        return _form_page(request, project, form, trigger, refused=True, begins=begins)
     messages.success(request, f"The trigger {saved.name} is saved.")
+    if begins:
+        return SeeOther(resolve_url("begin-event", project.name))
     return SeeOther(resolve_url("trigger", project.name, saved.name))
 
 
@@ -163,8 +171,10 @@ def _form_page(
     trigger: Trigger | None,
     *,
     refused: bool = False,
+    begins: bool = False,
 ) -> HttpResponse:
     context = {
+        "steps": steps(request, "begin-trigger") if begins else None,
         "form": form,
         "trigger": trigger,
         "aliases": list(project.databases.values_list("alias", flat=True)),
