@@ -432,3 +432,22 @@ def _waiting_for_a_lock() -> int:
             " WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
         return int(cursor.fetchone()[0])
+
+
+def test_its_page_charts_its_own_events_and_leads_to_them(shop: Shop, viewer: Client) -> None:
+    shop.add_events(3)
+    shop.add_events(1, status_code=500)
+    make_trigger(shop.project, HOOK, name="other")
+    for within in ("1h", "24h", "7d"):
+        text = viewer.get(shop.path("triggers/welcome-email/"), {"within": within}).content.decode()
+        numbers = re.findall(r'<dd><a href="[^"]*">([^<]+)<', text)
+        assert numbers[:4] == ["4", "3", "1", "0"]
+        assert text.count('class="chart-delivered"') == text.count('class="chart-failed"') == 1
+    assert "Last 7 days: 3 delivered, 0 retried, 1 failed." in text
+    with_events = re.findall(r'<th scope="row"><a href="([^"]+)">.*?data-label="Events">4<', text)
+    page = viewer.get(with_events[0].replace("&amp;", "&")).content.decode()
+    assert page.count('class="event-row"') == 4
+    found = re.findall(r'href="([^"]*/events/\?[^"]*)"', text)
+    assert all("trigger=welcome-email" in link for link in found)
+    other = viewer.get(shop.path("triggers/other/")).content.decode()
+    assert "No attempt in this time" in other

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from django.http import HttpResponse
 from django.utils import timezone
@@ -61,6 +62,27 @@ class TriggerRow:
         return per_minute(self.series)
 
 
+def period_asked_for(request: Request) -> Period:
+    """The period that an address names; else the last hour."""
+    wanted = request.GET.get("within", "")
+    return next((each for each in PERIODS if each.name == wanted), PERIODS[0])
+
+
+def charts_of(project: Project, period: Period, trigger: Trigger | None = None) -> dict[str, Any]:
+    """What came of a project's events, or one trigger's, in a period: its numbers and charts."""
+    since, until = period.bounds(timezone.now())
+    found = series(project, since, until, period.step, trigger)
+    return {
+        "period": period,
+        "periods": PERIODS,
+        "series": found,
+        "per_minute": per_minute(found),
+        "outcomes": outcomes_chart(found),
+        "latency": latency_chart(found),
+        "also": f"&{urlencode({'trigger': trigger.name})}" if trigger else "",
+    }
+
+
 def per_minute(found: Series) -> float:
     """How many events were stored a minute, on average."""
     return found.total.stored / ((found.until - found.since).total_seconds() / 60)
@@ -70,14 +92,12 @@ def per_minute(found: Series) -> float:
 @project_page()
 def show(request: Request, project: Project) -> HttpResponse:
     """What came of events in a period, databases, triggers and the last events, kept up to date."""
-    wanted = request.GET.get("within", "")
-    period = next((each for each in PERIODS if each.name == wanted), PERIODS[0])
+    period = period_asked_for(request)
     databases = list(project.databases.all())
     statuses = capture_statuses(databases)
     triggers = list(project.triggers.select_related("breaker"))
     context: dict[str, Any] = {
-        "period": period,
-        "periods": PERIODS,
+        **charts_of(project, period),
         "databases": [(database, statuses[database.pk]) for database in databases],
         "counts": dict.fromkeys(EVENT_STATUSES),
     }
@@ -88,28 +108,21 @@ def show(request: Request, project: Project) -> HttpResponse:
         context["rows"] = current_log(project).browse(project.pk, EventFilter(), None, _LATEST).rows
     except LogUnavailable as error:
         context["log_error"] = str(error)
-    context |= _charts(project, period, triggers, backlogs)
+    context["triggers"] = _trigger_rows(project, period, triggers, backlogs)
     return live_answer(request, "overview/page.html", "overview/_state.html", context)
 
 
-def _charts(
+def _trigger_rows(
     project: Project, period: Period, triggers: list[Trigger], backlogs: Mapping[int, int]
-) -> dict[str, Any]:
+) -> list[TriggerRow]:
     since, until = period.bounds(timezone.now())
-    of_all = series(project, since, until, period.step)
     of_each = series_by_trigger(project, since, until, period.step)
-    return {
-        "series": of_all,
-        "per_minute": per_minute(of_all),
-        "outcomes": outcomes_chart(of_all),
-        "latency": latency_chart(of_all),
-        "triggers": [
-            TriggerRow(
-                trigger,
-                backlogs.get(trigger.pk),
-                of_each[trigger.pk],
-                sparkline(of_each[trigger.pk]),
-            )
-            for trigger in triggers
-        ],
-    }
+    return [
+        TriggerRow(
+            trigger,
+            backlogs.get(trigger.pk),
+            of_each[trigger.pk],
+            sparkline(of_each[trigger.pk]),
+        )
+        for trigger in triggers
+    ]

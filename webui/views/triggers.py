@@ -50,6 +50,7 @@ from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
 from webui.views.begin import steps
+from webui.views.overview import charts_of, period_asked_for
 
 _LATEST = 10
 _LATELY: Final = timedelta(hours=23)
@@ -303,6 +304,7 @@ def show(request: Request, project: Project, name: str) -> HttpResponse:
     # A query that runs only if the whole page is asked for.
     context = {
         **_shown(trigger),
+        **charts_of(project, period_asked_for(request), trigger),
         "history": history_of(trigger),
         "active_secrets": active_secrets(trigger),
     }
