@@ -1,5 +1,6 @@
 """Databases: the two ways to give an address, testing it, and what a blocked one offers."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,8 +9,12 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 from django.test import Client
 
+from eventing.access import command_line
 from eventing.models import CaptureLease, Database
+from eventing.projects import database_definition_of, save_database
 from eventing.sources.base import START_ANEW
+from tests.factories import make_database
+from tests.servers import execute
 from tests.web.conftest import SOURCE, Shop
 
 FIELDS: dict[str, Any] = {
@@ -199,9 +204,6 @@ def test_a_database_that_a_trigger_names_alone_is_not_deleted(shop: Shop, admin:
 def test_the_trigger_form_gets_the_tables_that_there_are(
     shop: Shop, admin: Client, source_database: str
 ) -> None:
-    from tests.factories import make_database
-    from tests.servers import execute
-
     execute(source_database, "CREATE TABLE customers (id int primary key)")
     make_database(shop.project, source_database, alias="live")
     text = admin.get(shop.path("databases/live/tables/")).content.decode()
@@ -229,3 +231,29 @@ def test_files_and_sockets_of_the_machine_are_for_those_who_run_the_installation
     User.objects.update(is_superuser=True)
     assert admin.post(shop.path("databases/add/"), given).status_code == 303
     assert Database.objects.get(alias="orders").url == url
+
+
+def test_each_row_asks_for_the_number_of_its_tables_and_that_is_kept(
+    shop: Shop, viewer: Client, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE customers (id int primary key)")
+    live = make_database(shop.project, source_database, alias="live")
+    make_database(shop.project, "postgresql://127.0.0.1:1/none", alias="dead")
+    count = shop.path("databases/{}/tables/count/")
+    # The page itself asks no server for anything.
+    page = viewer.get(shop.path("databases/")).content.decode()
+    assert page.count("/tables/count/") == 3 * 2
+    htmx = {"HX-Request": "true"}
+    assert viewer.get(count.format("live"), headers=htmx).content.decode().strip() == "1"
+    assert "unknown" in viewer.get(count.format("dead"), headers=htmx).content.decode()
+    execute(source_database, "CREATE TABLE orders (id int primary key)")
+    page = viewer.get(shop.path("databases/")).content.decode()
+    assert 'data-label="Tables">1\n' in page
+    assert f"{count.format('live')}" not in page
+    # Without a script it is a link, which leads back.
+    assert viewer.get(count.format("main")).headers["Location"] == shop.path("databases/")
+    # What is changed of the database is counted anew.
+    save_database(
+        shop.project, replace(database_definition_of(live), alias="moved"), live, by=command_line()
+    )
+    assert viewer.get(count.format("moved"), headers=htmx).content.decode().strip() == "2"

@@ -109,6 +109,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "databases/<named:alias>/delete/": {"GET": admin(), "POST": admin(303)},
     _P + "databases/<named:alias>/start-anew/": {"POST": admin(303)},
     _P + "databases/<named:alias>/tables/": {"GET": editor(204)},
+    _P + "databases/<named:alias>/tables/count/": {"GET": viewer(302)},
     _P + "triggers/": {"GET": viewer()},
     _P + "triggers/add/": {"GET": editor(), "POST": editor(422)},
     _P + "triggers/preview/": {"POST": editor()},
