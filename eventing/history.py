@@ -20,6 +20,7 @@ from eventing.logs.base import (
     EventRow,
     InvalidCursor,
     LogUnavailable,
+    SearchTooDeep,
 )
 from eventing.models import Project, Trigger
 from eventing.projects import configuration_change, delete_project, delete_trigger
@@ -133,6 +134,25 @@ def cancel_events(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> 
         name = str(event_ids[0]) if len(event_ids) == 1 else f"{cancelled} events"
         audit.write(by, project, "event.cancel", name, new={"events": cancelled})
     return cancelled
+
+
+def count(
+    project: Project,
+    filters: EventFilter,
+    most: int,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> int | None:
+    """How many events match, in all logs of a project, `most` if there are more; None if a log
+    does not answer, or if counting takes longer than `patience_seconds` in one."""
+    total = 0
+    for log in logs_of(project):
+        try:
+            total += log.count(project.pk, filters, most - total, patience_seconds)
+        except (LogUnavailable, SearchTooDeep):
+            return None
+        if total >= most:
+            break
+    return total
 
 
 def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:

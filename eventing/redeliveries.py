@@ -20,6 +20,8 @@ from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput, Problem
 
 MOST_PER_SECOND: Final = 100_000
+# What matches more events than that is not counted: a redelivery of it tells how far it is by time.
+MOST_COUNTED: Final = 1_000_000
 _PAGE: Final = 500
 _STEP_SECONDS: Final = 0.8
 # Of a page whose process died: longer than the longest search and what follows it. And of one that
@@ -141,6 +143,10 @@ def advance(redelivery_id: int, patience_seconds: float = history.LONG_PATIENCE_
 def _advance(redelivery: Redelivery, step: _Step, patience_seconds: float) -> None:
     """Page after page until the second is over, the rate is used up, or nothing is left."""
     project, filters = redelivery.project, filters_of(redelivery)
+    if not redelivery.looked_at and redelivery.total is None:
+        total = history.count(project, filters, MOST_COUNTED, history.LONG_PATIENCE_SECONDS)
+        if total is not None and total < MOST_COUNTED:
+            Redelivery.objects.filter(pk=redelivery.pk).update(total=total)
     ordered = dict(project.triggers.values_list("pk", "ordered"))
     cursor = redelivery.cursor or None
     room = redelivery.rate_per_second or _PAGE

@@ -309,6 +309,7 @@ def redelivery_shown(redelivery: Redelivery) -> dict[str, object]:
         "state": redelivery.state,
         "filters": {name: value for name, value in given.items() if value is not None},
         "rate_per_second": redelivery.rate_per_second,
+        "total": redelivery.total,
         "looked_at": redelivery.looked_at,
         "redelivered": redelivery.redelivered,
         "reached_at": _moment(redelivery.reached_at),

@@ -361,7 +361,11 @@ class Redelivery(serializers.Serializer[object]):
     state = serializers.ChoiceField(["running", "done", "cancelled", "failed"])
     filters = serializers.DictField(child=_Text())
     rate_per_second = _Number()
-    looked_at = _Number(help_text="How many events were looked at so far.")
+    total = _Number(
+        allow_null=True,
+        help_text="How many events match; null before they are counted, and for over a million.",
+    )
+    looked_at = _Number(help_text="How many of them were looked at so far.")
     redelivered = _Number(help_text="How many of them were put back to pending.")
     reached_at = _Moment(allow_null=True, help_text="Commit time of the last one.")
     error = _Text(help_text="What keeps it from going on at the moment; mostly empty.")

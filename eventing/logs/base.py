@@ -274,6 +274,19 @@ class EventLog(Protocol):
         """
         ...
 
+    def count(
+        self,
+        project_id: int,
+        filters: EventFilter,
+        most: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> int:
+        """How many events match, `most` if there are more.
+
+        Raises SearchTooDeep if it takes longer than `patience_seconds`.
+        """
+        ...
+
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
         ...

@@ -83,6 +83,23 @@ def page_of(
     return Page(rows[:limit], ids[limit - 1].hex if more else None)
 
 
+def count_of(
+    connections: Connections,
+    project_id: int,
+    filters: EventFilter,
+    most: int,
+    patience_seconds: float,
+) -> int:
+    """How many events match, `most` if there are more. Raises SearchTooDeep."""
+    with connections.transaction() as at:
+        try:
+            return _Search(at, project_id, filters, None, patience_seconds).count(most)
+        except pymysql.OperationalError as error:
+            if error.args[0] in _TOOK_TOO_LONG:
+                raise SearchTooDeep(filters, patience_seconds) from None
+            raise
+
+
 def detail_of(connections: Connections, project_id: int, event_id: UUID) -> EventDetail | None:
     """One event with its payload and invocations, oldest first."""
     with connections.transaction() as at:
@@ -166,6 +183,7 @@ class _Search:
         self._ends_at = time.monotonic() + patience_seconds
         self._ends = [each for each in (before, _id_at(filters.before)) if each is not None]
         self._since = _id_at(filters.after)
+        self._has_many_kinds = False
 
     def _rows(self, select: str) -> list[tuple[Any, ...]]:
         """The rows of a query, in what time is left: MariaDB reads the first limit, MySQL the
@@ -178,31 +196,43 @@ class _Search:
 
     def ids(self, limit: int) -> list[UUID]:
         """Ids of the newest events that match, newest first."""
+        selects = self._selects(limit)
+        if self._has_many_kinds:
+            found = self._of_the_newest(limit)
+            if len(found) == limit:
+                return found
+        return self._found(selects, limit) if selects else []
+
+    def count(self, most: int) -> int:
+        """How many events match, `most` if there are more: all are looked at, none is fetched."""
+        selects = self._selects(most)
+        if not selects:
+            return 0
+        union = " UNION ALL ".join(f"({select})" for select in selects)
+        counted = f"(SELECT 1 FROM ({union}) AS found LIMIT {most:d}) AS counted"
+        ((count,),) = self._rows(f"COUNT(*) FROM {counted}")
+        return int(count)
+
+    def _selects(self, limit: int) -> list[str]:
+        """Queries that together find the newest events that match; none if there can be none."""
         filters = self._filters
         if filters.error is not None and filters.status == "delivered":
             return []
         if filters.document_id is not None:
-            select = self._select("event_log_doc", [self._document()], limit)
-            return self._found([select], limit)
+            return [self._select("event_log_doc", [self._document()], limit)]
         kinds, trigger_ids = self._kinds()
         if not kinds:
             return []
         if filters.status not in (None, "delivered") or filters.error is not None:
             return self._of_deliveries(trigger_ids, limit)
-        if len(kinds) > _FEW_KINDS:
-            found = self._of_the_newest(limit)
-            if len(found) == limit:
-                return found
+        self._has_many_kinds = len(kinds) > _FEW_KINDS
         if len(kinds) > SELECTS_AT_ONCE:
-            return self._found([self._select("PRIMARY", self._match(), limit)], limit)
+            return [self._select("PRIMARY", self._match(), limit)]
         rest = self._rest()
-        return self._found(
-            [
-                self._select("event_log_kind", [f"e.kind_hash = x'{kind.hex()}'", *rest], limit)
-                for kind in kinds
-            ],
-            limit,
-        )
+        return [
+            self._select("event_log_kind", [f"e.kind_hash = x'{kind.hex()}'", *rest], limit)
+            for kind in kinds
+        ]
 
     def rows(self, ids: Sequence[UUID]) -> list[EventRow]:
         """The events with these ids, newest first; by primary keys."""
@@ -249,7 +279,7 @@ class _Search:
             limit,
         )
 
-    def _of_deliveries(self, trigger_ids: Sequence[int], limit: int) -> list[UUID]:
+    def _of_deliveries(self, trigger_ids: Sequence[int], limit: int) -> list[str]:
         """The newest that are not delivered, from the small table.
 
         Failed and cancelled ones by delivery_due, where they are in order behind what never comes;
@@ -266,17 +296,15 @@ class _Search:
         joined = f"STRAIGHT_JOIN {EVENT_LOG} e ON e.id = u.event_id"
         is_finished = self._filters.status in ("failed", "cancelled")
         if is_finished and len(trigger_ids) <= SELECTS_AT_ONCE:
-            selects = [
+            return [
                 f"SELECT u.event_id AS id FROM {DELIVERY} u FORCE INDEX (delivery_due) {joined}"
                 f" WHERE u.trigger_id = {trigger_id:d} AND u.sweep_at = {NEVER} {tail}"
                 for trigger_id in trigger_ids
             ]
-        else:
-            selects = [
-                f"SELECT u.event_id AS id FROM {DELIVERY} u FORCE INDEX (PRIMARY) {joined}"
-                f" WHERE u.project_id = {self._project_id:d} {tail}"
-            ]
-        return self._found(selects, limit)
+        return [
+            f"SELECT u.event_id AS id FROM {DELIVERY} u FORCE INDEX (PRIMARY) {joined}"
+            f" WHERE u.project_id = {self._project_id:d} {tail}"
+        ]
 
     def _range(self, column: str) -> list[str]:
         """What filters and cursor say of the time."""

@@ -357,6 +357,16 @@ class MySqlEventLog:
             self._connections, project_id, filters, cursor, limit, patience_seconds
         )
 
+    def count(
+        self,
+        project_id: int,
+        filters: EventFilter,
+        most: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> int:
+        """How many events match, `most` if there are more. Raises SearchTooDeep."""
+        return mypages.count_of(self._connections, project_id, filters, most, patience_seconds)
+
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
         return mypages.detail_of(self._connections, project_id, event_id)

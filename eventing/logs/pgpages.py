@@ -84,6 +84,28 @@ def page_of(
     return Page(rows[:limit], ids[limit - 1].hex if more else None), search.statements
 
 
+def count_of(
+    cursor: psycopg2.extensions.cursor,
+    project_id: int,
+    filters: EventFilter,
+    most: int,
+    patience_seconds: float,
+) -> int:
+    """How many events match, `most` if there are more. Raises SearchTooDeep."""
+    try:
+        return _Search(cursor, project_id, filters, patience_seconds).count(most)
+    except psycopg2.errors.QueryCanceled:
+        raise SearchTooDeep(filters, patience_seconds) from None
+
+
+class _Select(NamedTuple):
+    """A query for ids, what it is asked with beside the filters, and what is set before it."""
+
+    sql: str
+    arguments: dict[str, Any] = {}
+    before: str = ""
+
+
 class _Search:
     """The search for one page."""
 
@@ -116,26 +138,47 @@ class _Search:
         is_unfinished = filters.status not in (None, "delivered")
         if filters.error is not None and filters.status == "delivered":
             return []
+        whole = _Portion.of(filters, before)
         if filters.document_id is not None:
-            portion = _Portion.of(filters, before)
-            return self._of_document(portion, limit)
+            return self._found(self._of_document(whole), whole, limit)
         self._choose_kinds()
         if not self._kinds:
             return []
         if is_unfinished or filters.error is not None:
-            return self._of_deliveries(_Portion.of(filters, before), limit)
+            return self._found(self._of_deliveries(whole), whole, limit)
         found: list[UUID] = []
         portions = list(_portions(filters, before))
         if portions and len(self._kinds) > _FEW_KINDS:
-            found = self._of_the_newest(portions[0], limit)
+            found = self._found(self._of_the_newest(portions[0]), portions[0], limit)
             if len(found) == limit:
                 return found
             found = []
         for portion in portions:
-            found += self._of_kinds(portion, limit - len(found))
+            left = limit - len(found)
+            found += self._found(self._of_kinds(portion, left), portion, left)
             if len(found) == limit:
                 break
         return found
+
+    def count(self, most: int) -> int:
+        """How many events match, `most` if there are more: all are looked at, none is fetched."""
+        filters = self._filters
+        if filters.error is not None and filters.status == "delivered":
+            return 0
+        whole = _Portion.of(filters, None)
+        if filters.document_id is None:
+            self._choose_kinds()
+            if not self._kinds:
+                return 0
+        if filters.document_id is not None:
+            select = self._of_document(whole)
+        elif filters.status not in (None, "delivered") or filters.error is not None:
+            select = self._of_deliveries(whole)
+        else:
+            select = self._of_kinds(whole, most)
+        counting = select._replace(sql=f"SELECT count(*) FROM ({select.sql}) AS found")
+        ((count,),) = self._selected(counting, whole, most)
+        return int(count)
 
     def rows(self, ids: Sequence[UUID]) -> list[EventRow]:
         """The events with these ids, newest first; by primary keys."""
@@ -171,7 +214,7 @@ class _Search:
         self._kinds = [Kind(*row[:4]) for row in found]
         self._are_named_alike = all(row[4] for row in found)
 
-    def _of_kinds(self, portion: "_Portion", limit: int) -> list[UUID]:
+    def _of_kinds(self, portion: "_Portion", limit: int) -> "_Select":
         """The newest of a portion, by event_log_kind."""
         kinds = """unnest(%(triggers)s::bigint[], %(tables)s::text[], %(operations)s::text[],
                           %(databases)s::bigint[])
@@ -198,9 +241,9 @@ class _Search:
                 strict=True,
             )
         )
-        return self._found(sql, portion, limit, columns)
+        return _Select(sql, columns)
 
-    def _of_the_newest(self, portion: "_Portion", limit: int) -> list[UUID]:
+    def _of_the_newest(self, portion: "_Portion") -> "_Select":
         """Those that match among the newest of all projects, by primary key."""
         sql = f"""
             SELECT e.id::text FROM (
@@ -210,9 +253,9 @@ class _Search:
             ) AS e
             WHERE e.project_id = %(project)s {self._match("e")} {self._rest("e")}
             ORDER BY e.id DESC LIMIT %(limit)s"""
-        return self._found(sql, portion, limit)
+        return _Select(sql)
 
-    def _of_document(self, portion: "_Portion", limit: int) -> list[UUID]:
+    def _of_document(self, portion: "_Portion") -> "_Select":
         """The newest of one document, by event_log_doc_id."""
         sql = f"""
             SELECT e.id::text FROM mission_control.event_log e
@@ -220,9 +263,9 @@ class _Search:
               AND e.project_id = %(project)s
               {portion.condition("e.id")} {self._match("e")} {self._rest("e")}
             ORDER BY e.id DESC LIMIT %(limit)s"""
-        return self._found(sql, portion, limit)
+        return _Select(sql)
 
-    def _of_deliveries(self, portion: "_Portion", limit: int) -> list[UUID]:
+    def _of_deliveries(self, portion: "_Portion") -> "_Select":
         """The newest that are not delivered, from the small table.
 
         Failed and cancelled ones by delivery_due, where they are in order behind `infinity`; the
@@ -257,17 +300,14 @@ class _Search:
                 ORDER BY u.event_id DESC LIMIT %(limit)s"""
         triggers = sorted({kind.trigger_id for kind in self._kinds})
         # Statistics lag behind a backlog, and then all of it would be sorted for its newest rows.
-        return self._found(
-            f"SET LOCAL enable_sort = off;{sql}", portion, limit, {"triggers": triggers}
-        )
+        return _Select(sql, {"triggers": triggers}, "SET LOCAL enable_sort = off;")
 
-    def _found(
-        self,
-        sql: str,
-        portion: "_Portion",
-        limit: int,
-        more: dict[str, Any] | None = None,
-    ) -> list[UUID]:
+    def _found(self, select: "_Select", portion: "_Portion", limit: int) -> list[UUID]:
+        return [UUID(text) for (text,) in self._selected(select, portion, limit)]
+
+    def _selected(
+        self, select: "_Select", portion: "_Portion", limit: int
+    ) -> list[tuple[Any, ...]]:
         filters = self._filters
         arguments = {
             "project": self._project_id,
@@ -281,9 +321,9 @@ class _Search:
             "document": filters.document_id,
             "state": filters.status,
             "error": filters.error,
-            **(more or {}),
+            **select.arguments,
         }
-        return [UUID(text) for (text,) in self._run(sql, arguments)]
+        return self._run(select.before + select.sql, arguments)
 
     def _match(self, event: str) -> str:
         """What the filters say of an event's own columns, its document apart."""

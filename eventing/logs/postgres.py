@@ -1161,6 +1161,17 @@ class PostgresEventLog:
         self.statements += statements
         return page
 
+    def count(
+        self,
+        project_id: int,
+        filters: EventFilter,
+        most: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> int:
+        """How many events match, `most` if there are more. Raises SearchTooDeep."""
+        with self._transaction() as cursor:
+            return pgpages.count_of(cursor, project_id, filters, most, patience_seconds)
+
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""
         with self._transaction() as cursor:

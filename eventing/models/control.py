@@ -138,7 +138,8 @@ class Redelivery(models.Model):
     """The redelivery of every finished event that matches `filters`, page by page.
 
     `cursor` is where it goes on, empty at the newest event; `busy_until` keeps others from going on
-    with it meanwhile. `rate_per_second` is 0 for as fast as can be.
+    with it meanwhile. `rate_per_second` is 0 for as fast as can be. `total` is how many events
+    there are to look at, None as long as that is not known, or if it could not be counted.
     """
 
     class State(models.TextChoices):
@@ -153,6 +154,7 @@ class Redelivery(models.Model):
     requested_by = models.TextField()
     state = models.CharField(max_length=9, choices=State, default=State.RUNNING)
     cursor = models.TextField(blank=True, default="")
+    total = models.BigIntegerField(null=True)
     looked_at = models.BigIntegerField(default=0)
     redelivered = models.BigIntegerField(default=0)
     reached_at = models.DateTimeField(null=True)

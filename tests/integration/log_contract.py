@@ -718,6 +718,7 @@ class LogContract:
             if cursor is None:
                 break
         assert seen == sorted(ids, reverse=True)
+        assert (log.count(1, ANYTHING, 99), log.count(1, ANYTHING, 7)) == (30, 7)
         with pytest.raises(InvalidCursor):
             log.browse(1, ANYTHING, "not a cursor", 10)
 
@@ -758,6 +759,7 @@ class LogContract:
         log.record([make_outcome(claim, None, error_message=said)], "worker")
         assert found(log, filters) == [event.id]
         assert found(log, filters, 2) == []
+        assert (log.count(1, filters, 10), log.count(2, filters, 10)) == (1, 0)
 
     @pytest.mark.parametrize(
         "filters",
@@ -775,6 +777,7 @@ class LogContract:
     def test_a_filter_that_fits_nothing_finds_nothing(self, log: Log, filters: EventFilter) -> None:
         stored(log, 3)
         assert found(log, filters) == []
+        assert log.count(1, filters, 10) == 0
 
     def test_each_status_lists_its_events(self, log: Log) -> None:
         waiting, held, sent, failed, cancelled = stored(log, 5)
@@ -797,6 +800,8 @@ class LogContract:
         }
         assert mine == expected | {"cancelled": []}
         assert log.counts(1) == {status: len(ids) for status, ids in expected.items()}
+        counted = {status: log.count(1, EventFilter(status=status), 99) for status in expected}
+        assert counted == log.counts(1)
         assert set(log.counts(2).values()) == {0}
 
     def test_an_error_is_that_of_the_last_attempt_its_status_or_why_there_was_none(
@@ -845,6 +850,7 @@ class LogContract:
             if cursor is None:
                 break
         assert seen == sorted(ids_of(expected), reverse=True)
+        assert log.count(1, EventFilter(status=status), 999) == len(expected)
 
     def test_a_trigger_that_had_another_name_is_found_by_either(self, log: Log) -> None:
         old = stored(log, 3)
@@ -858,6 +864,8 @@ class LogContract:
         filters = EventFilter(error="nothing of the kind", table="users")
         with pytest.raises(SearchTooDeep, match="shorter time") as ended:
             log.browse(1, filters, None, 50, patience_seconds=0.002)
+        with pytest.raises(SearchTooDeep, match="shorter time"):
+            log.count(1, filters, 50, patience_seconds=0.002)
         assert ended.value.narrow == ("trigger", "document_id", "after")
         assert log.browse(1, filters, None, 50, patience_seconds=60) == Page([], None)
 

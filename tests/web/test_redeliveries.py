@@ -36,7 +36,7 @@ def test_every_finished_event_that_matches_is_put_back_and_no_other(shop: Shop) 
     shop.add_events(20)
     begun = redeliveries.start(shop.project, EventFilter(status="failed"), 0, "ada")
     done = finish(begun)
-    assert (done.state, done.looked_at, done.redelivered) == ("done", 700, 700)
+    assert (done.state, done.total, done.looked_at, done.redelivered) == ("done", 700, 700, 700)
     found = counts(shop.project)
     assert (found["pending"], found["delivered"], found["failed"]) == (700, 20, 0)
     assert redeliveries.waiting() == []
@@ -155,6 +155,11 @@ def test_the_console_asks_begins_shows_and_stops(
     assert viewer.get(path).status_code == 403
     asked = editor.get(path).content.decode()
     assert "<dd>failed</dd>" in asked
+    assert "Counting the events that match" in asked
+    assert (
+        '<strong class="tabular">30 events</strong> match.'
+        in editor.get(path + "&count=1").content.decode()
+    )
     refused = editor.post(path, {"rate_per_second": "many"})
     assert refused.status_code == 422
     assert "a whole number from 0" in refused.content.decode()
@@ -163,7 +168,8 @@ def test_the_console_asks_begins_shows_and_stops(
     (begun,) = Redelivery.objects.all()
     redeliveries.advance(begun.pk)
     shown = viewer.get(answer.headers["Location"]).content.decode()
-    assert "10 events" in shown
+    assert "10 of 30 events" in shown
+    assert '<progress max="30" value="10"' in shown
     assert "Stop" not in shown
     stopped = editor.post(answer.headers["Location"] + "cancel/")
     assert stopped.status_code == 303
@@ -174,3 +180,19 @@ def test_a_bad_filter_begins_nothing(shop: Shop, editor: Client) -> None:
     answer = editor.post(shop.path("events/redeliver/?status=lost"))
     assert answer.status_code == 422
     assert Redelivery.objects.count() == 0
+
+
+def test_more_than_can_be_counted_is_redelivered_all_the_same(
+    shop: Shop, editor: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redeliveries, "MOST_COUNTED", 20)
+    shop.add_events(30)
+    page = editor.get(shop.path("events/redeliver/?count=1")).content.decode()
+    assert "20 events or more" in page
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    redeliveries.advance(begun.pk)
+    begun.refresh_from_db()
+    assert (begun.total, begun.looked_at) == (None, 10)
+    page = editor.get(shop.path(f"redeliveries/{begun.pk}/")).content.decode()
+    assert "<progress aria-label" in page
+    assert finish(begun).redelivered == 30

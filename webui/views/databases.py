@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 from eventing.access import ADMIN, EDITOR
 from eventing.changes import DATABASE_TYPES, Finding
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
+from eventing.definitions import DatabaseDefinition
 from eventing.doctor import catalogue, check, passes
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput, Problem

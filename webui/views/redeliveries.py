@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404, resolve_url
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from eventing import redeliveries
+from eventing import history, redeliveries
 from eventing.access import EDITOR
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput
@@ -20,9 +20,16 @@ from webui.sentences import selection_of
 
 @project_page(EDITOR)
 def start(request: Request, project: Project) -> HttpResponse:
-    """What would be redelivered and how fast; to POST begins it."""
+    """What would be redelivered and how fast; to POST begins it.
+
+    How many events that are is counted for those who ask with `?count=1`, as the page itself does.
+    """
     query = log_query(request.GET, timezone.now())
     context = _asked(query)
+    if "count" in request.GET and request.method != "POST" and not query.problems:
+        most = redeliveries.MOST_COUNTED
+        found = history.count(project, query.filters, most)
+        context |= {"is_counted": True, "matching": found, "most": most}
     if request.method != "POST" or query.problems:
         refused = bool(query.problems)
         return form_answer(request, "redeliveries/start.html", context, refused=refused)
@@ -51,6 +58,8 @@ def show(request: Request, project: Project, number: int) -> HttpResponse:
         "redelivery": found,
         "selection": selection_of(redeliveries.filters_of(found)),
         "is_running": found.state == Redelivery.State.RUNNING,
+        # What had been counted may have changed since.
+        "total": None if found.total is None else max(found.total, found.looked_at),
     }
     return live_answer(request, "redeliveries/show.html", "redeliveries/_state.html", context)
 
