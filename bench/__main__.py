@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import captures, comparison, deliveries, logs, pages
+from bench import captures, comparison, deliveries, live, logs, pages
 from bench.product import MOST_WORKERS, Bench
 from bench.results import Figure, table, write_json
 
@@ -32,6 +32,7 @@ BENCHMARKS = {
     "fairness": deliveries.measure_fairness,
     "logs": logs.measure_logs,
     "pages": pages.measure_pages,
+    "live": live.measure_live,
     "debezium": comparison.measure_debezium,
 }
 

@@ -37,7 +37,7 @@ def measure_pages(bench: Bench, events: int) -> list[Figure]:
         " FROM eventing_trigger"
     )
     filled(bench.stack.database_url, events, Owner(*bench.stack.execute(ids)[0])).close()
-    browser = _signed_in(bench.stack.url)
+    browser = signed_in(bench.stack.url)
     return [
         Figure(
             f"page, {name}, {events:,} events",
@@ -49,7 +49,7 @@ def measure_pages(bench: Bench, events: int) -> list[Figure]:
     ]
 
 
-def _signed_in(url: str) -> requests.Session:
+def signed_in(url: str) -> requests.Session:
     """The first administrator's browser."""
     browser = requests.Session()
     browser.get(f"{url}/first-run/", timeout=30)

@@ -1,6 +1,6 @@
 """What every benchmark has: servers of its own, the running product, a source, and its figures.
 
-Nothing here measures; `captures`, `deliveries`, `logs`, `pages` and `comparison` do.
+Nothing here measures; `captures`, `deliveries`, `logs`, `pages`, `live` and `comparison` do.
 """
 
 import time

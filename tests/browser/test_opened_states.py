@@ -73,6 +73,24 @@ STATES = {
     "health panel": State("", click(".health"), "text=messages waiting"),
     "side bar": State("", open_side, "nav.side a"),
     "charts as a table": State("", click(".chart-table > summary"), ".behind td"),
+    "charts of a trigger as a table": State(
+        f"triggers/{LONG}/", click(".chart-table > summary"), ".behind td"
+    ),
+    "project refused": State(
+        "../add/", press("Create project", name="A B"), "text=Got 'A B'. Allowed: 1 to 63"
+    ),
+    "first database refused": State(
+        "begin/database/",
+        press("Connect and go on", host="127.0.0.1", port="1", database="x"),
+        "text=Save all the same",
+    ),
+    "first trigger refused": State(
+        "begin/trigger/", press("Add", url="nonsense"), "text=Nothing was saved"
+    ),
+    "rename refused": State("settings/", press("Rename", title="x" * 64), "text=at most 63"),
+    "matching events counted": State(
+        "events/redeliver/?status=failed", nothing, "text=4 events match"
+    ),
     "more filters": State("events/", click(".more-filters > summary"), "#id_error"),
     "an opened event": State("events/?status=failed", open_event, "text=Do it again by hand"),
     "chosen events": State("events/?status=failed", choose_two, "text=2 chosen"),

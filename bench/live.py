@@ -1,0 +1,86 @@
+"""What somebody costs who watches Event Logs live while events come in all the time: whether their
+browser stays smooth, and how much of the server is theirs.
+"""
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from playwright.sync_api import Page, sync_playwright
+
+from bench.costs import cpu_seconds
+from bench.endpoint import endpoint
+from bench.pages import signed_in
+from bench.product import Bench, commit_steadily
+from bench.results import Figure
+
+_RATE: Final = 500
+_SECONDS: Final = 20
+_FLAGS: Final = ["--headless", "--no-sandbox", "--disable-gpu"]
+# A long task is one that keeps the page from answering for over 50 ms.
+_WATCH: Final = """
+    window.longTasks = [];
+    new PerformanceObserver(list => {
+        for (const task of list.getEntries()) window.longTasks.push(task.duration);
+    }).observe({type: "longtask", buffered: true});
+"""
+_NEWEST: Final = "document.querySelector('#event-rows .event').id"
+
+
+def measure_live(bench: Bench, _events: int) -> list[Figure]:
+    """Commits at a steady rate with nobody looking, then with one page of the log open."""
+    with endpoint(bench.folder, timed=False) as (url, _), sync_playwright() as playwright:
+        bench.configure({"url": url})
+        address = f"{bench.stack.url}/projects/bench/events/"
+        session = signed_in(bench.stack.url).cookies["sessionid"]
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=_FLAGS)
+        alone = _web_seconds_during(bench, None)
+        context = browser.new_context()
+        context.add_cookies([{"name": "sessionid", "value": session, "url": bench.stack.url}])
+        page = context.new_page()
+        page.add_init_script(_WATCH)
+        page.goto(address)
+        page.evaluate("window.longTasks.length = 0")
+        before = page.evaluate(_NEWEST)
+        watched = _web_seconds_during(bench, page)
+        if page.evaluate(_NEWEST) == before:
+            raise RuntimeError("no event came in while the log was watched")
+        tasks: list[float] = page.evaluate("window.longTasks")
+        browser.close()
+    name = f"Event Logs live at {_RATE} events/s"
+    share = (watched - alone) / _SECONDS * 100
+    return [
+        Figure(
+            f"{name}, longest task of the browser",
+            max(tasks, default=0.0),
+            "ms",
+            "≤ 200",
+            note=f"{len(tasks)} over 50 ms in {_SECONDS} s",
+        ),
+        Figure(f"{name}, of the server for a viewer", share, "% of a core", "≤ 5"),
+    ]
+
+
+def _chromium() -> str:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        raise RuntimeError("the benchmark `live` needs Chromium (apt-get install chromium)")
+    return path
+
+
+def _web_seconds_during(bench: Bench, page: Page | None) -> float:
+    """What `web`, and Postgres for it, spend while events come in; `page` is left to itself."""
+    before = _web_seconds(bench)
+    with ThreadPoolExecutor(1) as pool:
+        traffic = pool.submit(commit_steadily, bench, _RATE, _RATE * _SECONDS)
+        while not traffic.done():
+            # Playwright's page lives while its loop runs.
+            page.wait_for_timeout(200) if page else time.sleep(0.2)
+        traffic.result()
+    return _web_seconds(bench) - before
+
+
+def _web_seconds(bench: Bench) -> float:
+    spent = cpu_seconds(bench.stack, bench.postgres, bench.redis)
+    return spent["web"] + spent["Postgres for web"]
