@@ -15,6 +15,8 @@ from eventing.ids import event_id, order_key
 from eventing.matching import Matcher
 
 MAX_PAYLOAD_CHARACTERS: Final = 64 * 1024 * 1024
+# What a list of events shows of each has to be short.
+MAX_ID_CHARACTERS: Final = 10_000
 
 
 class EventBuilder:
@@ -33,7 +35,10 @@ class EventBuilder:
         rules_for = self._matcher.rules_for
         events = []
         for change in changes:
-            for rule in rules_for(change.table, change.operation):
+            rules = rules_for(change.table, change.operation)
+            if rules and _is_too_large(change):
+                change = _without_what_is_too_large(change)
+            for rule in rules:
                 identifier = event_id(
                     change.committed_at_ms,
                     change.index,
@@ -42,7 +47,7 @@ class EventBuilder:
                     change.position,
                 )
                 id_text = str(identifier)
-                payload, problem = self._payload(id_text, change)
+                problem = change.problem
                 events.append(
                     Event(
                         identifier,
@@ -52,7 +57,7 @@ class EventBuilder:
                         change.table,
                         change.operation,
                         change.document_id,
-                        payload,
+                        self._payload(id_text, change),
                         change.committed_at_ms,
                         problem,
                         order_key(database_id, change.table, change.document_id)
@@ -62,8 +67,7 @@ class EventBuilder:
                 )
         return events
 
-    def _payload(self, identifier: str, change: Change) -> tuple[str, str | None]:
-        """The payload, and why it cannot be sent if it cannot."""
+    def _payload(self, identifier: str, change: Change) -> str:
         key = (change.table, change.operation)
         head = self._heads.get(key)
         if head is None:
@@ -72,19 +76,33 @@ class EventBuilder:
                 f'","data":{{"db":{self._database},"col":{orjson.dumps(change.table).decode()}'
                 ',"docId":',
             )
-        document = change.document
-        problem = change.problem
-        if len(document) > MAX_PAYLOAD_CHARACTERS:
-            problem = (
-                f"the document is {len(document)} characters long; at most"
-                f" {MAX_PAYLOAD_CHARACTERS} are delivered"
-            )
-            document = "{}"
         return (
             f'{{"specversion":"1.0-rc1","id":"{identifier}{head[0]}'
             f"{time_text(change.committed_at_ms)}{head[1]}"
-            f'{orjson.dumps(change.document_id).decode()},"doc":{document}}}}}'
-        ), problem
+            f'{orjson.dumps(change.document_id).decode()},"doc":{change.document}}}}}'
+        )
+
+
+def _is_too_large(change: Change) -> bool:
+    return (
+        len(change.document) > MAX_PAYLOAD_CHARACTERS or len(change.document_id) > MAX_ID_CHARACTERS
+    )
+
+
+def _without_what_is_too_large(change: Change) -> Change:
+    """The change as it is logged as failed: with the beginning of its id, and no document."""
+    if len(change.document) > MAX_PAYLOAD_CHARACTERS:
+        problem = (
+            f"the document is {len(change.document)} characters long; at most"
+            f" {MAX_PAYLOAD_CHARACTERS} are delivered"
+        )
+    else:
+        problem = (
+            f"the document's id is {len(change.document_id)} characters long; at most"
+            f" {MAX_ID_CHARACTERS} are delivered"
+        )
+    identifier = change.document_id[:MAX_ID_CHARACTERS]
+    return change._replace(document_id=identifier, document="{}", problem=problem)
 
 
 @lru_cache(maxsize=1024)

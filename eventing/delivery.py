@@ -15,7 +15,6 @@ from heapq import heappop, heappush
 from typing import Final, Protocol
 from uuid import UUID
 
-import orjson
 import structlog
 
 from eventing.allotments import Allotment, Ask
@@ -24,6 +23,7 @@ from eventing.changes import Claim, Exchange, Outcome
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.base import Destination
 from eventing.destinations.webhook import WebhookDestination
+from eventing.formats import event_id_of
 from eventing.lanes import LONGEST_WAIT_SECONDS, Endpoint, Lane, Requests, Tolerance
 from eventing.logs.base import EventLog, LogUnavailable
 
@@ -533,7 +533,7 @@ def test_request(endpoint: Endpoint, payload: str, guard: AddressGuard) -> Excha
         answered.set()
 
     try:
-        request = Requests(endpoint).request([payload], [str(orjson.loads(payload)["id"])])
+        request = Requests(endpoint).request([payload], [event_id_of(payload)])
     except ValueError as error:
         return _impossible(endpoint, error)
     destination = WebhookDestination(guard, max_connections=1)

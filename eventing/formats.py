@@ -53,6 +53,13 @@ def message(format_: PayloadFormat, payloads: Sequence[str], ids: Sequence[str])
     return Message(event_id, (("Content-Type", "application/json"),), payload.encode())
 
 
+def event_id_of(payload: str) -> str:
+    """The id of the event that a stored payload is of, whatever its document holds: a document
+    may be deeper, or its numbers and characters others, than a parser takes."""
+    found: str = _attributes(payload)["id"]
+    return found
+
+
 def format_sent(headers: Sequence[tuple[str, str]]) -> PayloadFormat:
     """The format of a request that had these headers."""
     given = {name.lower(): value for name, value in headers}
@@ -69,12 +76,19 @@ def _structured(payload: str) -> str:
 
 
 def _binary(payload: str, event_id: str) -> Message:
-    # A quotation mark inside a value is escaped, so the first match is the member itself.
-    head, _, rest = payload.partition(_DATA)
-    attributes = orjson.loads(head + "}")
+    attributes = _attributes(payload)
+    _, _, rest = payload.partition(_DATA)
     headers = [("Content-Type", "application/json"), ("ce-specversion", "1.0")]
     headers += [(f"ce-{name}", quote(attributes[name], safe=_PLAIN)) for name in _ATTRIBUTES]
     return Message(event_id, tuple(headers), rest[:-1].encode())
+
+
+def _attributes(payload: str) -> dict[str, str]:
+    """What a stored payload says before its data."""
+    # A quotation mark inside a value is escaped, so the first match is the member itself.
+    head, _, _ = payload.partition(_DATA)
+    found: dict[str, str] = orjson.loads(head + "}")
+    return found
 
 
 def _batch_id(ids: Sequence[str]) -> str:

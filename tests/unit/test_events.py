@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventing.cloudevents import MAX_PAYLOAD_CHARACTERS, EventBuilder, time_text
+from eventing.cloudevents import (
+    MAX_ID_CHARACTERS,
+    MAX_PAYLOAD_CHARACTERS,
+    EventBuilder,
+    time_text,
+)
 from eventing.ids import committed_at_ms_of, event_id, first_id_at
 from eventing.matching import Matcher, Rule
 from tests.factories import NODE_ID, make_change, make_events, make_origin
@@ -73,6 +78,16 @@ def test_a_document_beyond_the_limit_becomes_an_event_that_says_so() -> None:
     (event,) = make_events([change])
     assert event.problem is not None
     assert len(event.payload) < 1000
+
+
+def test_an_id_that_is_longer_than_a_list_can_show_becomes_an_event_that_says_so() -> None:
+    (event,) = make_events([make_change(document_id="k" * (MAX_ID_CHARACTERS + 1))])
+    assert event.problem == (
+        f"the document's id is {MAX_ID_CHARACTERS + 1} characters long; at most"
+        f" {MAX_ID_CHARACTERS} are delivered"
+    )
+    assert event.document_id == "k" * MAX_ID_CHARACTERS
+    assert orjson.loads(event.payload)["data"]["doc"] == {}
 
 
 @given(

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import orjson
 from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from eventing import quantities
 from eventing.changes import EVENT_STATUSES
-from eventing.formats import format_sent, message
+from eventing.formats import event_id_of, format_sent, message
 from eventing.logs.base import Invocation
 from eventing.models import AuditEntry, Membership
 from webui.charts import Slot
@@ -149,6 +148,8 @@ def size(number: int | None) -> str:
     return "—" if number is None else quantities.size(number)
 
 
+# Characters of a payload on a page; beyond that a browser takes seconds to lay it out.
+MOST_SHOWN: Final = 200_000
 _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
@@ -161,10 +162,27 @@ def folding_json(text: str) -> SafeString:
     return mark_safe("".join(_lines(text)))  # noqa: S308 — every token is escaped below
 
 
+# Browsers do not nest elements much deeper than five times this.
+_DEEPEST: Final = 100
+
+
 def _lines(text: str) -> Iterator[str]:
     tokens = _TOKENS.findall(text)
     key = ""
+    depth = 0
+    # What is nested deeper than is folded goes on one line.
+    flat: list[str] = []
     for number, part in enumerate(tokens):
+        depth += (part in _CLOSED_BY) - (part in _CLOSED_BY.values())
+        if depth > _DEEPEST or flat:
+            flat.append(part)
+            if depth > _DEEPEST:
+                continue
+            comma = "," if tokens[number + 1 : number + 2] == [","] else ""
+            yield f"<div>{key}{_coloured(''.join(flat), is_key=False)}{comma}</div>"
+            key = ""
+            flat.clear()
+            continue
         before = tokens[number - 1] if number else ""
         after = tokens[number + 1] if number + 1 < len(tokens) else ""
         if part == ":" or part == ",":
@@ -207,7 +225,7 @@ def body_of(invocation: Invocation, payload: str) -> str:
     Of a batch it is what this event was in it.
     """
     sent = format_sent(invocation.request_headers)
-    return message(sent, [payload], [orjson.loads(payload)["id"]]).body.decode()
+    return message(sent, [payload], [event_id_of(payload)]).body.decode()
 
 
 @register.simple_tag

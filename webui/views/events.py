@@ -3,6 +3,7 @@
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
 from django.contrib import messages
@@ -25,12 +26,12 @@ from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
 from webui.pages import SeeOther, project_page
 from webui.requests import Request
-from webui.templatetags.console import event_token
+from webui.templatetags.console import MOST_SHOWN, event_token
 
 _PAGE_ROWS: Final = 50
 _MOST_CHOSEN: Final = 1000
-# Characters of a payload on a page; beyond that a browser takes seconds to lay it out.
-_MOST_SHOWN: Final = 200_000
+# Of a document's id in an address; servers take no address of more than 4 kB.
+_MOST_IN_ADDRESS: Final = 2000
 
 
 @require_safe
@@ -155,10 +156,11 @@ def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
     return {
         "row": row,
         "type": EVENT_TYPES[row.operation],
+        "is_findable": len(quote(row.document_id)) <= _MOST_IN_ADDRESS,
         "payload": detail.payload,
         "withheld": detail.withheld,
-        "is_long": detail.payload is not None and len(detail.payload) > _MOST_SHOWN,
-        "most_shown": _MOST_SHOWN,
+        "is_long": detail.payload is not None and len(detail.payload) > MOST_SHOWN,
+        "most_shown": MOST_SHOWN,
         "invocations": detail.invocations,
         "timeline": _timeline(detail),
         "token": _state_token(detail),

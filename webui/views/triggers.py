@@ -49,6 +49,7 @@ from webui.forms import (
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
+from webui.templatetags.console import MOST_SHOWN
 from webui.views.begin import steps
 from webui.views.overview import charts_of, period_asked_for
 
@@ -199,7 +200,8 @@ def sample(request: Request, project: Project) -> HttpResponse:
     except SourceUnavailable as error:
         context["refusal"] = str(error)
     else:
-        context["found"] = found
+        is_long = found is not None and len(found[0]) > MOST_SHOWN
+        context |= {"found": found, "is_long": is_long, "most_shown": MOST_SHOWN}
     return render(request, "triggers/_sample.html", context)
 
 
