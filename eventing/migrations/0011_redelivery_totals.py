@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('eventing', '0009_project_titles'),
+        ('eventing', '0010_redeliveries_that_end_early'),
     ]
 
     operations = [
