@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, Page
 from eventing import redeliveries
 from eventing.logs.base import EventFilter
 from eventing.models import ApiToken, Membership
-from tests.browser.conftest import LONG, Complaints, sign_in
+from tests.browser.conftest import LONG, sign_in
 from tests.web.conftest import Shop
 
 WIDTHS = (360, 800, 1440)
@@ -116,47 +116,3 @@ def test_a_page_before_signing_in_is_fine_too(path: str, live_server: Any, page:
             page.set_viewport_size({"width": width, "height": 900})
             assert not scrolls_sideways(page), (theme, width)
             assert violations(page) == [], (theme, width)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_what_opens_on_a_page_is_fine_too(
-    width: int,
-    shop: Shop,
-    live_server: Any,
-    context: BrowserContext,
-    page: Page,
-    complaints: Complaints,
-) -> None:
-    complaints.expect(422)
-    sign_in(context, live_server)
-    page.set_viewport_size({"width": width, "height": 900})
-    page.goto(live_server.url + shop.path("events/?status=failed"))
-    page.locator(".row-link").first.click()
-    page.locator(".invocation summary").first.click()
-    page.get_by_text("More filters").click()
-    page.get_by_label("Health").click()
-    page.get_by_text("Database, migrations and broker are fine.").wait_for()
-    assert not scrolls_sideways(page)
-    assert violations(page) == []
-    page.goto(live_server.url + shop.path("triggers/add/"))
-    page.get_by_text("Advanced settings").click()
-    page.get_by_label("Webhook URL").fill("nonsense")
-    page.get_by_role("button", name="Add", exact=True).click()
-    page.get_by_text("Nothing was saved.").wait_for()
-    assert not scrolls_sideways(page)
-    assert violations(page) == []
-    for path in ("settings/audit/", f"triggers/{LONG}/"):
-        page.goto(live_server.url + shop.path(path))
-        for details in page.locator("details.changes > summary").all():
-            details.click()
-        assert not scrolls_sideways(page)
-        assert violations(page) == []
-    page.goto(live_server.url + shop.path("settings/tokens/"))
-    page.get_by_role("button", name="Create").click()
-    page.get_by_text("It is shown this once.").wait_for()
-    assert not scrolls_sideways(page)
-    assert violations(page) == []
-    page.goto(live_server.url + shop.path("triggers/"))
-    page.get_by_label("Actions for paused").click()
-    assert page.get_by_role("link", name="Duplicate").first.is_visible()
-    assert violations(page) == []
