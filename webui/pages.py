@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from hashlib import sha256
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
@@ -15,6 +16,7 @@ from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import cache_control
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -78,7 +80,16 @@ def _sign_in_first(request: Request) -> HttpResponse:
     """To the sign-in page; a part of a page cannot show it, so the whole page is asked for anew."""
     if request.htmx:
         return HttpResponseClientRefresh()
-    return redirect_to_login(request.get_full_path())
+    return redirect_to_login(_page_of(request))
+
+
+def _page_of(request: Request) -> str:
+    """The page that was asked for, or that a form was sent from: what takes it may not be one."""
+    came_from = request.headers.get("Referer", "")
+    is_ours = url_has_allowed_host_and_scheme(came_from, {request.get_host()})
+    if request.method != "POST" or not is_ours:
+        return request.get_full_path()
+    return urlsplit(came_from)._replace(scheme="", netloc="", fragment="").geturl()
 
 
 _NEEDED: Final = {

@@ -452,7 +452,8 @@ document.addEventListener("click", (event) => {
 // it has been saved. Secrets are not.
 
 const DRAFT = "draft:";
-const draftKey = () => DRAFT + location.pathname + location.search;
+// A page may have several forms; a field may be named `action`.
+const draftKey = (form) => `${DRAFT}${location.pathname}${location.search} ${form.getAttribute("action") ?? ""}`;
 const isSecret = ({ name, type, form }) => type === "password" || name.startsWith("header_value")
   || name === "csrfmiddlewaretoken" || (name === "url" && form.matches("[data-database-form]"));
 const fieldsOf = (form) => [...form.elements].filter((field) => field.name && field.type !== "submit" && field.type !== "hidden" && !isSecret(field));
@@ -462,11 +463,12 @@ document.addEventListener("input", ({ target }) => {
   const form = target.closest("[data-draft]");
   if (!form) return;
   const fields = fieldsOf(form).map((field) => [field.name, isChoice(field) ? `${field.value}\n${field.checked}` : field.value]);
-  sessionStorage.setItem(draftKey(), JSON.stringify(fields));
+  sessionStorage.setItem(draftKey(form), JSON.stringify(fields));
 });
 
 document.addEventListener("click", ({ target }) => {
-  if (target.closest("[data-forget-draft]")) sessionStorage.removeItem(draftKey());
+  const form = target.closest("[data-forget-draft]")?.closest("form");
+  if (form) sessionStorage.removeItem(draftKey(form));
 });
 
 function takeUpDraft(form, kept) {
@@ -492,12 +494,14 @@ function takeUpDraft(form, kept) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  const form = document.querySelector("[data-draft]");
   if (document.querySelector(".notice-success")) {
     for (const key of Object.keys(sessionStorage)) if (key.startsWith(DRAFT)) sessionStorage.removeItem(key);
   }
-  const kept = JSON.parse(sessionStorage.getItem(draftKey()) || "null");
-  if (form && kept && !document.querySelector(".notice-error, .findings")) takeUpDraft(form, kept);
+  if (document.querySelector(".notice-error, .findings")) return;
+  for (const form of all("[data-draft]")) {
+    const kept = JSON.parse(sessionStorage.getItem(draftKey(form)) || "null");
+    if (kept) takeUpDraft(form, kept);
+  }
 });
 
 // Suggested tables continue what has been typed: after a comma begins the next name.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.browser.conftest import sign_in
 from tests.web.conftest import Shop
@@ -42,6 +42,7 @@ FORMS = (
         secret="Password",
     ),
     Typing("settings/", {"Keep events for": "41", "Keep payloads for": "5"}, "Save"),
+    Typing("settings/", {"Project name": "Our shop"}, "Rename"),
     Typing(
         "settings/notifications/add/",
         {"Name": "nightly", "Lag over": "77"},
@@ -58,9 +59,14 @@ def signed_in(shop: Shop, live_server: Any, context: BrowserContext) -> None:
     sign_in(context, live_server)
 
 
+def form_of(page: Page, form: Typing) -> Locator:
+    button = page.get_by_role("button", name=form.button, exact=True)
+    return page.locator("form[data-draft]", has=button)
+
+
 def fill_in(page: Page, form: Typing) -> None:
     """As somebody who types and has not sent it yet."""
-    within = page.locator("form[data-draft]")
+    within = form_of(page, form)
     for label in form.ticked:
         within.get_by_label(label, exact=True).check()
     for label, text in form.typed.items():
@@ -80,8 +86,8 @@ def awaiting_preview(page: Page, form: Typing) -> AbstractContextManager[Any]:
 
 
 def expect_what_was_typed(page: Page, form: Typing) -> None:
-    within = page.locator("form[data-draft]")
-    expect(page.get_by_text("This is what you had typed here before.")).to_be_visible()
+    within = form_of(page, form)
+    expect(within.get_by_text("This is what you had typed here before.")).to_be_visible()
     for label, text in form.typed.items():
         expect(within.get_by_label(label)).to_have_value(text)
     for label, option in form.chosen.items():
@@ -93,7 +99,7 @@ def expect_what_was_typed(page: Page, form: Typing) -> None:
     assert SECRET not in page.evaluate("JSON.stringify(sessionStorage)")
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.path)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.path} {form.button}")
 def test_a_session_that_ends_loses_nothing_typed(
     form: Typing, shop: Shop, live_server: Any, page: Page, context: BrowserContext
 ) -> None:
@@ -109,10 +115,10 @@ def test_a_session_that_ends_loses_nothing_typed(
     page.wait_for_url(address)
     expect_what_was_typed(page, form)
     page.get_by_role("link", name="Begin anew").click()
-    expect(page.get_by_text("This is what you had typed here before.")).to_be_hidden()
+    expect(page.locator("[data-draft-notice]:visible")).to_have_count(0)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.path)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.path} {form.button}")
 def test_a_connection_that_is_lost_loses_nothing_typed(
     form: Typing, shop: Shop, live_server: Any, context: BrowserContext
 ) -> None:
@@ -137,6 +143,6 @@ def test_what_has_been_saved_is_not_offered_again(shop: Shop, live_server: Any, 
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("Settings saved.")).to_be_visible()
     page.goto(address)
-    expect(page.get_by_text("This is what you had typed here before.")).to_be_hidden()
+    expect(page.locator("[data-draft-notice]:visible")).to_have_count(0)
     kept = page.evaluate("Object.keys(sessionStorage)")
     assert [key for key in kept if key.startswith("draft:")] == []

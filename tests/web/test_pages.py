@@ -102,6 +102,23 @@ def test_without_signing_in_every_page_leads_to_the_sign_in(shop: Shop, client: 
         assert client.get(shop.path(path)).headers["Location"].startswith("/sign-in/?next=")
 
 
+@pytest.mark.parametrize(
+    ("came_from", "goes_to"),
+    [
+        ("http://testserver/projects/shop/settings/?a=b", "/projects/shop/settings/%3Fa%3Db"),
+        ("http://elsewhere.example.com/x", "/projects/shop/settings/rename/"),
+        ("", "/projects/shop/settings/rename/"),
+    ],
+)
+def test_who_sends_a_form_signed_out_comes_back_to_its_page(
+    came_from: str, goes_to: str, shop: Shop, client: Client
+) -> None:
+    answer = client.post(
+        shop.path("settings/rename/"), {"title": "x"}, headers={"Referer": came_from}
+    )
+    assert answer.headers["Location"] == f"/sign-in/?next={goes_to}"
+
+
 def test_what_does_not_exist_is_not_found(shop: Shop, admin: Client) -> None:
     for path in (
         "databases/other/",
