@@ -2,6 +2,7 @@
 project, redelivering, cancelling, counting.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -143,11 +144,13 @@ def count(
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> int | None:
     """How many events match, in all logs of a project, `most` if there are more; None if a log
-    does not answer, or if counting takes longer than `patience_seconds` in one."""
+    does not answer, or if counting takes longer than `patience_seconds`."""
     total = 0
+    ends_at = time.monotonic() + patience_seconds
     for log in logs_of(project):
+        left_seconds = max(0.001, ends_at - time.monotonic())
         try:
-            total += log.count(project.pk, filters, most - total, patience_seconds)
+            total += log.count(project.pk, filters, most - total, left_seconds)
         except (LogUnavailable, SearchTooDeep):
             return None
         if total >= most:

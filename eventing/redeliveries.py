@@ -27,6 +27,8 @@ _STEP_SECONDS: Final = 0.8
 # Of a page whose process died: longer than the longest search and what follows it. And of one that
 # found its log away.
 BUSY: Final = timedelta(seconds=60)
+# Together with a page that takes as long as it may, less than a step may be busy.
+_COUNT_SECONDS: Final = 5.0
 _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
 
@@ -144,7 +146,7 @@ def _advance(redelivery: Redelivery, step: _Step, patience_seconds: float) -> No
     """Page after page until the second is over, the rate is used up, or nothing is left."""
     project, filters = redelivery.project, filters_of(redelivery)
     if not redelivery.looked_at and redelivery.total is None:
-        total = history.count(project, filters, MOST_COUNTED, history.LONG_PATIENCE_SECONDS)
+        total = history.count(project, filters, MOST_COUNTED, _COUNT_SECONDS)
         if total is not None and total < MOST_COUNTED:
             Redelivery.objects.filter(pk=redelivery.pk).update(total=total)
     ordered = dict(project.triggers.values_list("pk", "ordered"))
