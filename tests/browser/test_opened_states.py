@@ -35,7 +35,7 @@ def click(selector: str, number: int = 0) -> Callable[[Page], Any]:
     return lambda page: page.locator(selector).nth(number).click()
 
 
-def press(name: str, **filled: str) -> Callable[[Page], None]:
+def press(name: str, /, **filled: str) -> Callable[[Page], None]:
     """Fill fields by their ids, then press a button."""
 
     def act(page: Page) -> None:
