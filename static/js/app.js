@@ -462,8 +462,11 @@ const isChoice = ({ type }) => type === "checkbox" || type === "radio";
 document.addEventListener("input", ({ target }) => {
   const form = target.closest("[data-draft]");
   if (!form) return;
-  const fields = fieldsOf(form).map((field) => [field.name, isChoice(field) ? `${field.value}\n${field.checked}` : field.value]);
-  sessionStorage.setItem(draftKey(form), JSON.stringify(fields));
+  // Once fields that fill each other have done so.
+  setTimeout(() => {
+    const fields = fieldsOf(form).map((field) => [field.name, isChoice(field) ? `${field.value}\n${field.checked}` : field.value]);
+    sessionStorage.setItem(draftKey(form), JSON.stringify(fields));
+  });
 });
 
 document.addEventListener("click", ({ target }) => {
@@ -497,7 +500,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (document.querySelector(".notice-success")) {
     for (const key of Object.keys(sessionStorage)) if (key.startsWith(DRAFT)) sessionStorage.removeItem(key);
   }
-  if (document.querySelector(".notice-error, .findings")) return;
+  if (document.querySelector(".notice-error, #h-findings")) return;
   for (const form of all("[data-draft]")) {
     const kept = JSON.parse(sessionStorage.getItem(draftKey(form)) || "null");
     if (kept) takeUpDraft(form, kept);
