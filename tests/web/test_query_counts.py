@@ -72,5 +72,6 @@ def test_a_page_takes_a_fixed_number_of_queries(shop: Shop, admin: Client, path:
     with CaptureQueriesContext(connection) as then:
         admin.get(path)
     assert len(then) == len(first)
-    assert builtin_log().statements - before == statements
+    # A page that is full need not look further back for more.
+    assert builtin_log().statements - before <= statements
     assert len(first) + statements < 60
