@@ -47,7 +47,7 @@ def test_the_first_event_is_reached_with_the_keyboard_alone(
         page.keyboard.press("Enter")
         page.wait_for_url("**/projects/add/")
         _fill(page, "Project name", "Corner shop")
-        expect(page.get_by_label("Id")).to_have_value("corner-shop")
+        expect(page.get_by_label("Id", exact=True)).to_have_value("corner-shop")
         page.keyboard.press("Enter")
 
         page.wait_for_url("**/projects/corner-shop/begin/database/")
