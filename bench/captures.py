@@ -74,12 +74,7 @@ def measure_capture_mongodb(bench: Bench, events: int) -> list[Figure]:
             before = bench.stored()
             for first in range(0, events, 1000):
                 orders.insert_many(_document(number) for number in range(first, first + 1000))
-            bench.stack.start("capture")
-            wait_until(lambda: bench.stored() > before, 60, "nothing is stored")
-            begun = bench.stored()
-            seconds = seconds_until(lambda: bench.stored() - before >= events, 300)
-            rate = (before + events - begun) / seconds
-            bench.stack.stop("capture")
+            rate = _rate_of_waiting(bench, before, events)
             loop = bare.watch(database, token, events)
     finally:
         mongodb.kill()
@@ -110,16 +105,24 @@ def _capture_of_binary_log(bench: Bench, server: MySqlServer, events: int) -> Fi
             numbers = range(first, min(first + 1000, events))
             rows = ",".join(f"({number},{number},{_MYSQL_VALUES})" for number in numbers)
             execute(url, f"INSERT INTO orders VALUES {rows}")
-        bench.stack.start("capture")
-        wait_until(lambda: bench.stored() > before, 60, "nothing is stored")
-        begun = bench.stored()
-        seconds = seconds_until(lambda: bench.stored() - before >= events, 300)
-        rate = (before + events - begun) / seconds
-        bench.stack.stop("capture")
+        rate = _rate_of_waiting(bench, before, events)
         loop = bare.binary_log(url, end, events)
     finally:
         server.kill()
     return _figure_of_capture(bench, server.name, rate, loop, "≥ 80 %")
+
+
+def _rate_of_waiting(bench: Bench, before: int, events: int) -> float:
+    """Events a second, of `events` that wait at the source, from the first ones stored to the last.
+
+    `before` says how many the log had stored until then. Capture runs just as long as this takes.
+    """
+    bench.stack.start("capture")
+    wait_until(lambda: bench.stored() > before, 60, "nothing is stored")
+    begun = bench.stored()
+    seconds = seconds_until(lambda: bench.stored() - before >= events, 300)
+    bench.stack.stop("capture")
+    return (before + events - begun) / seconds
 
 
 def _figure_of_capture(bench: Bench, name: str, rate: float, loop: float, target: str) -> Figure:
