@@ -1,0 +1,64 @@
+"""The sweep, beside people who change triggers while it runs."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+
+import psycopg2
+import pytest
+from django.db import connection, transaction
+
+from demo.servers import execute
+from eventing import sweep
+from eventing.eventing_dbs import BUILTIN
+from eventing.logs import control_database_dsn
+from eventing.logs.postgres import PostgresEventLog
+from tests.factories import make_change, make_events, make_origin, make_project, make_trigger
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_events_of_a_trigger_that_is_made_while_a_sweep_runs_are_not_cancelled(
+    log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether leases are looked at, and waited for, would else depend on the second.
+    monkeypatch.setattr(sweep, "_EXPIRE_EVERY_SECONDS", 1 << 62)
+    project = make_project()
+    with ThreadPoolExecutor(1) as pool, ExitStack() as making:
+        # The trigger is seen by nobody until it is committed, while the sweep is under way.
+        making.enter_context(transaction.atomic())
+        trigger = make_trigger(project, "http://127.0.0.1:1/")
+        (event,) = make_events([make_change()], make_origin(project), trigger.pk)
+        log.append(make_origin(project), [event], None, "A")
+        with nobody_reads_what_waits():
+            sweeping = pool.submit(sweep_and_close)
+            wait_until(sweep_waits, 30, "the sweep does not look at the log")
+            making.close()
+        sweeping.result()
+    detail = log.event(project.pk, event.id)
+    assert detail is not None
+    assert detail.row.status == "pending"
+
+
+@contextmanager
+def nobody_reads_what_waits() -> Iterator[None]:
+    """Until the end of the block, whoever looks at what waits in the log has to wait itself."""
+    with closing(psycopg2.connect(control_database_dsn())) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE mission_control.delivery")
+        yield
+
+
+def sweep_waits() -> bool:
+    waiting = (
+        "SELECT 1 FROM pg_locks"
+        " WHERE NOT granted AND relation = 'mission_control.delivery'::regclass"
+    )
+    return bool(execute(control_database_dsn(), waiting))
+
+
+def sweep_and_close() -> None:
+    try:
+        sweep.sweep(BUILTIN)
+    finally:
+        connection.close()
