@@ -31,6 +31,8 @@ from eventing.sources.myserver import shown_name
 _HEARTBEAT_SECONDS: Final = 5
 # Without even a heartbeat for so long, the connection is dead.
 _SILENCE_SECONDS: Final = 30.0
+# How long the server waits for a stream that is not read: a look ahead may be through gigabytes.
+_UNREAD_SECONDS: Final = 86_400
 _CHUNK_BYTES: Final = 256 * 1024
 _WHOLE_PACKET: Final = 0xFFFFFF
 _THROUGH_GTID: Final = 4
@@ -74,6 +76,7 @@ class Wire:
             period = _HEARTBEAT_SECONDS * 1_000_000_000
             at.execute(f"SET @master_heartbeat_period = {period}")
             at.execute(f"SET @source_heartbeat_period = {period}")
+            at.execute(f"SET SESSION net_write_timeout = {_UNREAD_SECONDS}")
             if facts.is_mariadb:
                 at.execute("SET @mariadb_slave_capability = 4")
             if position.kind == "mariadb":

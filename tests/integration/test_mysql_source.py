@@ -463,6 +463,34 @@ def test_an_alter_table_far_behind_the_rows_at_hand_is_found(database: str) -> N
     capture.source.close()
 
 
+def test_a_stream_that_is_not_read_for_long_as_during_a_look_ahead_goes_on(database: str) -> None:
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, v longtext)")
+    before = execute(database, "SELECT @@global.net_write_timeout")[0][0]
+    execute(database, "SET GLOBAL net_write_timeout = 1")
+    try:
+        capture = Capture(database)
+        # More than fits into what lies between the server and us.
+        for number in range(40):
+            execute(database, f"INSERT INTO users VALUES ({number}, repeat('x', 1000000))")
+        for _ in range(2):
+            wait_until_an_unread_answer_is_given_up(database)
+        assert len(capture.until(40)) == 40
+        capture.source.close()
+    finally:
+        execute(database, f"SET GLOBAL net_write_timeout = {before}")
+
+
+def wait_until_an_unread_answer_is_given_up(database: str) -> None:
+    """The server then has given up whatever else it has waited for so long."""
+    other: Any = connect(database)
+    other.query("SELECT v FROM users", unbuffered=True)
+    is_there = f"SELECT 1 FROM information_schema.PROCESSLIST WHERE ID = {other.thread_id()}"
+    wait_until(lambda: not execute(database, is_there), 60, "the server waits on")
+    # Else the driver would read to the end before it lets go.
+    other._result.unbuffered_active = False
+    other._force_close()
+
+
 @pytest.mark.parametrize("metadata", ["NO_LOG", "MINIMAL", "FULL"])
 @pytest.mark.parametrize(
     "columns",
