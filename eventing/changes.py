@@ -143,7 +143,7 @@ class Claim(NamedTuple):
     `attempt` counts every invocation of the event, `failures` those since it was last asked for
     (by its change or by a redelivery): `failures` before this attempt, so 0 at first. `order_key`
     is the event's, while others of its document may wait for it. The id is text, since delivery
-    wants nothing else of it.
+    wants nothing else of it. `payload` is empty if retention has forgotten it.
     """
 
     id_text: str

@@ -250,6 +250,7 @@ class Dispatcher:
                 claims = self._log.claim(ids, endpoint.lease_seconds)
                 ids = []
             failed = False
+            claims = self._with_payload(endpoint, claims)
         finally:
             with self._lock:
                 lane.wants_claims = False
@@ -261,6 +262,18 @@ class Dispatcher:
                 # Whatever was not asked about is asked about again, before the others.
                 lane.waiting = {**dict.fromkeys(ids), **lane.waiting} if ids else lane.waiting
         self._send_from(lane)
+
+    def _with_payload(self, endpoint: Endpoint, claims: list[Claim]) -> list[Claim]:
+        """Those of `claims` that can be sent; the others fail, since nothing is left of them."""
+        if all(claim.payload for claim in claims):
+            return claims
+        self._outcomes.extend(
+            Outcome(claim, endpoint.project_id, _forgotten(endpoint), retry_in_ms=None)
+            for claim in claims
+            if not claim.payload
+        )
+        self._settled.set()
+        return [claim for claim in claims if claim.payload]
 
     def _hold(self, lane: Lane, endpoint: Endpoint | None) -> None:
         """Let go of a lane whose trigger is paused, disabled or gone, or whose breaker is open."""
@@ -565,6 +578,18 @@ def _short_of_memory(endpoint: Endpoint) -> Exchange:
         (),
         error_kind="stopped",
         error_message="the worker is short of memory",
+    )
+
+
+def _forgotten(endpoint: Endpoint) -> Exchange:
+    """The exchange of an event whose payload is gone."""
+    return Exchange(
+        int(time.time() * 1000),
+        0,
+        endpoint.url,
+        (),
+        error_kind="forgotten",
+        error_message="nothing was sent: the payload is older than payloads are kept",
     )
 
 

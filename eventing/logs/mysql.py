@@ -656,7 +656,7 @@ def _taken(at: Transaction, found: Sequence[tuple[Any, ...]], lease_seconds: flo
         event_id = UUID(bytes=raw_id)
         attempt, failures, key = free[event_id]
         claims.append(
-            Claim(str(event_id), trigger_id, attempt, failures, document_id, payload, key)
+            Claim(str(event_id), trigger_id, attempt, failures, document_id, payload or "", key)
         )
     return claims
 

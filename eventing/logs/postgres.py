@@ -863,7 +863,8 @@ class PostgresEventLog:
                 WHERE d.event_id = ANY (ARRAY(SELECT event_id FROM free))
                 RETURNING d.event_id, d.trigger_id, d.attempts, d.failures, d.order_key
             )
-            SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e.doc_id, e.payload,
+            SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e.doc_id,
+                   coalesce(e.payload, ''),
                    c.order_key
             FROM claimed c CROSS JOIN LATERAL (
                 SELECT doc_id, payload FROM {SCHEMA}.event_log

@@ -529,6 +529,23 @@ def test_what_waits_goes_in_batches_and_each_event_has_its_own_log(
     }
 
 
+@pytest.mark.parametrize("format", ["spacecloud", "cloudevents-batch"])
+def test_an_event_without_a_payload_fails_with_the_reason_and_the_others_go_on(
+    bench: Bench, receiver: Receiver, format: str
+) -> None:
+    bench.endpoint(receiver.url(), format=format, retries=3)
+    bare, *others = bench.store(3)
+    with psycopg2.connect(control_database_dsn()) as connection, connection.cursor() as cursor:
+        forget = "UPDATE mission_control.event_log SET payload = NULL WHERE id = %s"
+        cursor.execute(forget, [str(bare)])
+    connection.close()
+    bench.dispatcher().deliver(1, [bare, *others])
+    wait_until(lambda: bench.log.pending_of([1]) == {1: 0})
+    assert [bench.status(each) for each in (bare, *others)] == ["failed", "delivered", "delivered"]
+    (attempt,) = bench.detail(bare).invocations
+    assert "older than payloads are kept" in str(attempt.error_message)
+
+
 def test_an_event_that_failed_in_a_batch_is_tried_again_alone(
     bench: Bench, receiver: Receiver
 ) -> None:
