@@ -148,7 +148,8 @@ def log(transactional_db: None) -> Iterator[PostgresEventLog]:
             "TRUNCATE mission_control.event_log, mission_control.delivery,"
             " mission_control.invocation_log, mission_control.capture_position,"
             " mission_control.event_stats, mission_control.event_stats_span,"
-            " mission_control.kept, mission_control.event_kind"
+            " mission_control.kept, mission_control.event_kind,"
+            " mission_control.overdue_payload"
         )
 
 

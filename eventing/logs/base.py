@@ -184,7 +184,8 @@ class EventLog(Protocol):
 
     def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
         """Delete a project's events of days before `events_before`, and forget the payloads of days
-        before `payloads_before` (both counted from the epoch); returns how many of each.
+        before `payloads_before` (both counted from the epoch); returns how many of each. An event
+        that has yet to end keeps its payload until the first call after its end.
 
         In transactions of a few thousand events. What has been done is remembered, so that asking
         again the same day costs a look-up; what comes late, with a time long ago, goes with the

@@ -28,6 +28,7 @@ from eventing.logs.mystatements import (
     INVOCATION_LOG,
     KEPT,
     LISTED_AT_ONCE,
+    OVERDUE_PAYLOAD,
     OWNER,
     POSITION,
     STATS,
@@ -127,6 +128,13 @@ CREATE TABLE IF NOT EXISTS {KEPT} (
     events_from INT NOT NULL,
     payloads_from INT NOT NULL,
     PRIMARY KEY (project_id)
+) {{options}};
+
+-- Events whose payload outlives its day, since they have yet to end.
+CREATE TABLE IF NOT EXISTS {OVERDUE_PAYLOAD} (
+    project_id BIGINT NOT NULL,
+    event_id BINARY(16) NOT NULL,
+    PRIMARY KEY (project_id, event_id)
 ) {{options}};
 
 -- Every kind of event that a project ever had. Filters choose among these, and so find events of
@@ -301,6 +309,7 @@ class Tables:
             self._delete_in_batches(table, f"{key} < {first}")
         while self._delete_deliveries(f"event_id < {first}") == DELETED_AT_ONCE:
             continue
+        self._delete_in_batches(OVERDUE_PAYLOAD, f"event_id < {first}")
         self._keep_from(0, day, 0)
         return gone
 
@@ -330,6 +339,8 @@ class Tables:
         if events_before > events_from:
             for ids in self._ids_before(project_id, 0, events_before, "TRUE"):
                 deleted += self._delete_events(ids)
+        while some := self._overdue_payloads(project_id):
+            forgotten += self._forget_overdue_payloads(project_id, some)
         if payloads_before > payloads_from:
             for ids in self._ids_before(
                 project_id, payloads_from, payloads_before, "payload IS NOT NULL"
@@ -383,15 +394,57 @@ class Tables:
 
     @again_after_a_deadlock
     def _forget_payloads(self, ids: Sequence[UUID]) -> int:
-        # What still waits keeps its payload: it has yet to be sent.
         with self._connections.transaction() as at:
-            return at.run(
-                f"""
-                UPDATE {EVENT_LOG} e LEFT JOIN {DELIVERY} d ON d.event_id = e.id
-                SET e.payload = NULL
-                WHERE e.id IN ({listed(ids)})
-                  AND (d.event_id IS NULL OR d.state IN ('failed', 'cancelled'))"""
+            forgotten = _forget_payloads(at, ids)
+            at.run(
+                f"INSERT IGNORE INTO {OVERDUE_PAYLOAD} (project_id, event_id)"
+                f" SELECT project_id, id FROM {EVENT_LOG}"
+                f" WHERE id IN ({listed(ids)}) AND payload IS NOT NULL"
             )
+            return forgotten
+
+    def _overdue_payloads(self, project_id: int) -> list[UUID]:
+        """Some events that have ended since the day of their payload went."""
+        with self._connections.transaction() as at:
+            # Both by primary key.
+            found = at.rows(
+                f"SELECT o.event_id FROM {OVERDUE_PAYLOAD} o LEFT JOIN {DELIVERY} d"
+                " ON d.event_id = o.event_id AND d.state IN ('pending', 'delivering')"
+                f" WHERE o.project_id = %s AND d.event_id IS NULL LIMIT {LISTED_AT_ONCE}",
+                project_id,
+            )
+        return sorted(UUID(bytes=identifier) for (identifier,) in found)
+
+    @again_after_a_deadlock
+    def _forget_overdue_payloads(self, project_id: int, ids: Sequence[UUID]) -> int:
+        with self._connections.transaction() as at:
+            forgotten = _forget_payloads(at, ids)
+            at.run(
+                f"DELETE o FROM {OVERDUE_PAYLOAD} o LEFT JOIN {EVENT_LOG} e"
+                " ON e.id = o.event_id AND e.payload IS NOT NULL"
+                f" WHERE o.project_id = %s AND o.event_id IN ({listed(ids)}) AND e.id IS NULL",
+                project_id,
+            )
+            return forgotten
+
+
+def _forget_payloads(at: Transaction, ids: Sequence[UUID]) -> int:
+    """Forget the payloads of those of these events that have ended; returns how many.
+
+    What still waits keeps its payload: it has yet to be sent. The rows are locked first, so that
+    the next statement sees what has been redelivered until then.
+    """
+    at.rows(
+        f"SELECT id FROM {EVENT_LOG} WHERE id IN ({listed(ids)}) AND payload IS NOT NULL"
+        " ORDER BY id FOR UPDATE"
+    )
+    return at.run(
+        f"""
+        UPDATE {EVENT_LOG} e LEFT JOIN {DELIVERY} d ON d.event_id = e.id
+        SET e.payload = NULL
+        WHERE e.id IN ({listed(ids)}) AND e.payload IS NOT NULL
+          AND (d.event_id IS NULL OR d.state IN ('failed', 'cancelled'))"""
+    )
 
 
 def _delete_deliveries(at: Transaction, condition: str) -> int:

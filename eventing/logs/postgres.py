@@ -176,6 +176,13 @@ CREATE TABLE IF NOT EXISTS mission_control.kept (
     payloads_from integer NOT NULL DEFAULT 0
 );
 
+-- Events whose payload outlives its day, since they have yet to end.
+CREATE TABLE IF NOT EXISTS mission_control.overdue_payload (
+    project_id bigint NOT NULL,
+    event_id uuid NOT NULL,
+    PRIMARY KEY (project_id, event_id)
+);
+
 -- Every kind of event that a project ever had. Filters choose among these, and so find events of
 -- triggers and databases that are gone or had another name.
 CREATE TABLE IF NOT EXISTS mission_control.event_kind (
@@ -446,6 +453,11 @@ class PostgresEventLog:
                 str(first_id_at(day * _DAY_MS)),
             )
             self._free_behind(cursor)
+            self._run(
+                cursor,
+                f"DELETE FROM {SCHEMA}.overdue_payload WHERE event_id < %s::uuid",
+                str(first_id_at(day * _DAY_MS)),
+            )
             self._keep_from(cursor, 0, day, 0)
 
     def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
@@ -458,13 +470,14 @@ class PostgresEventLog:
             )
             events_from, payloads_from = cursor.fetchone() or (0, 0)
         ends_at = time.monotonic() + _EXPIRE_SECONDS
-        deleted = forgotten = 0
+        deleted = 0
         if events_before > events_from:
             while some := self._delete_events(project_id, events_before):
                 deleted += some
                 if time.monotonic() > ends_at:
-                    return deleted, forgotten
+                    return deleted, 0
             self._note_kept(project_id, events_before, 0)
+        forgotten = self._forget_overdue_payloads(project_id)
         oldest = max(payloads_from, events_before, self._oldest_day())
         for day in range(oldest, payloads_before):
             forgotten += self._forget_payloads(project_id, day)
@@ -548,19 +561,71 @@ class PostgresEventLog:
                 if not ids:
                     return forgotten
                 last = ids[-1]
-                # What still waits keeps its payload: it has yet to be sent.
+                forgotten += self._forget_payloads_of(cursor, ids)
                 self._run(
                     cursor,
-                    f"UPDATE {SCHEMA}.event_log e SET payload = NULL"
-                    " WHERE id = ANY (%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
-                    " AND payload IS NOT NULL"
-                    f" AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = e.id"
-                    " AND d.state IN ('pending', 'delivering'))",
+                    f"INSERT INTO {SCHEMA}.overdue_payload SELECT project_id, id"
+                    f" FROM {SCHEMA}.event_log WHERE id = ANY (%s::uuid[])"
+                    " AND id BETWEEN %s::uuid AND %s::uuid AND payload IS NOT NULL"
+                    " ON CONFLICT DO NOTHING",
                     ids,
                     ids[0],
                     ids[-1],
                 )
-                forgotten += cursor.rowcount
+
+    def _forget_overdue_payloads(self, project_id: int) -> int:
+        """Forget the payloads of events that have ended since their day went; returns how many."""
+        forgotten = 0
+        while True:
+            with self._transaction() as cursor:
+                # Both by primary key.
+                self._run(
+                    cursor,
+                    f"""
+                    SELECT o.event_id::text FROM {SCHEMA}.overdue_payload o
+                    WHERE o.project_id = %s
+                      AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = o.event_id
+                                      AND d.state IN ('pending', 'delivering'))
+                    ORDER BY o.event_id LIMIT {_EXPIRED_AT_ONCE}""",
+                    project_id,
+                )
+                ids = [text for (text,) in cursor.fetchall()]
+                if not ids:
+                    return forgotten
+                forgotten += self._forget_payloads_of(cursor, ids)
+                self._run(
+                    cursor,
+                    f"""
+                    DELETE FROM {SCHEMA}.overdue_payload o
+                    WHERE project_id = %s AND event_id = ANY (%s::uuid[])
+                      AND NOT EXISTS (SELECT FROM {SCHEMA}.event_log e WHERE e.id = o.event_id
+                                      AND e.payload IS NOT NULL)""",
+                    project_id,
+                    ids,
+                )
+
+    def _forget_payloads_of(self, cursor: psycopg2.extensions.cursor, ids: Sequence[str]) -> int:
+        """Forget the payloads of those of these events that have ended; returns how many.
+
+        `ids` are in order. What still waits keeps its payload: it has yet to be sent. The rows are
+        locked first, so that the next statement sees what has been redelivered until then.
+        """
+        chosen = (ids, ids[0], ids[-1])
+        among = "id = ANY (%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
+        self._run(
+            cursor,
+            f"SELECT FROM {SCHEMA}.event_log WHERE {among} AND payload IS NOT NULL"
+            " ORDER BY id FOR NO KEY UPDATE",
+            *chosen,
+        )
+        self._run(
+            cursor,
+            f"UPDATE {SCHEMA}.event_log e SET payload = NULL WHERE {among} AND payload IS NOT NULL"
+            f" AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = e.id"
+            " AND d.state IN ('pending', 'delivering'))",
+            *chosen,
+        )
+        return cursor.rowcount
 
     def _note_kept(self, project_id: int, events: int, payloads: int) -> None:
         with self._transaction() as cursor:
@@ -1226,7 +1291,8 @@ class PostgresEventLog:
         """Put finished events of `trigger_ids` back to `pending` with a fresh retry budget."""
         if not event_ids or not trigger_ids:
             return []
-        # An event that has no delivery row was delivered; its attempts go on from the last one.
+        # An event that has no delivery row was delivered; its attempts go on from the last one. The
+        # lock keeps retention from forgetting a payload that is to be sent.
         sql = f"""
             INSERT INTO {SCHEMA}.delivery AS d
                 (event_id, trigger_id, project_id, attempts, sweep_at)
@@ -1234,9 +1300,10 @@ class PostgresEventLog:
                    coalesce((SELECT max(attempt) FROM {SCHEMA}.invocation_log i
                              WHERE i.event_id = e.id), 0),
                    now() + %s * interval '1 second'
-            FROM {SCHEMA}.event_log e
-            WHERE e.id = ANY (%s::uuid[]) AND e.project_id = %s AND e.trigger_id = ANY (%s)
-              AND e.payload IS NOT NULL AND e.problem IS NULL
+            FROM (SELECT id, trigger_id, project_id FROM {SCHEMA}.event_log
+                  WHERE id = ANY (%s::uuid[]) AND project_id = %s AND trigger_id = ANY (%s)
+                    AND payload IS NOT NULL AND problem IS NULL
+                  ORDER BY id FOR SHARE) e
             ON CONFLICT (event_id) DO UPDATE
                 SET state = 'pending', failures = 0, next_attempt_at = now(),
                     sweep_at = EXCLUDED.sweep_at

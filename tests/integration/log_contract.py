@@ -1057,6 +1057,40 @@ class LogContract:
         assert log.expire(1, today - 6, today - 2) == (1, 0)
         assert log.event(1, late.id) is None
 
+    def test_payloads_of_events_that_end_after_their_day_went_are_forgotten_too(
+        self, log: Log
+    ) -> None:
+        now = int(time.time() * 1000)
+        today = now // DAY_MS
+        events = stored(log, 4, committed_at_ms=now - 5 * DAY_MS)
+        delivered, failed, cancelled, waiting = events
+        assert log.expire(1, 0, today - 3) == (0, 0)
+        assert payloads(log, events) == [event.payload for event in events]
+        deliver(log, [delivered])
+        deliver(log, [failed], 500)
+        assert log.cancel_events(1, [cancelled.id]).moved == 1
+        assert log.expire(2, 0, today - 3) == (0, 0)
+        assert log.expire(1, 0, today - 3) == (0, 3)
+        assert payloads(log, events) == [None, None, None, waiting.payload]
+        assert log.redeliver(1, ids_of([failed]), [1]) == []
+        assert log.expire(1, 0, today - 3) == (0, 0)
+        deliver(log, [waiting])
+        assert log.expire(1, 0, today - 2) == (0, 1)
+        assert payloads(log, events) == [None] * 4
+
+    def test_an_event_that_is_redelivered_keeps_its_payload_until_it_has_ended_again(
+        self, log: Log
+    ) -> None:
+        now = int(time.time() * 1000)
+        today = now // DAY_MS
+        (event,) = stored(log, 1, committed_at_ms=now - 5 * DAY_MS)
+        log.expire(1, 0, today - 3)
+        deliver(log, [event])
+        assert log.redeliver(1, ids_of([event]), [1]) != []
+        assert log.expire(1, 0, today - 3) == (0, 0)
+        deliver(log, [event])
+        assert log.expire(1, 0, today - 3) == (0, 1)
+
     def test_many_old_events_expire(self, log: Log) -> None:
         now = int(time.time() * 1000)
         stored(log, 2500, committed_at_ms=now - 9 * DAY_MS)
@@ -1064,6 +1098,10 @@ class LogContract:
         assert log.expire(1, today - 7, today - 3) == (2500, 0)
         assert found(log) == []
         assert log.pending_of([1]) == {1: 0}
+
+
+def payloads(log: Log, events: Sequence[Event]) -> list[str | None]:
+    return [detail.payload for each in events if (detail := log.event(1, each.id))]
 
 
 def minutes_ago(count: int) -> int:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -12,8 +13,17 @@ from demo.servers import execute
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_outcome
-from tests.integration.log_contract import DAY_MS, Log, LogContract, ids_of, stored
+from tests.integration.log_contract import (
+    DAY_MS,
+    Log,
+    LogContract,
+    deliver,
+    ids_of,
+    status_of,
+    stored,
+)
 from tests.proxy import Proxy
+from tests.waiting import wait_until
 
 
 class TestPostgres(LogContract):
@@ -71,6 +81,36 @@ class TestPostgres(LogContract):
         execute(f"{server}/postgres", f"{read_only} off")
         stored(log, 1)
 
+    def test_what_is_redelivered_while_its_payload_is_being_forgotten_is_refused(
+        self, log: Log, source_database: str
+    ) -> None:
+        (event,) = stored(log)
+        deliver(log, [event])
+        forget = "UPDATE mission_control.event_log SET payload = NULL"
+        with ThreadPoolExecutor(1) as pool, in_a_transaction(source_database, forget):
+            redelivering = pool.submit(log.redeliver, 1, [event.id], [1])
+            wait_until(lambda: redelivering.done() or waits_for_a_lock(source_database), 30)
+        assert redelivering.result() == []
+        assert status_of(log, event.id) == "delivered"
+
+    def test_what_is_being_redelivered_keeps_its_payload(
+        self, log: Log, source_database: str
+    ) -> None:
+        now = int(time.time() * 1000)
+        (event,) = stored(log, 1, committed_at_ms=now - 5 * DAY_MS)
+        deliver(log, [event])
+        redeliver = (
+            "WITH chosen AS (SELECT * FROM mission_control.event_log FOR SHARE)"
+            " INSERT INTO mission_control.delivery (event_id, trigger_id, project_id, sweep_at)"
+            " SELECT id, trigger_id, project_id, now() FROM chosen"
+        )
+        with ThreadPoolExecutor(1) as pool, in_a_transaction(source_database, redeliver):
+            forgetting = pool.submit(log.expire, 1, 0, now // DAY_MS - 3)
+            wait_until(lambda: forgetting.done() or waits_for_a_lock(source_database), 30)
+        assert forgetting.result() == (0, 0)
+        (claim,) = log.claim([event.id], 60)
+        assert claim.payload == event.payload
+
     def test_an_attempt_is_logged_once_though_the_answer_to_the_commit_was_lost(
         self, log: Log, source_database: str
     ) -> None:
@@ -96,6 +136,19 @@ class TestPostgres(LogContract):
             detail = log.event(1, event.id)
             assert detail is not None
             assert [each.attempt for each in detail.invocations] == [1]
+
+
+@contextmanager
+def in_a_transaction(url: str, sql: str) -> Iterator[None]:
+    """Somebody else's transaction has run this statement, and is committed at the end."""
+    with closing(psycopg2.connect(url)) as other:
+        other.cursor().execute(sql)
+        yield
+        other.commit()
+
+
+def waits_for_a_lock(url: str) -> bool:
+    return bool(execute(url, "SELECT 1 FROM pg_locks WHERE NOT granted"))
 
 
 @contextmanager

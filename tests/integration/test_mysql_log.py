@@ -89,7 +89,7 @@ def test_the_tables_have_a_prefix_and_a_partition_for_each_day(
     log: MySqlEventLog, database: str
 ) -> None:
     tables = {name for (name,) in execute(database, "SHOW TABLES")}
-    assert len(tables) == 10
+    assert len(tables) == 11
     assert {name[: len(OWN_TABLES)] for name in tables} == {OWN_TABLES}
     partitions = execute(
         database,
