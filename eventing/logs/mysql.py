@@ -28,6 +28,7 @@ from eventing.logs.base import (
     Recorded,
 )
 from eventing.logs.counting import DAY_SPAN, Statistic, counts_of_outcomes, counts_of_stored
+from eventing.logs.kinds import KnownKinds
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order, places_in_order
 from eventing.logs.mystatements import (
@@ -67,7 +68,7 @@ class MySqlEventLog:
     def __init__(self, url: str) -> None:
         self._connections = Connections(url)
         self._tables = Tables(self._connections)
-        self._known_kinds: set[Kind] = set()
+        self._known_kinds: KnownKinds[Kind] = KnownKinds()
         self._writer = f"{int(time.time() * 1000):x}"
 
     @property
@@ -115,14 +116,13 @@ class MySqlEventLog:
             _move_position(at, origin.database_id, previous, position)
             if events:
                 storable = [_storable(at, event) for event in events]
-                _note_kinds(
-                    at, [each for each in kinds.items() if each[0] not in self._known_kinds]
-                )
+                unknown = self._known_kinds.unknown(kinds)
+                _note_kinds(at, [(kind, kinds[kind]) for kind in sorted(unknown)])
                 _insert_events(at, origin, storable, kinds)
                 _insert_deliveries(at, origin, storable)
                 counted = counts_of_stored(origin.project_id, storable)
                 mystatistics.add(at, counted, self._writer)
-        self._known_kinds |= kinds.keys()
+        self._known_kinds.note(kinds)
 
     @again_after_a_deadlock
     def forget_position(self, database_id: int) -> None:
@@ -572,12 +572,12 @@ def _kinds_of(origin: Origin, events: Sequence[Event]) -> dict[Kind, str]:
 def _note_kinds(at: Transaction, kinds: Sequence[tuple[Kind, str]]) -> None:
     at.insert(
         f"INSERT INTO {EVENT_KIND} (kind_hash, project_id, trigger_id, `trigger`, `database`,"
-        " `table`, operation)",
+        " `table`, operation, noted_at)",
         [
-            f"({literal},{project_id},{trigger_id},{','.join(map(at.quote, names))})"
+            f"({literal},{project_id},{trigger_id},{','.join(map(at.quote, names))},{NOW})"
             for (project_id, trigger_id, _, *names), literal in kinds
         ],
-        "ON DUPLICATE KEY UPDATE trigger_id = trigger_id",
+        "ON DUPLICATE KEY UPDATE noted_at = VALUES(noted_at)",
     )
 
 

@@ -18,6 +18,7 @@ from eventing.ids import first_id_at
 from eventing.logs import mystatistics
 from eventing.logs.base import LogUnavailable
 from eventing.logs.counting import LATENCY_COLUMNS
+from eventing.logs.kinds import SPARE_SECONDS
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order
 from eventing.logs.mypages import kind_of
@@ -28,6 +29,7 @@ from eventing.logs.mystatements import (
     INVOCATION_LOG,
     KEPT,
     LISTED_AT_ONCE,
+    NOW,
     OVERDUE_PAYLOAD,
     OWNER,
     POSITION,
@@ -137,8 +139,8 @@ CREATE TABLE IF NOT EXISTS {OVERDUE_PAYLOAD} (
     PRIMARY KEY (project_id, event_id)
 ) {{options}};
 
--- Every kind of event that a project ever had. Filters choose among these, and so find events of
--- triggers and databases that are gone or had another name.
+-- Every kind of event that a project has, noted anew while there are more. Filters choose among
+-- these, and so find events of triggers and databases that are gone or had another name.
 CREATE TABLE IF NOT EXISTS {EVENT_KIND} (
     kind_hash BINARY(8) NOT NULL,
     project_id BIGINT NOT NULL,
@@ -147,6 +149,7 @@ CREATE TABLE IF NOT EXISTS {EVENT_KIND} (
     `database` VARCHAR(255) NOT NULL,
     `table` VARCHAR(1000) NOT NULL,
     operation VARCHAR(10) NOT NULL,
+    noted_at BIGINT NOT NULL,
     PRIMARY KEY (project_id, kind_hash)
 ) {{options}};
 
@@ -204,6 +207,12 @@ class Tables:
                 " ADD COLUMN kind_hash BINARY(8) NOT NULL DEFAULT x'0000000000000000',"
                 " ADD KEY event_log_kind (kind_hash, id)"
             )
+        if "noted_at" not in self._columns(EVENT_KIND):
+            # What is there may have had its last event just now.
+            now = int(time.time() * 1000)
+            self._define_now(
+                f"ALTER TABLE {EVENT_KIND} ADD COLUMN noted_at BIGINT NOT NULL DEFAULT {now}"
+            )
         # What an older version stored, perhaps while this one was beginning.
         while self._give_kinds():
             continue
@@ -238,8 +247,9 @@ class Tables:
                 literal = kind_of(*names)
                 at.run(
                     f"INSERT INTO {EVENT_KIND} (kind_hash, project_id, trigger_id, `trigger`,"
-                    f" `database`, `table`, operation) VALUES ({literal}, %s, %s, %s, %s, %s, %s)"
-                    " ON DUPLICATE KEY UPDATE trigger_id = trigger_id",
+                    " `database`, `table`, operation, noted_at)"
+                    f" VALUES ({literal}, %s, %s, %s, %s, %s, %s, {NOW})"
+                    " ON DUPLICATE KEY UPDATE noted_at = VALUES(noted_at)",
                     *names[:2],
                     *names[3:],
                 )
@@ -310,6 +320,7 @@ class Tables:
         while self._delete_deliveries(f"event_id < {first}") == DELETED_AT_ONCE:
             continue
         self._delete_in_batches(OVERDUE_PAYLOAD, f"event_id < {first}")
+        self._delete_in_batches(EVENT_KIND, f"noted_at < {_last_noted(day)}")
         self._keep_from(0, day, 0)
         return gone
 
@@ -339,6 +350,8 @@ class Tables:
         if events_before > events_from:
             for ids in self._ids_before(project_id, 0, events_before, "TRUE"):
                 deleted += self._delete_events(ids)
+            noted = f"project_id = {project_id:d} AND noted_at < {_last_noted(events_before)}"
+            self._delete_in_batches(EVENT_KIND, noted)
         while some := self._overdue_payloads(project_id):
             forgotten += self._forget_overdue_payloads(project_id, some)
         if payloads_before > payloads_from:
@@ -471,6 +484,11 @@ def _statements(days: Sequence[int], collation: str) -> list[str]:
         **partitions,
     )
     return [statement for statement in text.split(";\n") if statement.strip()]
+
+
+def _last_noted(first_day: int) -> int:
+    """When a kind was noted last that has no event from this day on, in ms since the epoch."""
+    return first_day * _DAY_MS - SPARE_SECONDS * 1000
 
 
 def _partition(day: int) -> str:

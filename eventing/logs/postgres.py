@@ -56,6 +56,7 @@ from eventing.logs.counting import (
     counts_of_outcomes,
     counts_of_stored,
 )
+from eventing.logs.kinds import SPARE_SECONDS, KnownKinds
 
 SCHEMA: Final = "mission_control"
 OLDEST_VERSION: Final = 140_000
@@ -183,8 +184,8 @@ CREATE TABLE IF NOT EXISTS mission_control.overdue_payload (
     PRIMARY KEY (project_id, event_id)
 );
 
--- Every kind of event that a project ever had. Filters choose among these, and so find events of
--- triggers and databases that are gone or had another name.
+-- Every kind of event that a project has, noted anew while there are more. Filters choose among
+-- these, and so find events of triggers and databases that are gone or had another name.
 CREATE TABLE IF NOT EXISTS mission_control.event_kind (
     project_id bigint NOT NULL,
     trigger_id bigint NOT NULL,
@@ -195,6 +196,8 @@ CREATE TABLE IF NOT EXISTS mission_control.event_kind (
     database text NOT NULL,
     PRIMARY KEY (project_id, trigger_id, "table", operation, database_id, trigger, database)
 );
+ALTER TABLE mission_control.event_kind
+    ADD COLUMN IF NOT EXISTS noted_at timestamptz NOT NULL DEFAULT now();
 DO $$ BEGIN
     -- What knew the names of triggers before there were kinds.
     IF to_regclass('mission_control.trigger_name') IS NOT NULL THEN
@@ -212,7 +215,7 @@ _MADE: Final = f"made by the definitions {_DEFINITIONS_HASH}"
 logger = structlog.get_logger(__name__)
 
 KindName: TypeAlias = tuple[int, int, str, str, int, str, str]
-"""A row of event_kind."""
+"""A row of event_kind, but for when it was noted."""
 
 
 class PostgresEventLog:
@@ -226,7 +229,7 @@ class PostgresEventLog:
         self._of_a_project = of_a_project
         self._local = threading.local()
         self._known_days: set[int] = set()
-        self._known_kinds: set[KindName] = set()
+        self._known_kinds: KnownKinds[KindName] = KnownKinds()
         self._writer = f"{int(time.time() * 1000):x}"
         # Events whose outcomes could not be recorded, unless only the server's answer was lost.
         self._in_doubt: set[str] = set()
@@ -458,6 +461,7 @@ class PostgresEventLog:
                 f"DELETE FROM {SCHEMA}.overdue_payload WHERE event_id < %s::uuid",
                 str(first_id_at(day * _DAY_MS)),
             )
+            self._run(cursor, _FORGET_KINDS, _last_noted(day))
             self._keep_from(cursor, 0, day, 0)
 
     def expire(self, project_id: int, events_before: int, payloads_before: int) -> tuple[int, int]:
@@ -476,7 +480,10 @@ class PostgresEventLog:
                 deleted += some
                 if time.monotonic() > ends_at:
                     return deleted, 0
-            self._note_kept(project_id, events_before, 0)
+            with self._transaction() as cursor:
+                last_noted = _last_noted(events_before)
+                self._run(cursor, f"{_FORGET_KINDS} AND project_id = %s", last_noted, project_id)
+                self._keep_from(cursor, project_id, events_before, 0)
         forgotten = self._forget_overdue_payloads(project_id)
         oldest = max(payloads_from, events_before, self._oldest_day())
         for day in range(oldest, payloads_before):
@@ -683,7 +690,7 @@ class PostgresEventLog:
                 self._copy_events(cursor, origin, events)
                 self._copy_deliveries(cursor, origin, events, sweep_at)
                 self._add_stats(cursor, counts_of_stored(origin.project_id, events))
-        self._known_kinds |= kinds
+        self._known_kinds.note(kinds)
 
     def _move_position(
         self,
@@ -725,7 +732,7 @@ class PostgresEventLog:
             (project_id, trigger_id, table, operation, database_id, trigger, alias)
             for trigger_id, table, operation, trigger in kinds
         }
-        return found - self._known_kinds
+        return self._known_kinds.unknown(found)
 
     def _note_kinds(
         self,
@@ -736,7 +743,8 @@ class PostgresEventLog:
             self.statements += 1
             psycopg2.extras.execute_values(
                 cursor,
-                f"INSERT INTO {SCHEMA}.event_kind VALUES %s ON CONFLICT DO NOTHING",
+                f"INSERT INTO {SCHEMA}.event_kind VALUES %s"
+                f" ON CONFLICT ON CONSTRAINT event_kind_pkey DO UPDATE SET noted_at = now()",
                 sorted(kinds),
                 page_size=10_000,
             )
@@ -1440,6 +1448,14 @@ class PostgresEventLog:
             return pgstatistics.read(
                 cursor, project_id, since, until, step_seconds, by_trigger, trigger_id
             )
+
+
+_FORGET_KINDS: Final = f"DELETE FROM {SCHEMA}.event_kind WHERE noted_at < to_timestamp(%s)"
+
+
+def _last_noted(first_day: int) -> int:
+    """When a kind was noted last that has no event from this day on, in seconds since the epoch."""
+    return first_day * _DAY_MS // 1000 - SPARE_SECONDS
 
 
 # A schema that is there already must be ours; one that is not must be ours to make.

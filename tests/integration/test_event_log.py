@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from demo.servers import execute
+from eventing.logs import kinds
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_outcome
@@ -80,6 +81,36 @@ class TestPostgres(LogContract):
         demoted.close()
         execute(f"{server}/postgres", f"{read_only} off")
         stored(log, 1)
+
+    def test_a_kind_of_which_no_event_can_be_left_goes_with_its_days(
+        self, log: Log, source_database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kinds, "REMEMBERED_SECONDS", 0.0)
+        today = int(time.time() * 1000) // DAY_MS
+
+        def noted() -> list[str]:
+            sql = "SELECT trigger FROM mission_control.event_kind ORDER BY 1"
+            return [trigger for (trigger,) in execute(source_database, sql)]
+
+        stored(log, 1, 1, "gone", committed_at_ms=(today - 40) * DAY_MS)
+        stored(log, 1, 2, "lasting")
+        execute(
+            source_database,
+            "UPDATE mission_control.event_kind SET noted_at = now() - interval '40 days'",
+        )
+        stored(log, 1, 2, "lasting")
+        log.expire(2, today - 7, today - 7)
+        assert noted() == ["gone", "lasting"]
+        log.drop_partitions_before(today - 30)
+        assert noted() == ["lasting"]
+        stored(log, 1, 1, "gone")
+        execute(
+            source_database,
+            "UPDATE mission_control.event_kind SET noted_at = now() - interval '10 days'"
+            " WHERE trigger = 'gone'",
+        )
+        log.expire(1, today - 7, today - 7)
+        assert noted() == ["lasting"]
 
     def test_what_is_redelivered_while_its_payload_is_being_forgotten_is_refused(
         self, log: Log, source_database: str

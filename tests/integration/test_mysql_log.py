@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from eventing.changes import Finding
-from eventing.logs import myconnections
+from eventing.logs import kinds, myconnections
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.logs.mychecks import RIGHTS
 from eventing.logs.mysql import MySqlEventLog
@@ -198,6 +198,38 @@ def test_a_connection_that_was_cut_is_said_and_the_next_call_opens_another(
     with pytest.raises(LogUnavailable):
         log.append(ORIGIN, make_events([make_change()]), log.position(1), "B")
     assert found(log) == [event.id]
+
+
+def test_a_kind_of_which_no_event_can_be_left_goes_with_its_days(
+    log: MySqlEventLog, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "REMEMBERED_SECONDS", 0.0)
+
+    def noted() -> list[str]:
+        sql = f"SELECT `trigger` FROM {OWN_TABLES}event_kind ORDER BY 1"
+        return [trigger for (trigger,) in execute(database, sql)]
+
+    def age(days: int, trigger: str) -> None:
+        noted_at = (today() - days) * 86_400_000
+        execute(
+            database,
+            f"UPDATE {OWN_TABLES}event_kind SET noted_at = {noted_at} WHERE `trigger` = %s",
+            [trigger],
+        )
+
+    stored(log, 1, 1, "gone")
+    stored(log, 1, 2, "lasting")
+    for trigger in ("gone", "lasting"):
+        age(40, trigger)
+    stored(log, 1, 2, "lasting")
+    log.expire(2, today() - 7, today() - 7)
+    assert noted() == ["gone", "lasting"]
+    log.drop_partitions_before(today() - 30)
+    assert noted() == ["lasting"]
+    stored(log, 1, 1, "gone")
+    age(10, "gone")
+    log.expire(1, today() - 7, today() - 7)
+    assert noted() == ["lasting"]
 
 
 def test_an_attempt_that_is_recorded_again_is_logged_once(log: MySqlEventLog) -> None:
