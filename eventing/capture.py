@@ -47,6 +47,8 @@ _TELLING: Final = (
     Error,
     UndecryptableValue,
 )
+# The position of a database that nothing was read of yet.
+_BEGUN: Final = "begun"
 # Begins the position that is left in a log when another one takes over.
 _MOVED: Final = "moved:"
 
@@ -181,7 +183,9 @@ class CaptureLoop:
         else:
             self._bring_position()
         self._stored = self._log.position(self._database.pk)
-        self._source.open(self._matcher, self._stored)
+        if self._stored is None:
+            self._begin()
+        self._source.open(self._matcher, None if self._stored == _BEGUN else self._stored)
         self._lease.publish(
             state="streaming", error="", mend="", next_try_at=None, applied_version=self._version
         )
@@ -202,6 +206,15 @@ class CaptureLoop:
         self._point_to_log()
         CaptureLease.objects.filter(database=self._database).update(restart_from_now=False)
         logger.warning("capture starts anew from now", database=self._database.pk)
+
+    def _begin(self) -> None:
+        """Note that capture begins, before it makes anything at the source.
+
+        So what is found there without that note is of a capture that the log has forgotten.
+        """
+        self._source.refuse_if_read_before()
+        self._log.append(self._origin, [], None, _BEGUN)
+        self._stored = _BEGUN
 
     def _bring_position(self) -> None:
         """Fetch the position from the log used before, should the project have another one now.
@@ -235,7 +248,7 @@ class CaptureLoop:
         events = self._builder.events(batch.changes)
         idle = time.monotonic() - self._stored_at
         moved = batch.position != self._stored
-        if events or (moved and (self._stored is None or idle >= _IDLE_POSITION_SECONDS)):
+        if events or (moved and (self._stored == _BEGUN or idle >= _IDLE_POSITION_SECONDS)):
             self._log.append(self._origin, events, self._stored, batch.position)
             self._stored = batch.position
             self._stored_at = time.monotonic()

@@ -72,6 +72,14 @@ class Source(Protocol):
         """
         ...
 
+    def refuse_if_read_before(self) -> None:
+        """To be asked before the first `open` of all, by whose log nothing was ever captured.
+
+        Raises SourceBlocked if the server shows that something was: the log was restored from a
+        backup that is older, and lacks it. Raises SourceUnavailable.
+        """
+        ...
+
     def watch(self, watch: Watch) -> None:
         """Take a new configuration into force without reconnecting where possible.
 

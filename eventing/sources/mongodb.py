@@ -95,6 +95,9 @@ class MongoSource:
             self.close()
             raise
 
+    def refuse_if_read_before(self) -> None:
+        """Nothing at the server could show it."""
+
     def watch(self, watch: Watch) -> None:
         """Read on from the same place, for other collections or operations."""
         self._watch = watch

@@ -97,6 +97,9 @@ class MySqlSource:
         if begun_at > moment_of(position.done):
             raise self._server.lost("the binary log was begun anew at the server")
 
+    def refuse_if_read_before(self) -> None:
+        """Nothing at the server could show it."""
+
     def watch(self, watch: Watch) -> None:
         """The whole log comes here whatever is wanted: only what is picked out changes."""
         if self._tables is not None:

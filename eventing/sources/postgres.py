@@ -91,6 +91,24 @@ class PostgresSource:
             self.close()
             raise
 
+    def refuse_if_read_before(self) -> None:
+        opened = self._server.connect()
+        try:
+            with opened.cursor() as at:
+                at.execute(_SLOT, [self._name])
+                is_there = at.fetchone() is not None
+        except psycopg2.Error as error:
+            raise self._server.translated(error) from None
+        finally:
+            opened.close()
+        if is_there:
+            raise SourceBlocked(
+                f"{self._server.place}: the replication slot {self._name} was read before, and the"
+                " log knows nothing of it: it was restored from an older backup, and what was"
+                " captured since then is not in it",
+                START_ANEW,
+            )
+
     def watch(self, watch: Watch) -> None:
         """Take new triggers into force; `base.Source.watch`.
 

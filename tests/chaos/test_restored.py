@@ -75,18 +75,14 @@ def test_a_restored_control_database_reads_again_or_says_what_it_cannot(
         product.apply({"name": "all", "url": receiver.url("/all"), "tables": ["users"]})
         insert_everywhere(subjects, 1)
         product.wait_for(delivered=4)
-        backup = f"backup_{secrets.token_hex(4)}"
-        name = own_stack.database_url.rpartition("/")[2]
-        own_stack.stop_all()
-        postgres_server.execute(f'CREATE DATABASE "{backup}" TEMPLATE "{name}"')
+        backup = back_up(own_stack, postgres_server)
         start(own_stack)
         insert_everywhere(subjects, 2)
         product.wait_for(delivered=8)
         own_stack.stop_all()
         # What the source has been told is stored is not in the backup.
         insert_everywhere(subjects, 3)
-        postgres_server.execute(f'DROP DATABASE "{name}"')
-        postgres_server.execute(f'ALTER DATABASE "{backup}" RENAME TO "{name}"')
+        restore(own_stack, postgres_server, backup)
         start(own_stack)
         # Binary log and oplog still hold all of it: it is read again, under the same ids.
         product.wait_for(delivered=4 + 6)
@@ -99,14 +95,7 @@ def test_a_restored_control_database_reads_again_or_says_what_it_cannot(
             "blocked",
             "streaming",
         }
-        # Accepted by a person, it goes on from now.
-        own_stack.manage(
-            "shell",
-            "-c",
-            "from eventing.access import command_line; from eventing.models import Database;"
-            " from eventing.projects import start_anew;"
-            " start_anew(Database.objects.get(alias='main'), by=command_line())",
-        )
+        start_anew(own_stack)
         wait_until(lambda: product.capture()["state"] == "streaming", 30, "it does not start anew")
         subjects["main"].insert("users", (4, "x"))
         product.wait_for(delivered=4 + 6 + 1)
@@ -114,6 +103,67 @@ def test_a_restored_control_database_reads_again_or_says_what_it_cannot(
         wait_until(
             lambda: not own_stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
         )
+
+
+def test_a_backup_older_than_the_first_capture_is_not_taken_for_a_new_beginning(
+    own_stack: Stack,
+    postgres_server: PostgresServer | ExternalPostgres,
+    postgres18_server: PostgresServer,
+) -> None:
+    subject = PostgresSubject(postgres18_server)
+    subject.create("users")
+    product = Product(own_stack, "restored-early", subject.url)
+    with Receiver() as receiver:
+        trigger = {"name": "all", "url": receiver.url("/all"), "tables": ["users"]}
+        product.apply(trigger, enabled=False, live=False)
+        backup = back_up(own_stack, postgres_server)
+        start(own_stack)
+        product.apply(trigger)
+        subject.insert("users", (1, "x"))
+        product.wait_for(delivered=1)
+        own_stack.stop_all()
+        restore(own_stack, postgres_server, backup)
+        start(own_stack)
+        product.apply(trigger, live=False)
+        capture = wait_until(lambda: blocked(product), 30, "it begins as if nothing were")
+        assert "restored from an older backup" in capture["error"]
+        assert capture["mend"].startswith("start this database anew")
+        start_anew(own_stack)
+        wait_until(lambda: product.capture()["state"] == "streaming", 30, "it does not start anew")
+        subject.insert("users", (2, "x"))
+        product.wait_for(delivered=1)
+        product.apply(enabled=False, live=False)
+        wait_until(
+            lambda: not own_stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
+        )
+    subject.close()
+
+
+def back_up(stack: Stack, server: PostgresServer | ExternalPostgres) -> str:
+    """Stop the product, and copy its database as it is; returns the copy's name."""
+    stack.stop_all()
+    backup = f"backup_{secrets.token_hex(4)}"
+    name = stack.database_url.rpartition("/")[2]
+    server.execute(f'CREATE DATABASE "{backup}" TEMPLATE "{name}"')
+    return backup
+
+
+def restore(stack: Stack, server: PostgresServer | ExternalPostgres, backup: str) -> None:
+    """Have the database of the stopped product be what it was."""
+    name = stack.database_url.rpartition("/")[2]
+    server.execute(f'DROP DATABASE "{name}"')
+    server.execute(f'ALTER DATABASE "{backup}" RENAME TO "{name}"')
+
+
+def start_anew(stack: Stack) -> None:
+    """A person accepts the loss: capture of `main` is to go on from now."""
+    stack.manage(
+        "shell",
+        "-c",
+        "from eventing.access import command_line; from eventing.models import Database;"
+        " from eventing.projects import start_anew;"
+        " start_anew(Database.objects.get(alias='main'), by=command_line())",
+    )
 
 
 def start(stack: Stack) -> None:
