@@ -1,7 +1,7 @@
 """Telling the workers which events wait, by one small message per chunk.
 
-The event log is the truth: a message that cannot be sent is logged and counted, never an error,
-because the sweep finds its events again.
+The event log is the truth: a message that cannot be sent is logged, never an error, because the
+sweep finds its events again.
 """
 
 import threading
@@ -32,7 +32,6 @@ class Enqueuer:
 
     def __init__(self) -> None:
         self._paused_until = 0.0
-        self.lost_messages = 0
 
     def enqueue(
         self, chunks: Sequence[DueChunk], log_number: int, are_probes: bool = False
@@ -42,7 +41,6 @@ class Enqueuer:
         Probes are delivered although the breakers of their triggers are open.
         """
         if not chunks or time.monotonic() < self._paused_until:
-            self.lost_messages += len(chunks)
             return
         for number, chunk in enumerate(chunks):
             try:
@@ -60,7 +58,6 @@ class Enqueuer:
                 )
             except (OperationalError, OSError) as error:
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
-                self.lost_messages += len(chunks) - number
                 logger.warning(
                     "the broker did not take a message; the sweep will enqueue its events",
                     error=str(error),

@@ -48,7 +48,6 @@ class Lease:
         self._database_id = database_id
         self._holder = holder
         self._status = Status()
-        self._published: Status | None = None
         self._wake = threading.Event()
         self._stopping = False
         self.lost = threading.Event()

@@ -139,6 +139,11 @@ class _Metrics:
             *labels,
             "quantile",
         )
+        duration = _gauge(
+            "trigger_attempt_seconds",
+            "How long a request took on average, in the last five whole minutes.",
+            *labels,
+        )
         until = datetime.now(UTC).replace(second=0, microsecond=0)
         for project in self._projects:
             names = dict(project.triggers.values_list("pk", "name"))
@@ -148,10 +153,13 @@ class _Metrics:
                 place = [project.name, names.get(trigger_id, "")]
                 for outcome in ("delivered", "retried", "failed"):
                     attempts.add_metric([*place, outcome], getattr(series.total, outcome))
+                if (mean_ms := series.total.mean_attempt_ms) is not None:
+                    duration.add_metric(place, mean_ms / 1000)
                 for quantile, percent in (("0.5", 50), ("0.99", 99)):
                     if (value := series.total.percentile_ms(percent)) is not None:
                         latency.add_metric([*place, quantile], value / 1000)
         yield attempts
+        yield duration
         yield latency
 
 

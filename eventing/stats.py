@@ -12,7 +12,7 @@ from typing import Final
 
 from eventing.eventing_dbs import stores_of
 from eventing.logs.base import LogUnavailable
-from eventing.logs.counting import LATENCY_BOUNDS_MS, NOTHING, SPANS, Statistic, Sums, span_for
+from eventing.logs.counting import LATENCY_BOUNDS_MS, NOTHING, Statistic, Sums, span_for
 from eventing.models import Project, Trigger
 
 # More steps than any chart can show.
@@ -107,7 +107,7 @@ def series(
     """What came of a project's events, or one trigger's, in each step of time; one query a log.
 
     `step` is a whole number of minutes. What it is a multiple of decides how far back it reaches:
-    a day 800 days, an hour 100 days, ten minutes 9 days, a minute one day (`kept_for`). Good steps:
+    a day 800 days, an hour 100 days, ten minutes 9 days, a minute one day. Good steps:
     a minute for an hour, ten minutes for a day, an hour for a week, a day for a month. `since` and
     `until` are aware. Raises ValueError for a step of anything else, an end that is not after the
     beginning, or more than 2 000 steps. Never raises LogUnavailable.
@@ -131,11 +131,6 @@ def series_by_trigger(
         of_trigger[trigger_id].append(row)
     trigger_ids = project.triggers.values_list("pk", flat=True)
     return {pk: steps.series(of_trigger[pk], unavailable) for pk in trigger_ids}
-
-
-def kept_for(step: timedelta) -> timedelta:
-    """How far back a series of this step reaches. Raises ValueError."""
-    return timedelta(seconds=SPANS[span_for(_seconds(step))])
 
 
 def _read(

@@ -145,13 +145,6 @@ def test_a_series_that_cannot_be_is_refused(
         stats.series(project, now - back, now, step)
 
 
-def test_what_a_step_is_made_of_says_how_long_it_is_kept() -> None:
-    assert stats.kept_for(MINUTE) == timedelta(days=1)
-    assert stats.kept_for(30 * MINUTE) == timedelta(days=9)
-    assert stats.kept_for(6 * HOUR) == timedelta(days=100)
-    assert stats.kept_for(timedelta(days=7)) == timedelta(days=800)
-
-
 def test_percentiles_lie_within_their_bucket() -> None:
     assert bucket(below_5=2).p50_ms == 3.5
     assert bucket(below_5=1, below_1000=99).p50_ms == pytest.approx(747.5, abs=3)

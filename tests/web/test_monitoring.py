@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from django.contrib.auth.models import User
 from django.db import connection
@@ -94,6 +95,8 @@ def test_what_has_lately_come_of_attempts_is_told_by_trigger(shop: Shop) -> None
         labels["outcome"]: value for labels, value in found["mission_control_trigger_attempts"]
     }
     assert attempts == {"delivered": 3, "retried": 0, "failed": 1}
+    ((_, seconds),) = found["mission_control_trigger_attempt_seconds"]
+    assert seconds == pytest.approx(0.007)
     troubles = {labels["kind"]: value for labels, value in found["mission_control_troubles"]}
     assert (troubles["source_blocked"], troubles["trigger_failing"]) == (1, 1)
     assert troubles["breaker_open"] == 0
