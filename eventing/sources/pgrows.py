@@ -16,6 +16,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection
 
 from eventing.changes import Change, Operation
+from eventing.cloudevents import MAX_PAYLOAD_CHARACTERS
 from eventing.sources import pgoutput
 from eventing.sources.base import Watch
 from eventing.sources.pgjson import FIRST_USER_OID, Row, RowShapeChanged, TypeFacts, Types
@@ -27,10 +28,17 @@ logger = structlog.get_logger(__name__)
 _OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 
 
+# A character takes up to four bytes: beyond this no document is deliverable, and making one would
+# take several times as much memory.
+MOST_BYTES: Final = 4 * MAX_PAYLOAD_CHARACTERS
 # Reading what the stream left out waits for a lock no longer than this.
 _LOCK_TIMEOUT: Final = "5s"
 # Syntax error or access rule violation; data exception; feature not supported.
 _NOT_TO_BE_HAD: Final = frozenset({"42", "22", "0A"})
+
+
+class RowTooLarge(ValueError):
+    """A row of which no document is made; says how large it is."""
 
 
 class _KeyColumn(NamedTuple):
@@ -107,20 +115,14 @@ class Rows:
         if table.shape is None:
             self._prepare(table)
         kind = payload[0]
+        identifier, document, old, problem = "", "{}", None, None
         try:
-            try:
-                identifier, document, old = self._decoded(kind, payload, table, at)
-            except RowShapeChanged:
-                self._types.forget()
-                self._prepare(table)
-                identifier, document, old = self._decoded(kind, payload, table, at)
+            identifier, document, old = self._decoded_anyhow(kind, payload, table, at)
+        except RowTooLarge as error:
+            problem = str(error)
         except (ValueError, LookupError, ArithmeticError) as error:
             # Never the error's own words: they may quote the row.
             problem = f"the row could not be decoded ({type(error).__name__})"
-            operation = _OPERATIONS[kind]
-            return Change(
-                position, index, operation, table.name, "", "{}", committed_at_ms, None, problem
-            )
         return Change(
             position,
             index,
@@ -130,6 +132,7 @@ class Rows:
             document,
             committed_at_ms,
             old,
+            problem,
         )
 
     @property
@@ -166,6 +169,23 @@ class Rows:
         return frozenset(
             kind for kind, operation in _OPERATIONS.items() if self._watch.wants(name, operation)
         )
+
+    def _decoded_anyhow(
+        self, kind: int, payload: bytes, table: Table, at: int
+    ) -> tuple[str, str, str | None]:
+        """What `_decoded` gives, after another look at the types if need be. Raises ValueError,
+        LookupError, ArithmeticError."""
+        if len(payload) > MOST_BYTES:
+            raise RowTooLarge(
+                f"the row, with what it was before, is {len(payload)} bytes long; at most"
+                f" {MOST_BYTES} are read"
+            )
+        try:
+            return self._decoded(kind, payload, table, at)
+        except RowShapeChanged:
+            self._types.forget()
+            self._prepare(table)
+            return self._decoded(kind, payload, table, at)
 
     def _decoded(
         self, kind: int, payload: bytes, table: Table, at: int
