@@ -11,6 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from typing import Final, Protocol
 from uuid import UUID
@@ -135,6 +136,7 @@ class Dispatcher:
             lane = self._lanes.get(trigger_id)
             if lane is None:
                 lane = self._lanes[trigger_id] = Lane(trigger_id)
+                lane.on_answers = partial(self._send_from, lane)
             lane.add(event_ids)
             lane.is_behind |= more_are_due
             lane.is_probing |= is_probe
@@ -344,45 +346,51 @@ class Dispatcher:
 
     def _send_from(self, lane: Lane) -> None:
         """Send from the lane as far as its limits allow."""
-        while not self._stopping.is_set():
+        is_to_be_tried = True
+        while is_to_be_tried and not self._stopping.is_set():
             now = time.monotonic()
+            batches: list[list[Claim]] = []
+            late: list[Claim] = []
             with self._lock:
-                taken = lane.next_claims(now)
-                if not taken:
-                    self._ask_for_claims(lane)
-                    if lane.wants_turns and threading.current_thread() is not self._pacer:
-                        self._pace_wanted.set()
-                    return
-                endpoint, requests = lane.endpoint, lane.requests
-                claims = [claim for claim, at in taken if now - at <= LONGEST_WAIT_SECONDS]
-                if claims:
-                    lane.under_way += 1
-            if len(claims) < len(taken):
-                self._to_release.extend(claim for claim, _ in taken if claim not in claims)
+                while taken := lane.next_claims(now):
+                    claims = [claim for claim, at in taken if now - at <= LONGEST_WAIT_SECONDS]
+                    if len(claims) < len(taken):
+                        late += [claim for claim, at in taken if now - at > LONGEST_WAIT_SECONDS]
+                    if claims:
+                        lane.under_way += 1
+                        batches.append(claims)
+                if batches:
+                    endpoint, requests = lane.endpoint, lane.requests
+                self._ask_for_claims(lane)
+                if lane.wants_turns and threading.current_thread() is not self._pacer:
+                    self._pace_wanted.set()
+            if late:
+                self._to_release.extend(late)
                 self._settled.set()
-            if claims:
-                self._send(lane, endpoint, requests, claims)
+            is_to_be_tried = False
+            for claims in batches:
+                if not self._send(lane, endpoint, requests, claims):
+                    is_to_be_tried = True
 
     def _send(
         self, lane: Lane, endpoint: Endpoint, requests: Requests, claims: list[Claim]
-    ) -> None:
+    ) -> bool:
+        """Hand a request over to the destination; False if there is none to be made of these."""
         try:
             request = requests.request(
                 [claim.payload for claim in claims], [claim.id_text for claim in claims]
             )
         except (ValueError, TypeError, AttributeError) as error:
             self._settle(lane, endpoint, claims, _impossible(endpoint, error))
-            return
+            return False
         except MemoryError:
             logger.warning("short of memory: events go back", trigger=endpoint.trigger)
             self._settle(lane, endpoint, claims, _short_of_memory(endpoint))
-            return
-
-        def on_done(exchange: Exchange) -> None:
-            self._settle(lane, endpoint, claims, exchange)
-            self._send_from(lane)
-
-        self._destination.submit(request, on_done)
+            return False
+        self._destination.submit(
+            request, partial(self._settle, lane, endpoint, claims), lane.on_answers
+        )
+        return True
 
     def _settle(
         self, lane: Lane, endpoint: Endpoint, claims: Sequence[Claim], exchange: Exchange

@@ -6,7 +6,7 @@ holds its lock while it calls anything here.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -126,6 +126,8 @@ class Lane:
         self.is_probing = False
         self.claimed: deque[tuple[Claim, float]] = deque()
         self.under_way = 0
+        # What to call when requests were answered, and others may go.
+        self.on_answers: Callable[[], None] | None = None
         self.wants_claims = False
         self.average_ms = _FIRST_GUESS_MS
         # How many events are claimed at once at most: fewer where payloads are too much for the

@@ -1,14 +1,12 @@
 """The interface of a destination: many exchanges at once, from one thread of its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from eventing.changes import Exchange
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One HTTP request to be made. `timeout_ms` spans the whole exchange.
 
     `shown_headers` are the headers as they may be stored, with secret values masked: what the
@@ -16,17 +14,30 @@ class Request:
     """
 
     url: str
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
     timeout_ms: int
     shown_headers: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        """Where it goes, and nothing of what it carries."""
+        return f"Request({self.url.partition('?')[0].rpartition('@')[2]})"
 
 
 class Destination(Protocol):
     """Sends requests; every `submit` is answered by exactly one call of `on_done`."""
 
-    def submit(self, request: Request, on_done: Callable[[Exchange], None]) -> None:
-        """Queue a request; `on_done` is called on the destination's thread and must be quick."""
+    def submit(
+        self,
+        request: Request,
+        on_done: Callable[[Exchange], None],
+        afterwards: Callable[[], None] | None = None,
+    ) -> None:
+        """Queue a request; `on_done` is called on the destination's thread and must be quick.
+
+        After it, and after those of whatever else was answered at the same time, `afterwards` is
+        called once, however many of them name it.
+        """
         ...
 
     def stop(self, timeout_seconds: float) -> None:

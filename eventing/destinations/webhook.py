@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import pycurl
@@ -69,6 +69,15 @@ _BROKEN_OFF: Final = frozenset(
 logger = structlog.get_logger(__name__)
 
 OnDone = Callable[[Exchange], None]
+Afterwards = Callable[[], None]
+
+
+class _Submitted(NamedTuple):
+    """A request, and who hears of it."""
+
+    request: Request
+    on_done: OnDone
+    afterwards: Afterwards | None
 
 
 class _Handover(socket.socket):
@@ -81,8 +90,11 @@ class _Handover(socket.socket):
 class _Transfer:
     """One libcurl handle with what it needs for one request at a time; used over and over."""
 
-    def __init__(self, guard: AddressGuard, ca_file: str | None) -> None:
+    def __init__(
+        self, guard: AddressGuard, ca_file: str | None, on_opened: Callable[[], None]
+    ) -> None:
         self._guard = guard
+        self._on_opened = on_opened
         self.curl = pycurl.Curl()
         self._url = ""
         self._resolved: tuple[Named | None, Addresses] = (None, ())
@@ -111,15 +123,13 @@ class _Transfer:
         # libcurl itself refuses more than 300 kB or 5 000 lines of headers.
         set_option(pycurl.HEADERFUNCTION, self._header_lines.append)
 
-    def prepare(
-        self, request: Request, on_done: OnDone, named: Named | None, addresses: Addresses
-    ) -> None:
+    def prepare(self, submitted: _Submitted, named: Named | None, addresses: Addresses) -> None:
         """Take on a request; `addresses` are those of the name in its URL, if it has one.
 
         Raises pycurl.error or ValueError if it cannot be made.
         """
-        self.request = request
-        self.on_done = on_done
+        self.submitted = submitted
+        self.request = request = submitted.request
         self._header_lines.clear()
         self._body = []
         self._body_bytes = 0
@@ -145,7 +155,7 @@ class _Transfer:
 
     def rest(self) -> None:
         """Keep nothing of the request: many handles wait for their next one for a long time."""
-        del self.request, self.on_done
+        del self.request, self.submitted
         self._body = []
         self.curl.setopt(pycurl.POSTFIELDS, b"")
 
@@ -155,6 +165,7 @@ class _Transfer:
         if refusal is not None:
             self._refusal = refusal
             return pycurl.SOCKET_BAD
+        self._on_opened()
         return _Handover(address.family, address.socktype, address.protocol)
 
     def _take_body(self, chunk: bytes) -> int | None:
@@ -225,30 +236,36 @@ class WebhookDestination:
         self._max_connections = max_connections or _connections_allowed()
         self._ca_file = ca_file or ssl.get_default_verify_paths().cafile
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Request, OnDone]] = deque()
+        self._waiting: deque[_Submitted] = deque()
         self._stop_by: float | None = None
         self._closed = False
         self._asleep = False
         self._look_ups = LookUps(self._wake)
         # What waits for the addresses of a name, each until the time given.
-        self._unresolved: dict[str, list[tuple[float, Request, OnDone]]] = {}
+        self._unresolved: dict[str, list[tuple[float, _Submitted]]] = {}
+        # What is to be called once all that was answered has been told; a set that keeps its order.
+        self._afterwards: dict[Afterwards, None] = {}
         self._wake_file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, on_done: OnDone) -> None:
-        """Queue a request; `on_done` is called once, on the destination's thread.
+    def submit(
+        self, request: Request, on_done: OnDone, afterwards: Afterwards | None = None
+    ) -> None:
+        """Queue a request; `on_done` is called once on the destination's thread, then `afterwards`.
 
-        After `stop` it is called at once, here.
+        After `stop` they are called at once, here.
         """
         with self._lock:
             if self._stop_by is None:
-                self._waiting.append((request, on_done))
+                self._waiting.append(_Submitted(request, on_done, afterwards))
                 closed = False
             else:
                 closed = True
         if closed:
             on_done(_unsent(request, "stopped", "the worker was stopping"))
+            if afterwards is not None:
+                afterwards()
         elif self._asleep:
             self._wake()
 
@@ -270,13 +287,15 @@ class WebhookDestination:
     def _run(self) -> None:
         self._epoll = select.epoll()
         self._epoll.register(self._wake_file, select.EPOLLIN)
-        self._registered: dict[int, int] = {}
-        self._timer_at: float | None = None
+        # What epoll is told of each socket, and of those that libcurl does not care for at present.
+        self._watched: dict[int, int] = {}
+        self._parked: dict[int, int] = {}
         self._under_way: dict[Any, _Transfer] = {}
         self._idle: list[_Transfer] = []
+        # Handles at rest, but for what they still hold of their last request.
+        self._just_done: list[_Transfer] = []
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch_socket)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
         while not self._is_finished():
             try:
@@ -289,23 +308,32 @@ class WebhookDestination:
         if self._stop_by is None:
             return False
         while self._waiting:
-            request, on_done = self._waiting.popleft()
-            self._answer(on_done, _unsent(request, "stopped", "the worker was stopping"))
+            self._answer_stopping(self._waiting.popleft())
         for waiting in self._unresolved.values():
-            for _, request, on_done in waiting:
-                self._answer(on_done, _unsent(request, "stopped", "the worker was stopping"))
+            for _, submitted in waiting:
+                self._answer_stopping(submitted)
         self._unresolved.clear()
+        self._call_afterwards()
         return not self._under_way or time.monotonic() >= self._stop_by
 
     def _turn(self) -> None:
         """Start what waits, sleep until something happens, and finish what is done."""
         if self._unresolved:
             self._go_on_with_resolved()
-        while self._waiting and len(self._under_way) < self._max_connections:
-            self._begin(*self._waiting.popleft())
+        if self._waiting and len(self._under_way) < self._max_connections:
+            while self._waiting and len(self._under_way) < self._max_connections:
+                self._begin(self._waiting.popleft())
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            # Some may have been answered, or have failed, in the meantime.
+            self._finish_what_is_done()
+        self._put_to_rest()
         for number, events in self._poll():
             if number == self._wake_file:
                 os.eventfd_read(self._wake_file)
+                continue
+            if number in self._parked:
+                # Its other end closed it, or says what nobody asked for: libcurl will see.
+                self._forget_socket(number)
                 continue
             ready = (pycurl.CSELECT_IN if events & _READABLE else 0) | (
                 pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
@@ -313,15 +341,26 @@ class WebhookDestination:
             if events & select.EPOLLERR:
                 ready |= pycurl.CSELECT_ERR
             self._multi.socket_action(number, ready)
-        if self._timer_at is not None and self._timer_at <= time.monotonic():
-            self._timer_at = None
+        # Asked for once a turn: libcurl would tell of it several times a request.
+        if self._multi.timeout() == 0:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._finish_what_is_done()
 
+    def _put_to_rest(self) -> None:
+        """Have handles that were not used again at once keep nothing of their last request."""
+        for transfer in self._just_done:
+            transfer.rest()
+            if len(self._idle) < _IDLE_HANDLES:
+                self._idle.append(transfer)
+            else:
+                transfer.curl.close()
+        self._just_done.clear()
+
     def _poll(self) -> list[tuple[int, int]]:
         timeout = _LOOK_AT_UNRESOLVED_SECONDS if self._unresolved else _LONGEST_POLL_SECONDS
-        if self._timer_at is not None:
-            timeout = min(timeout, self._timer_at - time.monotonic())
+        due_in_ms = self._multi.timeout()
+        if due_in_ms >= 0:
+            timeout = min(timeout, due_in_ms / 1000)
         if self._stop_by is not None:
             timeout = min(timeout, self._stop_by - time.monotonic())
         # Whoever queues a request looks at `_asleep` afterwards, so one of the two sees the other.
@@ -339,46 +378,56 @@ class WebhookDestination:
         for name in list(self._unresolved):
             waiting = self._unresolved.pop(name)
             if self._look_ups.addresses(name) is not None:
-                self._waiting.extend((request, on_done) for _, request, on_done in waiting)
+                self._waiting.extend(submitted for _, submitted in waiting)
                 continue
-            for give_up_at, request, on_done in waiting:
+            for give_up_at, submitted in waiting:
                 if give_up_at > now:
-                    self._unresolved.setdefault(name, []).append((give_up_at, request, on_done))
+                    self._unresolved.setdefault(name, []).append((give_up_at, submitted))
                 else:
+                    request = submitted.request
                     words = f"the name {name} was not resolved within {request.timeout_ms} ms"
-                    self._answer(on_done, _unsent(request, "dns", words))
+                    self._answer(submitted, _unsent(request, "dns", words))
 
-    def _begin(self, request: Request, on_done: OnDone) -> None:
+    def _begin(self, submitted: _Submitted) -> None:
+        request = submitted.request
         try:
             named = named_in(request.url)
             addresses = self._look_ups.addresses(named.name) if named is not None else ()
         except MemoryError:
-            self._answer(on_done, _short_of_memory(request))
+            self._answer(submitted, _short_of_memory(request))
             return
         if named is not None and not addresses:
             if addresses is None:
                 give_up_at = time.monotonic() + request.timeout_ms / 1000
                 waiting = self._unresolved.setdefault(named.name, [])
-                waiting.append((give_up_at, request, on_done))
+                waiting.append((give_up_at, submitted))
             else:
                 words = f"the name {named.name} does not resolve"
-                self._answer(on_done, _unsent(request, "dns", words))
+                self._answer(submitted, _unsent(request, "dns", words))
             return
         transfer = None
         try:
-            transfer = self._idle.pop() if self._idle else _Transfer(self._guard, self._ca_file)
-            transfer.prepare(request, on_done, named, addresses or ())
+            transfer = self._handle()
+            transfer.prepare(submitted, named, addresses or ())
             self._multi.add_handle(transfer.curl)
         except (MemoryError, pycurl.error, ValueError, TypeError, OverflowError) as error:
             # The handle may be half prepared, so it is not used again; the error may quote values.
             if transfer is not None:
                 transfer.curl.close()
             if _is_for_want_of_memory(error):
-                self._answer(on_done, _short_of_memory(request))
+                self._answer(submitted, _short_of_memory(request))
             else:
-                self._answer(on_done, _unsent(request, "protocol", "the request cannot be made"))
+                self._answer(submitted, _unsent(request, "protocol", "the request cannot be made"))
         else:
             self._under_way[transfer.curl] = transfer
+
+    def _handle(self) -> _Transfer:
+        """One that has just been used, one that rests, or a new one."""
+        if self._just_done:
+            return self._just_done.pop()
+        if self._idle:
+            return self._idle.pop()
+        return _Transfer(self._guard, self._ca_file, self._doubt_parked)
 
     def _finish_what_is_done(self) -> None:
         queued = 1
@@ -388,46 +437,75 @@ class WebhookDestination:
                 self._finish(curl)
             for curl, code, message in failed:
                 self._finish(curl, code, message)
+        self._call_afterwards()
 
     def _finish(self, curl: Any, code: int = 0, message: str = "") -> None:
         transfer = self._under_way.pop(curl)
         self._multi.remove_handle(curl)
         exchange = transfer.exchange(code, message)
-        on_done = transfer.on_done
-        transfer.rest()
-        if len(self._idle) < _IDLE_HANDLES:
-            self._idle.append(transfer)
-        else:
-            curl.close()
-        self._answer(on_done, exchange)
+        self._just_done.append(transfer)
+        self._answer(transfer.submitted, exchange)
 
-    def _answer(self, on_done: OnDone, exchange: Exchange) -> None:
+    def _answer(self, submitted: _Submitted, exchange: Exchange) -> None:
+        if submitted.afterwards is not None:
+            self._afterwards[submitted.afterwards] = None
         try:
-            on_done(exchange)
+            submitted.on_done(exchange)
         except Exception:
             logger.exception("the outcome of a request could not be handed on")
 
-    def _watch_socket(self, what: int, number: int, _multi: Any, _data: Any) -> None:
-        """libcurl's wish to hear of a socket, or to hear no more of it."""
-        if what == pycurl.POLL_REMOVE:
-            if self._registered.pop(number, None) is not None:
+    def _answer_stopping(self, submitted: _Submitted) -> None:
+        unsent = _unsent(submitted.request, "stopped", "the worker was stopping")
+        self._answer(submitted, unsent)
+
+    def _call_afterwards(self) -> None:
+        if self._afterwards:
+            afterwards, self._afterwards = self._afterwards, {}
+            for call in afterwards:
                 try:
-                    self._epoll.unregister(number)
-                except OSError:
-                    return  # it is closed already
+                    call()
+                except Exception:
+                    logger.exception("what follows the outcome of requests failed")
+
+    def _watch_socket(self, what: int, number: int, _multi: Any, _data: Any) -> None:
+        """libcurl's wish to hear of a socket, or to hear no more of it.
+
+        What it wants to hear no more of mostly waits for its next request: epoll goes on with it.
+        """
+        if what == pycurl.POLL_REMOVE:
+            known = self._watched.pop(number, None)
+            if known is not None:
+                self._parked[number] = known
             return
         wanted = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (
             select.EPOLLOUT if what & pycurl.POLL_OUT else 0
         )
-        known = self._registered.get(number)
+        known = self._parked.pop(number, None)
         if known is None:
-            self._epoll.register(number, wanted)
-        elif known != wanted:
-            self._epoll.modify(number, wanted)
-        self._registered[number] = wanted
+            known = self._watched.get(number)
+        self._watched[number] = wanted
+        if known == wanted:
+            return
+        if known is not None:
+            try:
+                self._epoll.modify(number, wanted)
+                return
+            except FileNotFoundError:
+                pass  # It was closed, and this is another socket with its number.
+        self._epoll.register(number, wanted)
 
-    def _set_timer(self, milliseconds: int) -> None:
-        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+    def _doubt_parked(self) -> None:
+        """A socket is opened: it may get the number of one that was parked and then closed."""
+        for number in list(self._parked):
+            self._forget_socket(number)
+
+    def _forget_socket(self, number: int) -> None:
+        """Hear no more of a parked socket, which may be closed already."""
+        del self._parked[number]
+        try:
+            self._epoll.unregister(number)
+        except OSError:
+            return
 
     def _close(self) -> None:
         for transfer in list(self._under_way.values()):
@@ -438,10 +516,11 @@ class WebhookDestination:
                 "the worker stopped before the answer was complete",
                 transfer.started_at_ms,
             )
-            self._answer(transfer.on_done, unfinished)
+            self._answer(transfer.submitted, unfinished)
             transfer.curl.close()
         self._under_way.clear()
-        for transfer in self._idle:
+        self._call_afterwards()
+        for transfer in (*self._idle, *self._just_done):
             transfer.curl.close()
         self._multi.close()
         with self._lock:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def destination() -> Iterator[WebhookDestination]:
 
 def request_to(url: str, **changes: object) -> Request:
     base = Request(url, (("Content-Type", "application/json"),), b'{"a": 1}', 5000)
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return base._replace(**changes)  # type: ignore[arg-type]
 
 
 def send(destination: WebhookDestination, request: Request) -> Exchange:
