@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
-from eventing.ids import committed_at_ms_of
+from eventing.ids import committed_at_ms_in
 
 Operation = Literal["insert", "update", "delete"]
 OPERATIONS: Final[tuple[Operation, ...]] = ("insert", "update", "delete")
@@ -162,7 +162,7 @@ class Claim(NamedTuple):
     @property
     def committed_at_ms(self) -> int:
         """When the change was committed, in milliseconds since the epoch."""
-        return committed_at_ms_of(self.event_id)
+        return committed_at_ms_in(self.id_text)
 
 
 class Outcome(NamedTuple):

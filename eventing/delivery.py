@@ -29,6 +29,10 @@ from eventing.lanes import LONGEST_WAIT_SECONDS, Endpoint, Lane, Requests, Toler
 from eventing.logs.base import EventLog, LogUnavailable
 
 _MOST_RECORDED_AT_ONCE: Final = 1_000
+# What a transaction costs is worth more events than these; where more come, it waits for others.
+_WORTH_A_TRANSACTION: Final = 500
+_MANY_OUTCOMES: Final = 50
+_OTHERS_COME_SECONDS: Final = 0.025
 _MOST_UNRECORDED: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -101,6 +105,8 @@ class Dispatcher:
         self._to_claim: deque[Lane] = deque()
         self._paced: set[Lane] = set()
         self._outcomes: deque[Outcome] = deque()
+        # Whether followers of an ordered trigger wait for one of these.
+        self._order_waits = False
         self._to_release: deque[Claim] = deque()
         self._retries: list[tuple[float, int, UUID]] = []
         self._claim_wanted = threading.Event()
@@ -400,7 +406,10 @@ class Dispatcher:
             # Nobody's failure: the events go back as if this attempt had not been made.
             self._to_release.extend(claims)
         else:
-            self._outcomes.extend(outcome_of(claim, endpoint, exchange) for claim in claims)
+            for claim in claims:
+                self._outcomes.append(outcome_of(claim, endpoint, exchange))
+                if claim.order_key is not None:
+                    self._order_waits = True
         with self._lock:
             lane.under_way -= 1
             lane.average_ms += (exchange.duration_ms - lane.average_ms) * 0.1
@@ -417,6 +426,7 @@ class Dispatcher:
                 self._settled.wait()
             self._settled.clear()
             while (self._outcomes or self._to_release) and not self._give_up.is_set():
+                self._let_others_come()
                 try:
                     self._record_some()
                     pause = _FIRST_PAUSE_SECONDS
@@ -428,6 +438,13 @@ class Dispatcher:
                     logger.exception("outcomes could not be recorded; their events are sent again")
             if is_last or self._give_up.is_set():
                 return
+
+    def _let_others_come(self) -> None:
+        """Under load wait for more outcomes, unless somebody waits for those that there are."""
+        count = len(self._outcomes)
+        is_waited_for = self._order_waits or self._to_release or self._stopping.is_set()
+        if _MANY_OUTCOMES <= count < _WORTH_A_TRANSACTION and not is_waited_for:
+            self._stopping.wait(_OTHERS_COME_SECONDS * (1 - count / _WORTH_A_TRANSACTION))
 
     def _record_some(self) -> None:
         """Record what has come together so far; it is kept if the log is unavailable."""
@@ -441,6 +458,7 @@ class Dispatcher:
                 raise
 
     def _record_outcomes(self) -> None:
+        self._order_waits = False
         outcomes = [
             self._outcomes.popleft()
             for _ in range(min(len(self._outcomes), _MOST_RECORDED_AT_ONCE))
@@ -480,6 +498,9 @@ class Dispatcher:
         works: set[int] = set()
         fails: dict[int, str] = {}
         now = time.monotonic()
+        if all(outcome.exchange.succeeded for outcome in outcomes):
+            # One says as much as all of its trigger's, and whoever sends needs the lock.
+            outcomes = list({outcome.claim.trigger_id: outcome for outcome in outcomes}.values())
         with self._lock:
             for outcome in outcomes:
                 lane = self._lanes.get(outcome.claim.trigger_id)
@@ -504,15 +525,17 @@ class Dispatcher:
         """Remember what is to be tried again soon, so that it goes on time. If this process ends
         before, the sweep finds it in the log."""
         now = time.monotonic()
+        soon = [
+            (now + outcome.retry_in_ms / 1000, outcome.claim.trigger_id, outcome.claim.event_id)
+            for outcome in outcomes
+            if outcome.retry_in_ms is not None and outcome.retry_in_ms <= _SOON_MS
+        ]
+        if not soon:
+            return
         with self._lock:
-            for outcome in outcomes:
-                if outcome.retry_in_ms is None or outcome.retry_in_ms > _SOON_MS:
-                    continue
-                if len(self._retries) < _MOST_RETRIES:
-                    claim, at = outcome.claim, now + outcome.retry_in_ms / 1000
-                    heappush(self._retries, (at, claim.trigger_id, claim.event_id))
-            if self._retries:
-                self._pace_wanted.set()
+            for retry in soon[: _MOST_RETRIES - len(self._retries)]:
+                heappush(self._retries, retry)
+        self._pace_wanted.set()
 
     def _record_apart(self, outcomes: Sequence[Outcome]) -> None:
         try:

@@ -41,6 +41,11 @@ def committed_at_ms_of(identifier: UUID) -> int:
     return identifier.int >> 80
 
 
+def committed_at_ms_in(text: str) -> int:
+    """The same of an id as text, without making a UUID of it first."""
+    return int(text[:8] + text[9:13], 16)
+
+
 def order_key(database_id: int, table: str, document_id: str) -> int:
     """A signed 64-bit number, the same for every event of one document.
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
-from io import StringIO
+from io import BytesIO
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
@@ -867,7 +867,7 @@ class PostgresEventLog:
 
     def _copy(self, cursor: psycopg2.extensions.cursor, sql: str, lines: Sequence[str]) -> None:
         self.statements += 1
-        cursor.copy_expert(sql, StringIO("".join(lines)), size=1 << 17)
+        cursor.copy_expert(sql, BytesIO("".join(lines).encode()), size=1 << 17)
 
     def _add_stats(
         self, cursor: psycopg2.extensions.cursor, rows: Sequence[tuple[int, ...]]
@@ -966,8 +966,10 @@ class PostgresEventLog:
         return recorded
 
     def _record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
-        delivered = [outcome for outcome in outcomes if outcome.exchange.succeeded]
-        others = [outcome for outcome in outcomes if not outcome.exchange.succeeded]
+        delivered: list[Outcome] = []
+        others: list[Outcome] = []
+        for outcome in outcomes:
+            (delivered if outcome.exchange.succeeded else others).append(outcome)
         finished = {
             (outcome.claim.trigger_id, outcome.claim.order_key)
             for outcome in outcomes
