@@ -6,6 +6,7 @@ notice.
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import random
@@ -70,6 +71,9 @@ class Supervisor:
         """Until SIGTERM or SIGINT; then within five seconds."""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        # What is there now stays: neither this process nor its children need look through it again.
+        gc.collect()
+        gc.freeze()
         logger.info("capture is running")
         while not self._stopping:
             try:
