@@ -97,7 +97,6 @@ def show(request: Request, project: Project) -> HttpResponse:
     statuses = capture_statuses(databases)
     triggers = list(project.triggers.select_related("breaker"))
     context: dict[str, Any] = {
-        **charts_of(project, period),
         "databases": [(database, statuses[database.pk]) for database in databases],
         "counts": dict.fromkeys(EVENT_STATUSES),
     }
@@ -108,6 +107,8 @@ def show(request: Request, project: Project) -> HttpResponse:
         context["rows"] = current_log(project).browse(project.pk, EventFilter(), None, _LATEST).rows
     except LogUnavailable as error:
         context["log_error"] = str(error)
+    # After what tells of a log that does not answer; charts only leave it out.
+    context |= charts_of(project, period)
     context["triggers"] = _trigger_rows(project, period, triggers, backlogs)
     return live_answer(request, "overview/page.html", "overview/_state.html", context)
 
