@@ -3,6 +3,7 @@
 Secrets are the exception: they are not kept in the browser, and the form says so.
 """
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -64,13 +65,18 @@ def form_of(page: Page, form: Typing) -> Locator:
     return page.locator("form[data-draft]", has=button)
 
 
+def beginning(label: str) -> re.Pattern[str]:
+    """A label's first words, which notes may follow."""
+    return re.compile(f"^{re.escape(label)}")
+
+
 def fill_in(page: Page, form: Typing) -> None:
     """As somebody who types and has not sent it yet."""
     within = form_of(page, form)
     for label in form.ticked:
         within.get_by_label(label, exact=True).check()
     for label, text in form.typed.items():
-        within.get_by_label(label).fill(text)
+        within.get_by_label(beginning(label)).fill(text)
     for label, option in form.chosen.items():
         within.get_by_label(label, exact=True).select_option(option)
     if form.secret:
@@ -89,7 +95,7 @@ def expect_what_was_typed(page: Page, form: Typing) -> None:
     within = form_of(page, form)
     expect(within.get_by_text("This is what you had typed here before.")).to_be_visible()
     for label, text in form.typed.items():
-        expect(within.get_by_label(label)).to_have_value(text)
+        expect(within.get_by_label(beginning(label))).to_have_value(text)
     for label, option in form.chosen.items():
         expect(within.get_by_label(label, exact=True)).to_have_value(option)
     for label in form.ticked:
