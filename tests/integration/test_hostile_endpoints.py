@@ -170,3 +170,30 @@ def test_an_answer_that_contradicts_itself_has_an_outcome(
     with answering(blocks) as (_, exchange):
         assert exchange.error_kind in ("protocol", "timeout", "connection") or exchange.status_code
         assert exchange.duration_ms < TIMEOUT_MS + 5_000
+
+
+def test_a_connection_that_was_closed_between_two_requests_is_not_used_again() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    is_closed = threading.Event()
+    ok = OK + b"Content-Length: 0\r\n\r\n"
+
+    def serve() -> None:
+        for answer in (ok, ok.replace(b"200", b"202")):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+            is_closed.set()
+
+    threading.Thread(target=serve, daemon=True).start()
+    answers: queue.Queue[Exchange] = queue.Queue()
+    destination = WebhookDestination(AddressGuard(["127.0.0.0/8"]))
+    request = Request(f"http://127.0.0.1:{listener.getsockname()[1]}/", (), b"{}", 10_000)
+    try:
+        for status_code in (200, 202):
+            destination.submit(request, answers.put)
+            assert answers.get(timeout=10).status_code == status_code
+            assert is_closed.wait(10)
+    finally:
+        destination.stop(0)
+        listener.close()
