@@ -26,9 +26,13 @@ SETTLED_SECONDS: Final = 120
 # How many rows of the inbox one transaction moves.
 MOVED_AT_ONCE: Final = 5_000
 
-# The columns of the sums, in the order of `Sums`; the first is named by each store.
 OUTCOME_COLUMNS: Final = ("delivered", "retried", "failed", "duration_ms_sum")
 LATENCY_COLUMNS: Final = tuple(f"latency_{number}" for number in range(LATENCY_BUCKETS))
+
+
+def columns_of_sums(stored: str) -> tuple[str, ...]:
+    """The columns of the sums, in the order of `Sums`; the first is named by each store."""
+    return (stored, *OUTCOME_COLUMNS, *LATENCY_COLUMNS)
 
 
 class Sums(NamedTuple):

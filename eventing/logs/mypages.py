@@ -15,13 +15,10 @@ from uuid import UUID
 import orjson
 import pymysql
 
-from eventing.ids import first_id_at
 from eventing.logs.base import (
     EventDetail,
     EventFilter,
     EventRow,
-    InvalidCursor,
-    Invocation,
     Page,
     SearchTooDeep,
 )
@@ -37,10 +34,16 @@ from eventing.logs.mystatements import (
     listed,
     portions,
 )
+from eventing.logs.paging import (
+    DENSE_ROWS,
+    FEW_KINDS,
+    INVOCATION_COLUMNS,
+    id_at,
+    id_of_cursor,
+    invocation,
+    page,
+)
 
-# How many of the newest events are looked at for a page of a project that has many kinds.
-_DENSE_ROWS: Final = 1_000
-_FEW_KINDS: Final = 8
 # The server ended a statement that took too long: MariaDB's word for it, and MySQL's.
 _TOOK_TOO_LONG: Final = (1969, 3024)
 
@@ -69,7 +72,7 @@ def page_of(
     patience_seconds: float,
 ) -> Page:
     """A page of events, newest first. Raises InvalidCursor, SearchTooDeep."""
-    before = _id_of_cursor(cursor)
+    before = id_of_cursor(cursor)
     with connections.transaction() as at:
         search = _Search(at, project_id, filters, before, patience_seconds)
         try:
@@ -79,8 +82,7 @@ def page_of(
             if error.args[0] in _TOOK_TOO_LONG:
                 raise SearchTooDeep(filters, patience_seconds) from None
             raise
-    more = len(ids) > limit
-    return Page(rows[:limit], ids[limit - 1].hex if more else None)
+    return page(ids, rows, limit)
 
 
 def count_of(
@@ -109,16 +111,15 @@ def detail_of(connections: Connections, project_id: int, event_id: UUID) -> Even
             return None
         # By primary key.
         invocations = at.rows(
-            f"""
-            SELECT attempt, started_at, duration_ms, url, request_headers, status_code,
-                   response_headers, response_body, error_kind, error_message, worker
-            FROM {INVOCATION_LOG} WHERE event_id = %s
-            ORDER BY attempt, started_at""",
+            f"SELECT {INVOCATION_COLUMNS} FROM {INVOCATION_LOG} WHERE event_id = %s"
+            " ORDER BY attempt, started_at",
             event_id.bytes,
         )
-    return EventDetail(
-        _event_row(found[0]), payloads[0][0], [_invocation(row) for row in invocations]
-    )
+    attempts = [
+        invocation((attempt, _moment(started_at), *rest))
+        for attempt, started_at, *rest in invocations
+    ]
+    return EventDetail(_event_row(found[0]), payloads[0][0], attempts)
 
 
 def rows_of(connections: Connections, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
@@ -181,8 +182,8 @@ class _Search:
         self._project_id = project_id
         self._filters = filters
         self._ends_at = time.monotonic() + patience_seconds
-        self._ends = [each for each in (before, _id_at(filters.before)) if each is not None]
-        self._since = _id_at(filters.after)
+        self._ends = [each for each in (before, id_at(filters.before)) if each is not None]
+        self._since = id_at(filters.after)
         self._has_many_kinds = False
 
     def _rows(self, select: str) -> list[tuple[Any, ...]]:
@@ -225,7 +226,7 @@ class _Search:
             return []
         if filters.status not in (None, "delivered") or filters.error is not None:
             return self._of_deliveries(trigger_ids, limit)
-        self._has_many_kinds = len(kinds) > _FEW_KINDS
+        self._has_many_kinds = len(kinds) > FEW_KINDS
         if len(kinds) > SELECTS_AT_ONCE:
             return [self._select("PRIMARY", self._match(), limit)]
         rest = self._rest()
@@ -268,7 +269,7 @@ class _Search:
         newest = (
             f"SELECT * FROM {EVENT_LOG} e FORCE INDEX (PRIMARY)"
             f" WHERE {' AND '.join(self._range('e.id')) or 'TRUE'}"
-            f" ORDER BY e.id DESC LIMIT {_DENSE_ROWS}"
+            f" ORDER BY e.id DESC LIMIT {DENSE_ROWS}"
         )
         wanted = " AND ".join(self._match())
         return self._found(
@@ -375,23 +376,6 @@ def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
 
 
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _id_at(moment: datetime | None) -> UUID | None:
-    return None if moment is None else first_id_at(_milliseconds(moment))
-
-
-def _id_of_cursor(cursor: str | None) -> UUID | None:
-    if cursor is None:
-        return None
-    try:
-        return UUID(hex=cursor)
-    except ValueError:
-        raise InvalidCursor("the cursor was not made by this log") from None
-
-
 def _event_row(row: tuple[Any, ...]) -> EventRow:
     event_id, *names, committed_at, stored_at, state, attempts, next_attempt_at, problem, last = row
     last_attempt, *last_exchange = orjson.loads(last) if last else _NO_INVOCATION
@@ -415,19 +399,4 @@ def _event_row(row: tuple[Any, ...]) -> EventRow:
         last_status_code=status_code,
         last_error=error,
         last_duration_ms=duration_ms,
-    )
-
-
-def _invocation(row: tuple[Any, ...]) -> Invocation:
-    attempt, started_at, duration_ms, url, request_headers, status_code, *rest = row
-    response_headers, *last = rest
-    return Invocation(
-        attempt,
-        _moment(started_at),
-        duration_ms,
-        url,
-        [(name, value) for name, value in orjson.loads(request_headers)],
-        status_code,
-        [(name, value) for name, value in orjson.loads(response_headers)],
-        *last,
     )

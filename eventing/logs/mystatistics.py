@@ -11,12 +11,11 @@ from datetime import datetime
 from typing import Final
 
 from eventing.logs.counting import (
-    LATENCY_COLUMNS,
     MOVED_AT_ONCE,
-    OUTCOME_COLUMNS,
     SETTLED_SECONDS,
     SPANS,
     Statistic,
+    columns_of_sums,
     span_for,
     statistic_of,
 )
@@ -24,7 +23,7 @@ from eventing.logs.myconnections import Connections, Transaction, again_after_a_
 from eventing.logs.mystatements import NOW, STATS, STATS_SPAN, portions
 
 # `STORED` is a word of the language.
-_COLUMNS: Final = ("arrived", *OUTCOME_COLUMNS, *LATENCY_COLUMNS)
+_COLUMNS: Final = columns_of_sums("arrived")
 _NAMES: Final = ", ".join(_COLUMNS)
 _SUMS: Final = ", ".join(f"SUM({name})" for name in _COLUMNS)
 _ADDED: Final = ", ".join(f"{name} = {name} + VALUES({name})" for name in _COLUMNS)

@@ -9,30 +9,19 @@ none of that makes quick is given up when the time for it is over.
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-import orjson
 import psycopg2.errors
 import psycopg2.extensions
 
 from eventing.ids import committed_at_ms_of, first_id_at
-from eventing.logs.base import (
-    EventFilter,
-    EventRow,
-    InvalidCursor,
-    Invocation,
-    Page,
-    SearchTooDeep,
-)
+from eventing.logs.base import EventFilter, EventRow, Page, SearchTooDeep
+from eventing.logs.paging import DENSE_ROWS, FEW_KINDS, id_at, id_of_cursor, page
 
 _DAY_MS: Final = 86_400_000
 # How far back each of the first two portions of a search goes; the third goes to the end.
 _PORTIONS_DAYS: Final = (1, 8)
-# How many of the newest events are looked at for a page of a project that has many kinds.
-_DENSE_ROWS: Final = 1_000
-_FEW_KINDS: Final = 8
 
 # The columns of EventRow for ids between two: joins by key, for those rows only.
 _ROWS: Final = """
@@ -76,12 +65,11 @@ def page_of(
     """
     search = _Search(cursor, project_id, filters, patience_seconds)
     try:
-        ids = search.ids(_id_of_cursor(before), limit + 1)
+        ids = search.ids(id_of_cursor(before), limit + 1)
         rows = search.rows(ids)
     except psycopg2.errors.QueryCanceled:
         raise SearchTooDeep(filters, patience_seconds) from None
-    more = len(ids) > limit
-    return Page(rows[:limit], ids[limit - 1].hex if more else None), search.statements
+    return page(ids, rows, limit), search.statements
 
 
 def count_of(
@@ -148,7 +136,7 @@ class _Search:
             return self._found(self._of_deliveries(whole), whole, limit)
         found: list[UUID] = []
         portions = list(_portions(filters, before))
-        if portions and len(self._kinds) > _FEW_KINDS:
+        if portions and len(self._kinds) > FEW_KINDS:
             found = self._found(self._of_the_newest(portions[0]), portions[0], limit)
             if len(found) == limit:
                 return found
@@ -249,7 +237,7 @@ class _Search:
             SELECT e.id::text FROM (
                 SELECT * FROM mission_control.event_log e
                 WHERE true {portion.condition("e.id")}
-                ORDER BY e.id DESC LIMIT {_DENSE_ROWS}
+                ORDER BY e.id DESC LIMIT {DENSE_ROWS}
             ) AS e
             WHERE e.project_id = %(project)s {self._match("e")} {self._rest("e")}
             ORDER BY e.id DESC LIMIT %(limit)s"""
@@ -380,10 +368,8 @@ class _Portion(NamedTuple):
     @classmethod
     def of(cls, filters: EventFilter, before: UUID | None) -> "_Portion":
         """What filters and cursor say of the time."""
-        ends = [each for each in (before, _id_at(filters.before)) if each is not None]
-        return cls(
-            _id_at(filters.after) or UUID(int=0), min(ends, default=UUID(int=(1 << 128) - 1))
-        )
+        ends = [each for each in (before, id_at(filters.before)) if each is not None]
+        return cls(id_at(filters.after) or UUID(int=0), min(ends, default=UUID(int=(1 << 128) - 1)))
 
     def condition(self, column: str) -> str:
         """The ids as they are, not as parameters of a plan: partitions are left out by them."""
@@ -407,19 +393,6 @@ def _portions(filters: EventFilter, before: UUID | None) -> Iterator[_Portion]:
         until = min(until, edge)
 
 
-def _id_at(moment: datetime | None) -> UUID | None:
-    return None if moment is None else first_id_at(int(moment.timestamp() * 1000))
-
-
-def _id_of_cursor(cursor: str | None) -> UUID | None:
-    if cursor is None:
-        return None
-    try:
-        return UUID(hex=cursor)
-    except ValueError:
-        raise InvalidCursor("the cursor was not made by this log") from None
-
-
 def event_row(row: tuple[Any, ...]) -> EventRow:
     """A row of `_ROWS` as it is shown."""
     return EventRow(UUID(row[0]), *row[1:])
@@ -438,19 +411,3 @@ def rows_of(
 def _arguments_of_rows(project_id: int, ids: Sequence[UUID]) -> dict[str, Any]:
     first, last = str(min(ids)), str(max(ids))
     return {"ids": list(map(str, ids)), "first": first, "last": last, "project": project_id}
-
-
-def invocation(row: tuple[Any, ...]) -> Invocation:
-    """A row of the invocation log as it is shown."""
-    attempt, started_at, duration_ms, url, request_headers, status_code, *rest = row
-    response_headers, *last = rest
-    return Invocation(
-        attempt,
-        started_at,
-        duration_ms,
-        url,
-        [(name, value) for name, value in orjson.loads(request_headers)],
-        status_code,
-        [(name, value) for name, value in orjson.loads(response_headers)],
-        *last,
-    )

@@ -15,15 +15,15 @@ import psycopg2.extras
 from eventing.logs.counting import (
     LATENCY_COLUMNS,
     MOVED_AT_ONCE,
-    OUTCOME_COLUMNS,
     SETTLED_SECONDS,
     SPANS,
     Statistic,
+    columns_of_sums,
     span_for,
     statistic_of,
 )
 
-_COLUMNS: Final = ("stored", *OUTCOME_COLUMNS, *LATENCY_COLUMNS)
+_COLUMNS: Final = columns_of_sums("stored")
 _NAMES: Final = ", ".join(_COLUMNS)
 _SUMS: Final = ", ".join(f"sum({name})::bigint" for name in _COLUMNS)
 _ADDED: Final = ", ".join(f"{name} = s.{name} + EXCLUDED.{name}" for name in _COLUMNS)

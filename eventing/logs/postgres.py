@@ -57,6 +57,7 @@ from eventing.logs.counting import (
     counts_of_stored,
 )
 from eventing.logs.kinds import SPARE_SECONDS, KnownKinds
+from eventing.logs.paging import INVOCATION_COLUMNS, invocation
 
 SCHEMA: Final = "mission_control"
 OLDEST_VERSION: Final = 140_000
@@ -1261,14 +1262,11 @@ class PostgresEventLog:
             # By invocation_log_event.
             self._run(
                 cursor,
-                f"""
-                SELECT attempt, started_at, duration_ms, url, request_headers, status_code,
-                       response_headers, response_body, error_kind, error_message, worker
-                FROM {SCHEMA}.invocation_log WHERE event_id = %s
-                ORDER BY attempt, started_at""",
+                f"SELECT {INVOCATION_COLUMNS} FROM {SCHEMA}.invocation_log WHERE event_id = %s"
+                " ORDER BY attempt, started_at",
                 str(event_id),
             )
-            invocations = [pgpages.invocation(found) for found in cursor.fetchall()]
+            invocations = [invocation(found) for found in cursor.fetchall()]
         return EventDetail(rows[0], payload, invocations)
 
     def rows(self, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
