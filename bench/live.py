@@ -2,6 +2,7 @@
 browser stays smooth, and how much of the server is theirs.
 """
 
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,6 @@ from bench.results import Figure
 _RATE: Final = 500
 _SECONDS: Final = 20
 _FLAGS: Final = ["--headless", "--no-sandbox", "--disable-gpu"]
-# A long task is one that keeps the page from answering for over 50 ms.
-_WATCH: Final = """
-    window.longTasks = [];
-    new PerformanceObserver(list => {
-        for (const task of list.getEntries()) window.longTasks.push(task.duration);
-    }).observe({type: "longtask", buffered: true});
-"""
 _NEWEST: Final = "document.querySelector('#event-rows .event').id"
 
 
@@ -39,27 +33,47 @@ def measure_live(bench: Bench, _events: int) -> list[Figure]:
         context = browser.new_context()
         context.add_cookies([{"name": "sessionid", "value": session, "url": bench.stack.url}])
         page = context.new_page()
-        page.add_init_script(_WATCH)
         page.goto(address)
-        page.evaluate("window.longTasks.length = 0")
         before = page.evaluate(_NEWEST)
+        browser.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
         watched = _web_seconds_during(bench, page)
+        by_clock_ms, by_processor_ms = _longest_task_ms(browser.stop_tracing())
         if page.evaluate(_NEWEST) == before:
             raise RuntimeError("no event came in while the log was watched")
-        tasks: list[float] = page.evaluate("window.longTasks")
         browser.close()
     name = f"Event Logs live at {_RATE} events/s"
     share = (watched - alone) / _SECONDS * 100
     return [
         Figure(
             f"{name}, longest task of the browser",
-            max(tasks, default=0.0),
+            by_clock_ms,
             "ms",
             "≤ 200",
-            note=f"{len(tasks)} over 50 ms in {_SECONDS} s",
+            note=f"the longest by processor time took {by_processor_ms:.0f} ms of it",
         ),
         Figure(f"{name}, of the server for a viewer", share, "% of a core", "≤ 5"),
     ]
+
+
+def _longest_task_ms(trace: bytes) -> tuple[float, float]:
+    """The longest task of the page's main thread, by the clock and by its processor time; the
+    second says what it would be on a machine with nothing else to do."""
+    events = json.loads(trace)["traceEvents"]
+    threads = {
+        (each["pid"], each["tid"]): each["args"]["name"]
+        for each in events
+        if each.get("name") == "thread_name"
+    }
+    tasks = [
+        each
+        for each in events
+        if each.get("name", "").endswith("RunTask")
+        and threads.get((each["pid"], each["tid"])) == "CrRendererMain"
+    ]
+    by_clock, by_processor = (
+        max((each.get(length, 0) for each in tasks), default=0) / 1000 for length in ("dur", "tdur")
+    )
+    return by_clock, by_processor
 
 
 def _chromium() -> str:
