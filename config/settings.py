@@ -288,6 +288,7 @@ SPECTACULAR_SETTINGS = {
         "EventStatus": "eventing.changes.EVENT_STATUSES",
         "EventType": ["DB_INSERT", "DB_UPDATE", "DB_DELETE"],
         "FindingStatus": ["ok", "warning", "error"],
+        "TriggerStateEnum": "eventing.definitions.TRIGGER_STATES",
     },
 }
 

@@ -24,6 +24,7 @@ from eventing.models import Project
 
 ExportKind = Literal["csv", "jsonl"]
 EXPORT_KINDS: Final[tuple[ExportKind, ...]] = ("csv", "jsonl")
+MEDIA_TYPES: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 MOST_EVENTS: Final = 50_000
 _PAGE: Final = 500
 _COLUMNS: Final = (
@@ -34,6 +35,11 @@ _COLUMNS: Final = (
 # What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection); the last ones are
 # the same signs in full width.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
+
+
+def file_name(project: Project, kind: ExportKind) -> str:
+    """What an export that begins now is called."""
+    return f"{project.name}-events-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
 
 
 def lines(

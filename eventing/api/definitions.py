@@ -29,11 +29,12 @@ from eventing.definitions import (
     references_in,
 )
 from eventing.lanes import MASK
-from eventing.models import Membership
+from eventing.models import Membership, Project, Trigger
 from eventing.problems import InvalidInput, Problem
+from eventing.projects import trigger_definition_of
 
 # Shown with a trigger, and left alone when they are sent back.
-_READ_ONLY: Final = frozenset({"live", "breaker"})
+_READ_ONLY: Final = frozenset({"live", "problem", "breaker"})
 
 
 def new_project(body: Mapping[str, Any]) -> tuple[str, str, SettingsDefinition]:
@@ -162,3 +163,19 @@ def changed_trigger(
 ) -> TriggerDefinition:
     """`stored` with `patch` applied."""
     return trigger_definition(merged(trigger_written(stored), patch), actor, stored)
+
+
+def drafted_trigger(
+    project: Project, body: Mapping[str, Any], actor: Actor
+) -> tuple[Trigger | None, TriggerDefinition]:
+    """A trigger that is not saved, which may have no name yet, and the stored one that it would
+    change (`of`), whose masked headers stand for themselves. Raises InvalidInput."""
+    stored = None
+    if body.get("of") is not None:
+        stored = project.triggers.filter(name=str(body["of"])[:80]).first()
+        if stored is None:
+            problem = Problem("of", repr(body["of"])[:80], "the name of a trigger of this project")
+            raise InvalidInput([problem])
+    given = {name: value for name, value in body.items() if name != "of"}
+    present = trigger_definition_of(stored) if stored else None
+    return stored, trigger_definition({"name": "unnamed", **given}, actor, present)

@@ -13,6 +13,7 @@ from django.http import QueryDict
 
 from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
+from eventing.exports import EXPORT_KINDS, ExportKind
 from eventing.logs.base import EventFilter
 from eventing.problems import InvalidInput, Problem
 
@@ -55,6 +56,28 @@ def selection_of(query: QueryDict) -> Selection:
     if problems:
         raise InvalidInput(problems)
     return Selection(filters, given.get("cursor"), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSelection:
+    """Events for a file: which, in which format, and whether with their payloads."""
+
+    filters: EventFilter
+    kind: ExportKind
+    with_payloads: bool
+
+
+def export_selection_of(query: QueryDict) -> ExportSelection:
+    """A file's selection from the query. Raises InvalidInput."""
+    given, problems = _texts(query, (*FILTERS, "format", "payloads"))
+    filters = _filters(given, problems)
+    kind = _choice(given, "format", EXPORT_KINDS, problems)
+    payloads = _choice(given, "payloads", ("true", "false"), problems)
+    if "format" not in given:
+        problems.append(Problem("format", "nothing", "one of " + ", ".join(EXPORT_KINDS)))
+    if problems:
+        raise InvalidInput(problems)
+    return ExportSelection(filters, cast(ExportKind, kind), payloads == "true")
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,15 @@ def _invocation_shown(invocation: Invocation) -> dict[str, Any]:
     }
 
 
+def sample_shown(found: tuple[str, Database] | None) -> dict[str, Any]:
+    """What would be sent for a row, and whose row that is; null if there is none."""
+    payload, database = found or (None, None)
+    return {
+        "payload": None if payload is None else orjson.Fragment(payload),
+        "database": database.alias if database else None,
+    }
+
+
 def trial_shown(trial: Trial) -> dict[str, Any]:
     """A test event: what was sent and what came back."""
     exchange = trial.exchange

@@ -11,6 +11,7 @@ from rest_framework import serializers
 from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
 from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
+from eventing.exports import EXPORT_KINDS
 from eventing.models import CaptureLease
 
 _Text = serializers.CharField
@@ -266,6 +267,23 @@ class Trigger(serializers.Serializer[object]):
     breaker = Breaker(read_only=True)
 
 
+class Draft(Trigger):
+    """A trigger that is not saved."""
+
+    name = _Text(required=False)
+    url = _Text(required=False)
+    of = _Text(required=False, help_text="The trigger that it would change: its masks stand.")
+
+
+class DraftToSend(Draft):
+    url = _Text()
+
+
+class SamplePayload(serializers.Serializer[object]):
+    payload = serializers.DictField(allow_null=True, help_text="Null if there is no row yet.")
+    database = _Text(allow_null=True, help_text="The alias of the database whose row it is.")
+
+
 class Exchange(serializers.Serializer[object]):
     started_at = _Moment()
     duration_ms = _Number()
@@ -337,6 +355,15 @@ class EventFilters(serializers.Serializer[object]):
     after = _Moment(required=False, help_text="Committed then or later.")
     before = _Moment(required=False, help_text="Committed earlier.")
     error = _Text(required=False, help_text="A text of the last attempt's error, or its status.")
+
+
+class EventExport(EventFilters):
+    format = serializers.ChoiceField(choices=EXPORT_KINDS)
+    payloads = serializers.ChoiceField(
+        choices=["true", "false"],
+        default="false",
+        help_text="With payloads, if the caller may see them.",
+    )
 
 
 class EventSelection(EventFilters):

@@ -7,9 +7,11 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+from django.test import Client
 
 from eventing.logs.base import EventFilter
 from eventing.logs.postgres import PostgresEventLog
+from eventing.models import EventingDb, Membership, Project
 from tests.factories import make_change, make_events, make_origin, make_outcome
 from tests.web.api import Shop, deliver, make_shop
 
@@ -290,3 +292,47 @@ def test_events_that_are_not_named_well_are_not_cancelled(
     answer = shop.editor.post(f"{EVENTS}cancel/", body)
     assert answer.status == 422
     assert log.counts(shop.project.pk)["cancelled"] == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_events_are_exported_with_payloads_for_those_who_may_see_them(
+    shop: Shop, log: PostgresEventLog, kind: str
+) -> None:
+    events = shop.events(log, 3)
+    shop.events(log, table="other")
+
+    def export(**query: str) -> Any:
+        header = {"Authorization": f"Bearer {shop.viewer.token}"}
+        query = {"format": kind, "table": events[0].table, **query}
+        return Client().get(f"/api/v1/{EVENTS}export/", query, headers=header)
+
+    def lines(**query: str) -> list[str]:
+        return export(**query).getvalue().decode().splitlines()[kind == "csv" :]
+
+    answer = export()
+    assert answer.headers["Content-Type"] in ("text/csv; charset=utf-8", "application/jsonl")
+    assert answer.headers["Content-Disposition"].endswith(f'.{kind}"')
+    answer.close()
+    assert [str(each.id) in line for each, line in zip(events[::-1], lines(), strict=True)] == [
+        True
+    ] * 3
+    assert "specversion" not in lines()[0]
+    assert "specversion" in lines(payloads="true")[0]
+    Membership.objects.filter(role="viewer").update(sees_payloads=False)
+    assert "specversion" not in lines(payloads="true")[0]
+
+
+def test_an_export_that_is_asked_for_wrongly_or_found_no_log_begins_no_file(shop: Shop) -> None:
+    path = f"{EVENTS}export/"
+    wrong = shop.viewer.get(path, format="xml", payloads="1", triger="x")
+    assert wrong.status == 422
+    assert wrong.problems.keys() == {"format", "payloads", "triger"}
+    assert shop.viewer.get(path).problems.keys() == {"format"}
+    away = EventingDb.objects.create(
+        project=shop.project, alias="away", type="postgres", url="postgresql://u@127.0.0.1:1/none"
+    )
+    Project.objects.update(eventing_db=away)
+    for kind in ("csv", "jsonl"):
+        answer = shop.viewer.get(path, format=kind)
+        assert answer.status == 503
+        assert answer.headers["Content-Type"] == "application/problem+json"

@@ -10,11 +10,12 @@ from django.utils import timezone
 
 from eventing.breakers import Breakers
 from eventing.logs.postgres import PostgresEventLog
-from eventing.models import CaptureLease, Project, RetiredSource, Trigger
+from eventing.models import CaptureLease, Database, Project, RetiredSource, Trigger
 from eventing.projects import configuration_version, trigger_definition_of
 from tests.conftest import PostgresServer
 from tests.factories import make_database, make_trigger
 from tests.receiver import Behaviour, Receiver
+from tests.servers import execute
 from tests.web.api import HOOK, SOURCE, Shop, make_shop
 
 MASKED = "postgres://reader:••••@db.example.com:5432/shop"
@@ -453,6 +454,68 @@ def test_a_test_event_to_nobody_says_why(shop: Shop) -> None:
     trial = shop.editor.post(path + "test/").json
     assert (trial["delivered"], trial["status_code"]) == (False, None)
     assert trial["error_kind"] == "refused"
+
+
+def test_a_trigger_that_is_not_saved_is_tried_out(shop: Shop) -> None:
+    draft = {"operations": ["insert"], "tables": ["pots"], "headers": {"X-Shop": "••••"}}
+    with Receiver() as receiver:
+        url = receiver.url("/draft")
+        refused = shop.editor.post("projects/shop/try/", {**draft, "url": url})
+        assert "none is stored under this name" in refused.problems["headers.X-Shop"]
+        trial = shop.editor.post("projects/shop/try/", {**draft, "url": url, "headers": {}}).json
+        given = {**draft, "url": url, "of": "welcome-email"}
+        as_stored = shop.editor.post("projects/shop/try/", given).json
+        unsigned, signed = receiver.received("/draft")
+    assert trial["delivered"]
+    assert as_stored["delivered"]
+    assert trial["payload"]["data"]["col"] == "pots"
+    assert "webhook-signature" not in unsigned.headers
+    assert "webhook-signature" in signed.headers
+    assert signed.headers["x-shop"] == "open sesame"
+    assert [each["name"] for each in shop.viewer.get("projects/shop/triggers/").json] == [
+        "welcome-email"
+    ]
+    unknown = shop.editor.post("projects/shop/try/", {**given, "of": "nothing"})
+    assert "the name of a trigger of this project" in unknown.problems["of"]
+    assert "url" in shop.editor.post("projects/shop/try/", draft).problems
+
+
+def test_a_sample_shows_what_would_be_sent_for_a_row_that_is_there(
+    shop: Shop, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE pots (id bigint PRIMARY KEY, price numeric)")
+    Database.objects.update(url=source_database)
+    draft = {"operations": ["insert"], "tables": ["pots"]}
+    assert shop.editor.post("projects/shop/sample/", draft).json == {
+        "payload": None,
+        "database": None,
+    }
+    execute(source_database, "INSERT INTO pots VALUES (7, 1.50)")
+    answer = shop.editor.post("projects/shop/sample/", draft)
+    assert answer.json["database"] == "main"
+    assert answer.json["payload"]["data"]["docId"] == "7"
+    assert b'"price":1.50' in answer.content.replace(b" ", b"")
+    wrong = shop.editor.post("projects/shop/sample/", {**draft, "operations": ["look"]})
+    assert "operations" in str(wrong.problems)
+
+
+def test_signing_secrets_are_replaced_and_retired(shop: Shop) -> None:
+    path = "projects/shop/triggers/welcome-email/secret/"
+    (old,) = shop.editor.post(path).json["secrets"]
+    none_older = shop.editor.post(f"{path}retire/")
+    assert (none_older.status, none_older.json["detail"]) == (
+        409,
+        "there is no older secret to retire",
+    )
+    (new,) = shop.editor.post(f"{path}rotate/").json["secrets"]
+    assert shop.editor.post(path).json["secrets"] == [new, old]
+    again = shop.editor.post(f"{path}rotate/")
+    assert again.status == 409
+    assert "retire the old one first" in again.json["detail"]
+    assert shop.editor.post(f"{path}retire/").status == 204
+    assert shop.editor.post(path).json["secrets"] == [new]
+    actions = [each["action"] for each in shop.admin.get("projects/shop/audit/").json["results"]]
+    assert {"trigger.rotate_secret", "trigger.retire_secret"} <= set(actions)
 
 
 @pytest.mark.parametrize("path", ["projects/shop/triggers/", "projects/shop/databases/"])

@@ -259,13 +259,10 @@ def export(request: Request, project: Project) -> HttpResponseBase:
         first = next(lines)
     except SearchTooDeep as error:
         return HttpResponse(str(error), status=422, content_type="text/plain")
-    answer = StreamingHttpResponse(chain([first], lines), content_type=_MEDIA_TYPES[kind])
-    name = f"{project.name}-events-{timezone.now():%Y%m%dT%H%M%SZ}.{kind}"
+    answer = StreamingHttpResponse(chain([first], lines), content_type=exports.MEDIA_TYPES[kind])
+    name = exports.file_name(project, kind)
     answer["Content-Disposition"] = f'attachment; filename="{name}"'
     return answer
-
-
-_MEDIA_TYPES: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 
 
 @require_POST

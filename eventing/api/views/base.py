@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, cast
 
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.response import Response
@@ -13,7 +14,7 @@ from eventing.access import ADMIN, VIEWER, Actor
 from eventing.api import serializers
 from eventing.api.bodies import BoundedJSONParser, ExactJSONRenderer, JSONOnly
 from eventing.api.filters import refuse_parameters
-from eventing.api.idempotency import HEADER, once_per_key
+from eventing.api.idempotency import HEADER, Post, once_per_key
 from eventing.api.problem_details import MEDIA_TYPE, LengthRequired
 from eventing.models import Membership, Project
 
@@ -44,20 +45,20 @@ _ETAG: Final = OpenApiParameter(
 
 def operation(
     operation_id: str,
-    answers: Mapping[int, Any],
+    answers: Mapping[Any, Any],
     *,
     tag: str,
     tagged: bool = False,
     parameters: Sequence[Any] = (),
     **more: Any,
-) -> Callable[[Callable[..., Response]], Any]:
-    """A method of the API, and how OpenAPI describes it.
+) -> Callable[[Callable[..., HttpResponseBase]], Any]:
+    """A method of the API, and how OpenAPI describes it: `answers` by status (and media type).
 
     Whatever `answers` does not name is problem details; `tagged`: it shows, or changes, what has
     an ETag. A POST is done once for each `Idempotency-Key`.
     """
 
-    def described(method: Callable[..., Response]) -> Any:
+    def described(method: Callable[..., HttpResponseBase]) -> Any:
         name = method.__name__
         headers = [_KEY_OF_POST] if name == "post" else []
         if tagged and name != "delete":
@@ -71,7 +72,7 @@ def operation(
             parameters=[*parameters, *headers],
             **more,
         )
-        return describe(once_per_key(method) if name == "post" else method)
+        return describe(once_per_key(cast(Post, method)) if name == "post" else method)
 
     return described
 

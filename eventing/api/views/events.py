@@ -1,16 +1,18 @@
 """The event log of a project: browsing it, redelivering from it, counting it."""
 
+from itertools import chain
 from uuid import UUID
 
-from django.http import Http404
+from django.http import Http404, StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from eventing import history
+from eventing import exports, history
 from eventing.access import EDITOR, Actor
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
-from eventing.api.filters import event_ids_of, filters_of, selection_of
+from eventing.api.filters import event_ids_of, export_selection_of, filters_of, selection_of
 from eventing.api.problem_details import Conflict
 from eventing.api.representations import event_shown, event_shown_whole
 from eventing.api.views.base import ProjectView, operation
@@ -100,6 +102,35 @@ class EventsRedelivery(ProjectView):
         """Send every finished event again that matches; filters in the query or in the body."""
         filters = filters_of(request.query_params, mapping_of(request.data))
         return Response({"redelivered": redeliver_matching(self.project, filters)}, status=202)
+
+
+class EventsExport(ProjectView):
+    takes_parameters = True
+
+    @operation(
+        "export_events",
+        {(200, kind): OpenApiTypes.STR for kind in ("text/csv", "application/jsonl")},
+        parameters=[serializers.EventExport],
+        tag="events",
+    )
+    def get(self, request: Request, project: str) -> StreamingHttpResponse:
+        """The newest 50 000 events that match as a file, whose last line says if there are more."""
+        selection = export_selection_of(request.query_params)
+        lines = exports.lines(
+            self.project,
+            selection.filters,
+            selection.kind,
+            by=self.actor,
+            with_payloads=selection.with_payloads,
+        )
+        # What fails before the first line is an answer of its own.
+        first = next(lines)
+        name = exports.file_name(self.project, selection.kind)
+        return StreamingHttpResponse(
+            chain([first], lines),
+            content_type=exports.MEDIA_TYPES[selection.kind],
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
 
 
 class EventsCancelling(ProjectView):

@@ -1,6 +1,7 @@
 """The triggers of a project, and test events."""
 
 from collections.abc import Callable
+from typing import Final
 
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -10,22 +11,27 @@ from rest_framework.response import Response
 from eventing.access import EDITOR
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
-from eventing.api.definitions import changed_trigger, trigger_definition
+from eventing.api.definitions import changed_trigger, drafted_trigger, trigger_definition
 from eventing.api.etags import refuse_lost_update, tagged
-from eventing.api.representations import trial_shown, trigger_shown
+from eventing.api.problem_details import Conflict, Unavailable
+from eventing.api.representations import sample_shown, trial_shown, trigger_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import TriggerDefinition
 from eventing.history import remove_trigger
 from eventing.models import Trigger
+from eventing.problems import InvalidInput
 from eventing.projects import (
     configuration_change,
     is_live,
     live_triggers,
+    retire_signing_secrets,
+    rotate_signing_secret,
     save_trigger,
     signing_secrets_of,
     trigger_definition_of,
 )
-from eventing.trial import send_test_event
+from eventing.sources.base import SourceUnavailable
+from eventing.trial import sample_payload, send_test_event, try_out
 
 
 def _answer(trigger: Trigger, status: int = 200, **headers: str) -> Response:
@@ -131,3 +137,65 @@ class TriggerSecret(ProjectView):
         """The signing secrets, which the endpoint needs; that they were asked for is noted."""
         trigger = get_object_or_404(self.project.triggers, name=name)
         return Response({"secrets": signing_secrets_of(trigger, by=self.actor)})
+
+
+class TriggerSecretRotation(ProjectView):
+    write_role = EDITOR
+
+    @operation("rotate_secret", {200: serializers.SigningSecrets}, request=None, tag="triggers")
+    def post(self, request: Request, project: str, name: str) -> Response:
+        """Add a signing secret beside the one there is; 409 while there are two already."""
+        trigger = get_object_or_404(self.project.triggers, name=name)
+        try:
+            return Response({"secrets": [rotate_signing_secret(trigger, by=self.actor)]})
+        except InvalidInput as error:
+            raise Conflict(str(error)) from None
+
+
+class TriggerSecretRetirement(ProjectView):
+    write_role = EDITOR
+
+    @operation("retire_secret", {204: None}, request=None, tag="triggers")
+    def post(self, request: Request, project: str, name: str) -> Response:
+        """Sign with the newest secret alone; 409 if there is no older one."""
+        trigger = get_object_or_404(self.project.triggers, name=name)
+        if not retire_signing_secrets(trigger, by=self.actor):
+            raise Conflict("there is no older secret to retire")
+        return Response(status=204)
+
+
+class DraftSample(ProjectView):
+    write_role = EDITOR
+
+    @operation(
+        "sample_draft",
+        {200: serializers.SamplePayload},
+        request=serializers.Draft,
+        tag="triggers",
+    )
+    def post(self, request: Request, project: str) -> Response:
+        """What a trigger would send for a row that is there now, read on request; nothing is saved
+        or sent. 503 if its database does not answer."""
+        given = {**mapping_of(request.data), "url": _NOWHERE}
+        _, definition = drafted_trigger(self.project, given, self.actor)
+        try:
+            return Response(sample_shown(sample_payload(self.project, definition)))
+        except SourceUnavailable as error:
+            raise Unavailable(str(error)) from None
+
+
+class DraftTest(ProjectView):
+    write_role = EDITOR
+
+    @operation(
+        "test_draft", {200: serializers.Trial}, request=serializers.DraftToSend, tag="triggers"
+    )
+    def post(self, request: Request, project: str) -> Response:
+        """Send one made-up event to the webhook of a trigger that is not saved, and show the
+        exchange."""
+        stored, definition = drafted_trigger(self.project, mapping_of(request.data), self.actor)
+        return Response(trial_shown(try_out(self.project, definition, stored)))
+
+
+# Where a trigger goes that is not to be sent.
+_NOWHERE: Final = "https://example.com"
