@@ -98,7 +98,9 @@ STATES = {
         "events/redeliver/?status=failed", nothing, "text=4 events match"
     ),
     "more filters": State("events/", click(".more-filters > summary"), "#id_error"),
-    "an opened event": State("events/?status=failed", open_event, "text=Do it again by hand"),
+    "an opened event": State(
+        "events/?status=failed", open_event, ".invocation[open] >> text=Do it again by hand"
+    ),
     "chosen events": State("events/?status=failed", choose_two, "text=2 chosen"),
     "export menu": State("events/", click("summary:has-text('Export')"), "text=CSV with payloads"),
     "shortcuts": State("events/", lambda page: page.keyboard.press("?"), "#h-keys"),
