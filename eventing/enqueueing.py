@@ -15,7 +15,7 @@ from celery import current_app
 from kombu.exceptions import OperationalError
 
 from eventing.logs.base import DueChunk
-from eventing.logs.postgres import CHUNK_SIZE, chunked
+from eventing.logs.chunks import CHUNK_SIZE, chunked
 
 DELIVER_QUEUE: Final = "deliver"
 _PAUSE_SECONDS: Final = 2.0

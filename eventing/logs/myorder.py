@@ -10,6 +10,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from eventing.logs.base import DueChunk
+from eventing.logs.chunks import chunked
 from eventing.logs.myconnections import Transaction
 from eventing.logs.mystatements import (
     AFTER_THE_GRACE,
@@ -20,7 +21,6 @@ from eventing.logs.mystatements import (
     listed,
     portions,
 )
-from eventing.logs.postgres import chunked
 
 Key: TypeAlias = tuple[int, int]
 """A trigger's id, and the key of a document."""

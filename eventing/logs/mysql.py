@@ -27,6 +27,7 @@ from eventing.logs.base import (
     PositionMoved,
     Recorded,
 )
+from eventing.logs.chunks import CHUNK_SIZE, chunked
 from eventing.logs.counting import DAY_SPAN, Statistic, counts_of_outcomes, counts_of_stored
 from eventing.logs.kinds import KnownKinds
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
@@ -50,7 +51,6 @@ from eventing.logs.mystatements import (
     portions,
 )
 from eventing.logs.mytables import Tables
-from eventing.logs.postgres import CHUNK_SIZE, chunked
 
 _CANCELLED_AT_ONCE: Final = 5_000
 _EXPIRED_AT_ONCE: Final = 9_000

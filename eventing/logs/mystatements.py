@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
-from eventing.logs.postgres import SWEEP_GRACE_SECONDS
+from eventing.logs.chunks import SWEEP_GRACE_SECONDS
 from eventing.mysqlserver import OWN_TABLES
 
 EVENT_LOG: Final = f"{OWN_TABLES}event_log"

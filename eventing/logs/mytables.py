@@ -18,6 +18,7 @@ from eventing.ids import first_id_at
 from eventing.logs import mystatistics
 from eventing.logs.base import LogUnavailable
 from eventing.logs.counting import LATENCY_COLUMNS
+from eventing.logs.days import DAY_MS, partition_suffix
 from eventing.logs.kinds import SPARE_SECONDS
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order
@@ -39,14 +40,12 @@ from eventing.logs.mystatements import (
     listed,
     portions,
 )
-from eventing.logs.postgres import partition_suffix
 
 DELETED_AT_ONCE: Final = 5_000
 
 _PARTITIONED: Final = {EVENT_LOG: "id", INVOCATION_LOG: "event_id"}
 # The last partition: what is committed later than the days that have one of their own.
 _LATER: Final = "p_later"
-_DAY_MS: Final = 86_400_000
 
 _TABLES: Final = f"""
 CREATE TABLE IF NOT EXISTS {EVENT_LOG} (
@@ -173,7 +172,7 @@ class Tables:
 
     def make(self, owner: str | None) -> None:
         """Make tables and this week's partitions, as far as need be, and mark whose log it is."""
-        today = int(time.time() * 1000) // _DAY_MS
+        today = int(time.time() * 1000) // DAY_MS
         days = range(today - 1, today + 8)
         if self._lacks_tables() and not self._connections.define(
             *_statements(days, self._collation())
@@ -306,7 +305,7 @@ class Tables:
         A table that stays busy keeps its old days until the next time, and so does the rest.
         """
         gone: list[str] = []
-        first = hexadecimal(first_id_at(day * _DAY_MS))
+        first = hexadecimal(first_id_at(day * DAY_MS))
         for table, key in _PARTITIONED.items():
             old = [name for name in self._partitions(table) if name < _partition(day)]
             if old and not self._connections.define(
@@ -380,8 +379,8 @@ class Tables:
     ) -> Iterator[list[UUID]]:
         """Ids of a project's events from `first_day` on and before `day`, oldest first, in
         portions."""
-        last = first_id_at(first_day * _DAY_MS)
-        before = hexadecimal(first_id_at(day * _DAY_MS))
+        last = first_id_at(first_day * DAY_MS)
+        before = hexadecimal(first_id_at(day * DAY_MS))
         while True:
             with self._connections.transaction() as at:
                 found = at.rows(
@@ -488,7 +487,7 @@ def _statements(days: Sequence[int], collation: str) -> list[str]:
 
 def _last_noted(first_day: int) -> int:
     """When a kind was noted last that has no event from this day on, in ms since the epoch."""
-    return first_day * _DAY_MS - SPARE_SECONDS * 1000
+    return first_day * DAY_MS - SPARE_SECONDS * 1000
 
 
 def _partition(day: int) -> str:
@@ -499,7 +498,7 @@ def _partition_definitions(days: Sequence[int]) -> str:
     """Partitions that end with each of `days`, and the one of what comes after them."""
     parts = [
         f"PARTITION {_partition(day)} VALUES LESS THAN"
-        f" ({hexadecimal(first_id_at((day + 1) * _DAY_MS))})"
+        f" ({hexadecimal(first_id_at((day + 1) * DAY_MS))})"
         for day in days
     ]
     return ", ".join([*parts, f"PARTITION {_LATER} VALUES LESS THAN (MAXVALUE)"])

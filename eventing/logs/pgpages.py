@@ -17,9 +17,9 @@ import psycopg2.extensions
 
 from eventing.ids import committed_at_ms_of, first_id_at
 from eventing.logs.base import EventFilter, EventRow, Page, SearchTooDeep
+from eventing.logs.days import DAY_MS
 from eventing.logs.paging import DENSE_ROWS, FEW_KINDS, id_at, id_of_cursor, page
 
-_DAY_MS: Final = 86_400_000
 # How far back each of the first two portions of a search goes; the third goes to the end.
 _PORTIONS_DAYS: Final = (1, 8)
 
@@ -58,8 +58,8 @@ def page_of(
     before: str | None,
     limit: int,
     patience_seconds: float,
-) -> tuple[Page, int]:
-    """A page of events, newest first, and how many statements it took.
+) -> Page:
+    """A page of events, newest first.
 
     Raises InvalidCursor, SearchTooDeep.
     """
@@ -69,7 +69,7 @@ def page_of(
         rows = search.rows(ids)
     except psycopg2.errors.QueryCanceled:
         raise SearchTooDeep(filters, patience_seconds) from None
-    return page(ids, rows, limit), search.statements
+    return page(ids, rows, limit)
 
 
 def count_of(
@@ -110,13 +110,11 @@ class _Search:
         self._ends_at = time.monotonic() + patience_seconds
         self._kinds: list[Kind] = []
         self._are_named_alike = False
-        self.statements = 0
 
     def _run(self, sql: str, arguments: dict[str, Any] | list[Any]) -> list[tuple[Any, ...]]:
         """Run a query in what time is left. Compiling a plan takes longer than any page."""
         left_ms = max(1, int((self._ends_at - time.monotonic()) * 1000))
         limits = f"SET LOCAL statement_timeout = {left_ms}; SET LOCAL jit = off;"
-        self.statements += 1
         self._cursor.execute(f"{limits}{sql}", arguments)
         return list(self._cursor.fetchall())
 
@@ -383,10 +381,10 @@ def _portions(filters: EventFilter, before: UUID | None) -> Iterator[_Portion]:
     """The portions of a search, newest first, without empty ones."""
     whole = _Portion.of(filters, before)
     newest_ms = min(int(time.time() * 1000), committed_at_ms_of(whole.until))
-    day = newest_ms // _DAY_MS
+    day = newest_ms // DAY_MS
     until = whole.until
     for days in (*_PORTIONS_DAYS, None):
-        edge = UUID(int=0) if days is None else first_id_at((day - days) * _DAY_MS)
+        edge = UUID(int=0) if days is None else first_id_at((day - days) * DAY_MS)
         since = max(edge, whole.since)
         if since < until:
             yield _Portion(since, until)

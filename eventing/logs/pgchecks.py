@@ -1,0 +1,103 @@
+"""Whether a Postgres can hold a log, whose log it is, and what to run where it cannot."""
+
+from typing import Any, Final, cast
+
+from eventing.changes import Finding
+from eventing.logs.base import LogUnavailable
+from eventing.logs.pgconnections import Connections, Transaction
+from eventing.logs.pgstatements import SCHEMA
+
+OLDEST_VERSION: Final = 140_000
+
+# A schema that is there already must be ours; one that is not must be ours to make.
+_FACTS: Final = """
+    SELECT current_setting('server_version_num')::int, current_setting('server_version'),
+           current_user, current_database(), pg_is_in_recovery(),
+           has_database_privilege(current_database(), 'CREATE')
+               OR EXISTS (SELECT FROM pg_namespace WHERE nspname = %s),
+           NOT EXISTS (SELECT FROM pg_namespace
+                       WHERE nspname = %s AND NOT pg_has_role(nspowner, 'USAGE')),
+           obj_description(to_regnamespace('mission_control'), 'pg_namespace'),
+           to_regclass('public.eventing_installation') IS NOT NULL"""
+_MARK: Final = "SELECT obj_description(to_regnamespace('mission_control'), 'pg_namespace')"
+
+
+def check(connections: Connections, owner: str) -> list[Finding]:
+    """Whether this database can hold the log of an installation."""
+    try:
+        with connections.transaction() as at:
+            at.run(_FACTS, SCHEMA, SCHEMA)
+            facts = cast(tuple[Any, ...], at.fetchone())
+            version, version_text, role, database, in_recovery, may_create, may_use = facts[:7]
+            mark, is_control_database = facts[7:]
+    except LogUnavailable as error:
+        why = "without a connection nothing can be stored"
+        return [Finding("connection", "error", str(error), why)]
+    may = "may" if may_create and may_use else "may not"
+    grant = f"GRANT CREATE ON DATABASE {_quoted(database)} TO {_quoted(role)};"
+    if may_create:
+        grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {_quoted(role)};"
+    return [
+        Finding("connection", "ok", f"connected as {role}"),
+        _finding(
+            "version",
+            version >= OLDEST_VERSION,
+            f"Postgres {version_text}",
+            "Postgres 14 is the oldest that can hold the log",
+            "upgrade the server to Postgres 14 or newer",
+        ),
+        _finding(
+            "primary",
+            not in_recovery,
+            "the server is a standby" if in_recovery else "the server is a primary",
+            "a standby cannot be written to",
+            "use the address of the primary server",
+        ),
+        _finding(
+            "rights",
+            may_create and may_use,
+            f"the role {role} {may} make the log's tables",
+            f"they live in a schema of their own, {SCHEMA}",
+            grant,
+        ),
+        _finding(
+            "owner",
+            mark in (None, _mark_of(owner)),
+            "another installation keeps its log here" if mark else "nobody keeps a log here",
+            "two installations in one log would take each other's events for their own",
+            "choose another database; if that installation is gone for good:"
+            f" COMMENT ON SCHEMA {SCHEMA} IS NULL;",
+        ),
+        _finding(
+            "control database",
+            not is_control_database,
+            "this is the control database of an installation"
+            if is_control_database
+            else "this is not a control database",
+            "the log in it is the built-in one",
+            "choose `builtin`",
+        ),
+    ]
+
+
+def mark(at: Transaction, owner: str) -> None:
+    """Mark the log as an installation's. Raises LogUnavailable if it is another's."""
+    at.run(_MARK)
+    (found,) = cast(tuple[Any, ...], at.fetchone())
+    if found is None:
+        at.run(f"COMMENT ON SCHEMA {SCHEMA} IS %s", _mark_of(owner))
+    elif found != _mark_of(owner):
+        raise LogUnavailable("another installation keeps its log in this database")
+
+
+def _mark_of(owner: str) -> str:
+    """The schema's comment that says whose log it is."""
+    return f"event log of the installation {owner}"
+
+
+def _finding(name: str, good: bool, what: str, why: str, mend: str) -> Finding:
+    return Finding(name, "ok", what) if good else Finding(name, "error", what, why, mend)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,118 @@
+"""Transactions on a Postgres that holds a log: a connection for each thread that asks.
+
+What may pass leaves here as an error of the log's own, which quotes no values.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+
+from eventing.dialing import connect_to_postgres
+from eventing.logs.base import LogBusy, LogUnavailable
+
+
+class Transaction(psycopg2.extensions.cursor):
+    """One transaction, open. Counts its statements; raises psycopg2.Error."""
+
+    statements = 0
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        self.statements += 1
+        super().execute(query, vars)
+
+    def run(self, sql: str, *arguments: Any) -> None:
+        """Run a statement."""
+        self.execute(sql, arguments or None)
+
+    def copy(self, sql: str, lines: Sequence[str]) -> None:
+        """Run a COPY FROM STDIN of these lines, in its text format."""
+        self.statements += 1
+        self.copy_expert(sql, BytesIO("".join(lines).encode()), size=1 << 17)
+
+
+class Connections:
+    """The connections to the database that `dsn` names. Safe to share between threads."""
+
+    def __init__(self, dsn: str, of_a_project: bool) -> None:
+        self._dsn = dsn
+        self._of_a_project = of_a_project
+        self._local = threading.local()
+        self.statements = 0
+
+    def _connection(self) -> psycopg2.extensions.connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            connection = self._opened()
+            connection.set_client_encoding("UTF8")
+            # Whatever the server's default: statements must see what others have committed.
+            connection.set_session(isolation_level="READ COMMITTED")
+            self._local.connection = connection
+        return connection
+
+    def _opened(self) -> psycopg2.extensions.connection:
+        if not self._of_a_project:
+            return psycopg2.connect(self._dsn, connect_timeout=5)
+        address = {**psycopg2.extensions.parse_dsn(self._dsn), "connect_timeout": "5"}
+        try:
+            opened: psycopg2.extensions.connection = connect_to_postgres(address)
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise LogUnavailable(f"the Eventing DB cannot be used: {said}") from None
+        return opened
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction on this thread's connection; a connection that broke is thrown away.
+
+        Raises LogUnavailable.
+        """
+        try:
+            connection = self._connection()
+            with connection, connection.cursor(cursor_factory=Transaction) as at:
+                yield at
+                self.statements += at.statements
+        except psycopg2.Error as error:
+            if not _may_pass(error):
+                raise
+            self.close()
+            reason = _first_line(_first_failure(error))
+            is_busy = isinstance(error, psycopg2.errors.LockNotAvailable)
+            kind = LogBusy if is_busy else LogUnavailable
+            raise kind(f"the Eventing DB cannot be used: {reason}") from error
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens another."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+        self._local.connection = None
+
+
+def _may_pass(error: psycopg2.Error) -> bool:
+    """Whether trying again may help: the server is away, the connection or the memory for an answer
+    gave out (which libpq tells without a code), or a standby has yet to become the primary."""
+    passing = (
+        psycopg2.OperationalError,
+        psycopg2.InterfaceError,
+        psycopg2.errors.ReadOnlySqlTransaction,
+    )
+    came_from_libpq = type(error) is psycopg2.DatabaseError and error.pgcode is None
+    return isinstance(error, passing) or came_from_libpq
+
+
+def _first_failure(error: psycopg2.Error) -> psycopg2.Error:
+    """What broke the connection: the roll-back that follows fails too, and says less."""
+    before = error.__context__
+    return before if isinstance(before, psycopg2.Error) else error
+
+
+def _first_line(error: Exception) -> str:
+    """What the driver says, without the rest (which may quote values)."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
