@@ -189,7 +189,7 @@ class EventLog(Protocol):
 
         In transactions of a few thousand events. What has been done is remembered, so that asking
         again the same day costs a look-up; what comes late, with a time long ago, goes with the
-        next day's.
+        next day's, its payload once it has ended.
         """
         ...
 

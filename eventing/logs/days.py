@@ -1,9 +1,18 @@
 """Days as logs count them, from the epoch: each has a part of the log of its own."""
 
+import time
+from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import Final
 
 DAY_MS: Final = 86_400_000
+# Whatever is committed on a day after this one, counted back from today, comes in time.
+_IN_TIME_DAYS: Final = 1
+
+
+def are_late(days: Iterable[int]) -> bool:
+    """Whether retention may have passed one of these days already."""
+    return min(days) < int(time.time() * 1000) // DAY_MS - _IN_TIME_DAYS
 
 
 def partition_suffix(day: int) -> str:

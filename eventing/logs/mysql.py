@@ -29,6 +29,7 @@ from eventing.logs.base import (
 )
 from eventing.logs.chunks import CHUNK_SIZE, chunked
 from eventing.logs.counting import DAY_SPAN, Statistic, counts_of_outcomes, counts_of_stored
+from eventing.logs.days import DAY_MS, are_late
 from eventing.logs.kinds import KnownKinds
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
 from eventing.logs.myorder import free_next, lock_order, places_in_order
@@ -50,7 +51,7 @@ from eventing.logs.mystatements import (
     listed,
     portions,
 )
-from eventing.logs.mytables import Tables
+from eventing.logs.mytables import Tables, note_late
 
 _CANCELLED_AT_ONCE: Final = 5_000
 _EXPIRED_AT_ONCE: Final = 9_000
@@ -122,6 +123,8 @@ class MySqlEventLog:
                 _insert_deliveries(at, origin, storable)
                 counted = counts_of_stored(origin.project_id, storable)
                 mystatistics.add(at, counted, self._writer)
+                if are_late([min(event.committed_at_ms for event in events) // DAY_MS]):
+                    note_late(at, origin.project_id, events)
         self._known_kinds.note(kinds)
 
     @again_after_a_deadlock

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from eventing.changes import Event
 from eventing.ids import first_id_at
 from eventing.logs import mystatistics
 from eventing.logs.base import LogUnavailable
@@ -438,6 +439,16 @@ class Tables:
                 project_id,
             )
             return forgotten
+
+
+def note_late(at: Transaction, project_id: int, events: Sequence[Event]) -> None:
+    """Note those of these events whose payloads are not kept any longer, though they come now."""
+    found = at.rows(f"SELECT payloads_from FROM {KEPT} WHERE project_id = %s", project_id)
+    kept_from = first_id_at((found[0][0] if found else 0) * DAY_MS)
+    at.insert(
+        f"INSERT INTO {OVERDUE_PAYLOAD} (project_id, event_id)",
+        [f"({project_id:d},{hexadecimal(event.id)})" for event in events if event.id < kept_from],
+    )
 
 
 def _forget_payloads(at: Transaction, ids: Sequence[UUID]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+from eventing.changes import Event
 from eventing.ids import committed_at_ms_of, first_id_at
 from eventing.logs.days import DAY_MS
 from eventing.logs.kinds import SPARE_SECONDS
@@ -51,6 +52,20 @@ def expire(
         if time.monotonic() > ends_at:
             break
     return deleted, forgotten
+
+
+def note_late(at: Transaction, project_id: int, events: Sequence[Event]) -> None:
+    """Note those of these events whose payloads are not kept any longer, though they come now."""
+    at.run(f"SELECT payloads_from FROM {SCHEMA}.kept WHERE project_id = %s", project_id)
+    row = at.fetchone()
+    kept_from = str(first_id_at((row[0] if row else 0) * DAY_MS))
+    late = [event.id_text for event in events if event.id_text < kept_from]
+    if late:
+        at.run(
+            f"INSERT INTO {SCHEMA}.overdue_payload SELECT %s, unnest(%s::uuid[])",
+            project_id,
+            late,
+        )
 
 
 def _oldest_day(connections: Connections) -> int:

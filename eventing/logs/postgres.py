@@ -43,7 +43,7 @@ from eventing.logs.counting import (
     counts_of_outcomes,
     counts_of_stored,
 )
-from eventing.logs.days import DAY_MS
+from eventing.logs.days import DAY_MS, are_late
 from eventing.logs.kinds import KnownKinds
 from eventing.logs.paging import INVOCATION_COLUMNS, invocation
 from eventing.logs.pgconnections import Connections, Transaction
@@ -129,9 +129,8 @@ class PostgresEventLog:
         self, origin: Origin, events: Sequence[Event], previous: str | None, position: str
     ) -> None:
         """Store `events` and move the position from `previous` to `position`, both or neither."""
-        if events:
-            days = {committed_at_ms_of(event.id) // DAY_MS for event in events}
-            self._tables.make_partitions(sorted(days))
+        days = {committed_at_ms_of(event.id) // DAY_MS for event in events}
+        self._tables.make_partitions(sorted(days))
         kinds = self._new_kinds(origin, events)
         with self._connections.transaction() as at:
             sweep_at = self._move_position(at, origin.database_id, previous, position)
@@ -140,6 +139,8 @@ class PostgresEventLog:
                 self._copy_events(at, origin, events)
                 self._copy_deliveries(at, origin, events, sweep_at)
                 self._add_stats(at, counts_of_stored(origin.project_id, events))
+                if are_late(days):
+                    pgretention.note_late(at, origin.project_id, events)
         self._known_kinds.note(kinds)
 
     def _move_position(

@@ -1078,6 +1078,19 @@ class LogContract:
         assert log.expire(1, 0, today - 2) == (0, 1)
         assert payloads(log, events) == [None] * 4
 
+    def test_payloads_of_events_that_are_stored_after_their_day_went_are_forgotten_too(
+        self, log: Log
+    ) -> None:
+        now = int(time.time() * 1000)
+        today = now // DAY_MS
+        (before,) = stored(log, 1, committed_at_ms=now - 5 * DAY_MS)
+        deliver(log, [before])
+        assert log.expire(1, 0, today - 3) == (0, 1)
+        late, recent = stored(log, 1, committed_at_ms=now - 6 * DAY_MS) + stored(log)
+        deliver(log, [late, recent])
+        assert log.expire(1, 0, today - 3) == (0, 1)
+        assert payloads(log, [late, recent]) == [None, recent.payload]
+
     def test_an_event_that_is_redelivered_keeps_its_payload_until_it_has_ended_again(
         self, log: Log
     ) -> None:
