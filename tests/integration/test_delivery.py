@@ -711,12 +711,12 @@ def test_a_test_request_is_sent_like_an_event_and_logged_nowhere(
     bench: Bench, receiver: Receiver
 ) -> None:
     endpoint = bench.endpoint(receiver.url("/try"), headers=(("X-Key", "hidden"),))
-    event_id = str(uuid.uuid4())
-    exchange = test_request(endpoint, orjson.dumps({"id": event_id}).decode(), OPEN)
+    (event,) = make_events([make_change()])
+    exchange = test_request(endpoint, event.payload, OPEN)
     assert exchange.succeeded
     assert ("X-Key", MASK) in exchange.request_headers
     (request,) = receiver.received("/try")
-    assert (request.id, request.headers["x-key"]) == (event_id, "hidden")
-    refused = test_request(endpoint, orjson.dumps({"id": event_id}).decode(), AddressGuard())
+    assert (request.id, request.headers["x-key"]) == (str(event.id), "hidden")
+    refused = test_request(endpoint, event.payload, AddressGuard())
     assert refused.error_kind == "forbidden_address"
     assert count("SELECT count(*) FROM mission_control.invocation_log") == 0
