@@ -26,6 +26,7 @@ def test_the_id_forms_as_the_name_is_typed_until_it_is_typed_itself(
     name.press_sequentially("Käse & Brot,")
     expect(id_field).to_have_value("kase-brot")
     id_field.fill("cheese")
+    name.press("End")
     name.press_sequentially(" Berlin")
     expect(id_field).to_have_value("cheese")
     page.get_by_role("button", name="Create project").click()
