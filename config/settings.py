@@ -6,6 +6,7 @@ shown, since it may be a secret.
 
 import ipaddress
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import NoReturn, cast
@@ -292,6 +293,18 @@ SPECTACULAR_SETTINGS = {
     },
 }
 
+
+def _frames(raised: structlog.typing.ExcInfo) -> str:
+    """A traceback without the messages of exceptions, which may quote rows, headers and secrets."""
+    told = []
+    error: BaseException | None = raised[1]
+    while error is not None:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        told.append(f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\n… while handling, or because of:\n\n".join(told)
+
+
 _timestamper = structlog.processors.TimeStamper(fmt="iso", utc=True)
 _shared_processors: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -308,7 +321,7 @@ LOGGING = {
             "foreign_pre_chain": _shared_processors,
             "processors": [
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                structlog.processors.ExceptionRenderer(_frames),
                 structlog.processors.JSONRenderer()
                 if LOG_FORMAT == "json"
                 else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),

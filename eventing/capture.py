@@ -6,7 +6,6 @@ position they came from, so each change becomes its events exactly once.
 
 import random
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -98,12 +97,8 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
 
 def _untold(error: Exception) -> Exception:
     """What can be said of an error that nobody foresaw: its message may quote what is in a row."""
+    logger.exception("capture failed")
     name = type(error).__name__
-    logger.error(
-        "capture failed",
-        error=name,
-        traceback="".join(traceback.format_tb(error.__traceback__)),
-    )
     return RuntimeError(f"capture failed ({name}); where, is in the log of its process")
 
 

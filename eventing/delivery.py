@@ -208,8 +208,9 @@ class Dispatcher:
                     self._claim_for(lane)
                     pause = _FIRST_PAUSE_SECONDS
                     continue
-                except LogUnavailable as error:
-                    logger.warning("events cannot be claimed; trying again", error=str(error))
+                except (LogUnavailable, MemoryError) as error:
+                    told = str(error) or "short of memory"
+                    logger.warning("events cannot be claimed; trying again", error=told)
                 except Exception:
                     logger.exception("events could not be claimed; trying again")
                 self._stopping.wait(pause)
