@@ -38,6 +38,7 @@ _DEEDS: Final = {
     "user.add_factor": "Second factor added",
     "user.remove_factor": "Second factor removed",
     "user.renew_factor": "Second factor renewed",
+    "user.reset_factors": "Second factors taken away",
 }
 _MOST_CHARACTERS: Final = 200
 

@@ -84,6 +84,11 @@ _project: list[URLPattern | URLResolver] = [
     path("settings/members/", members.index, name="settings-members"),
     path("settings/members/<int:user_id>/role/", members.change_role, name="settings-member-role"),
     path("settings/members/<int:user_id>/remove/", members.remove, name="settings-member-remove"),
+    path(
+        "settings/members/<int:user_id>/two-factor/",
+        members.reset_factors,
+        name="settings-member-two-factor",
+    ),
     path("settings/tokens/", tokens.index, name="settings-tokens"),
     path("settings/tokens/<int:token_id>/revoke/", tokens.revoke, name="settings-token-revoke"),
     path("settings/notifications/", notifications.index, name="settings-notifications"),

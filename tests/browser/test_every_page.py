@@ -47,6 +47,7 @@ PAGES = (
     "/projects/shop/settings/",
     "/projects/shop/settings/members/",
     "/projects/shop/settings/members/MEMBER/remove/",
+    "/projects/shop/settings/members/MEMBER/two-factor/",
     "/projects/shop/settings/tokens/",
     "/projects/shop/settings/tokens/TOKEN/revoke/",
     "/projects/shop/settings/audit/",

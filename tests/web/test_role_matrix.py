@@ -137,6 +137,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "settings/members/": {"GET": admin(), "POST": admin(422)},
     _P + "settings/members/<int:user_id>/role/": {"POST": admin(422)},
     _P + "settings/members/<int:user_id>/remove/": {"GET": admin(), "POST": admin(303)},
+    _P + "settings/members/<int:user_id>/two-factor/": {"GET": root(), "POST": root(303)},
     _P + "settings/tokens/": {"GET": viewer(), "POST": viewer(422)},
     _P + "settings/tokens/<int:token_id>/revoke/": {
         "GET": admin(viewer=404, editor=404),

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import pytest
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
+from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import connection
 from django.test import Client, override_settings
 
@@ -168,6 +170,44 @@ def test_a_second_factor_outlives_the_key_it_was_encrypted_with(secret: str) -> 
 
 
 @pytest.mark.django_db(transaction=True)
+def test_who_has_lost_app_and_codes_is_let_in_by_an_administrator_of_the_installation(
+    secret: str, ada: User, client: Client
+) -> None:
+    shop = make_project()
+    Membership.objects.create(project=shop, user=ada, role="viewer")
+    admin = User.objects.create_user("admin")
+    Membership.objects.create(project=shop, user=admin, role="admin")
+    path = f"/projects/shop/settings/members/{ada.pk}/two-factor/"
+    administrator, root = Client(), Client()
+    administrator.force_login(admin)
+    root.force_login(User.objects.create_superuser("root"))
+    members = "/projects/shop/settings/members/"
+    assert path not in administrator.get(members).content.decode()
+    assert administrator.post(path).status_code == 403
+    assert sign_in(Client()) == "/sign-in/code/"
+    assert path in root.get(members).content.decode()
+    assert "the password alone signs in" in root.get(path).content.decode()
+    assert root.post(path).headers["Location"] == members
+    assert path not in root.get(members).content.decode()
+    assert sign_in(Client()) == "/account/"
+    entry = AuditEntry.objects.get(action="user.reset_factors")
+    assert (entry.user_name, entry.object_name) == ("root", "ada")
+    assert "Second factors taken away by root" in client.get("/account/").content.decode()
+    assert "had no second factor" in root.post(path, follow=True).content.decode()
+
+
+def test_a_command_takes_second_factors_away_too(secret: str, client: Client) -> None:
+    said = io.StringIO()
+    call_command("second_factor", "reset", "--user", "ada", stdout=said)
+    assert said.getvalue() == "the password of ada signs in alone now\n"
+    assert sign_in(Client()) == "/account/"
+    assert "Second factors taken away by manage.py" in client.get("/account/").content.decode()
+    for user, words in (("ada", "has no second factor"), ("nobody", "allowed: a user's name")):
+        with pytest.raises(CommandError, match=words):
+            call_command("second_factor", "reset", "--user", user)
+    assert AuditEntry.objects.filter(action="user.reset_factors").count() == 1
+
+
 def test_sign_ins_and_what_one_signs_in_with_are_noted(secret: str, client: Client) -> None:
     Client().post("/sign-in/", {"username": "ada", "password": "wrong"})
     Client().post("/sign-in/", {"username": "hunter2", "password": "wrong"})
@@ -256,6 +296,11 @@ def test_a_user_of_the_same_name_is_another_user(provider: Provider, ada: User) 
     signed_in = User.objects.get(pk=client.session["_auth_user_id"])
     assert signed_in != ada
     assert not signed_in.is_superuser
+    # Nor does either become the other while both are signed in: there is no way to link them.
+    client.force_login(ada)
+    assert go_through(client, provider) == (302, "/projects/")
+    assert client.session["_auth_user_id"] == str(signed_in.pk)
+    assert list(SocialAccount.objects.values_list("user", flat=True)) == [signed_in.pk]
 
 
 def test_who_may_no_longer_sign_in_is_told_so(provider: Provider) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.cache import never_cache
@@ -20,6 +21,7 @@ from eventing.members import (
 )
 from eventing.models import Membership, Project
 from eventing.problems import InvalidInput
+from eventing.second_factors import reset_second_factors, with_second_factor
 from webui.forms import MEMBER_ROLES, Form, given_member, in_words, member_source
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
@@ -53,11 +55,13 @@ def _page(
     refusal: str = "",
     added: Added | None = None,
 ) -> HttpResponse:
+    members = list(members_of(project))
     context: dict[str, Any] = {
         "form": form,
         "refusal": refusal,
         "added": added,
-        "members": members_of(project),
+        "members": members,
+        "with_second_factor": with_second_factor([each.user for each in members]),
         "roles": MEMBER_ROLES,
         "may_make_users": request.actor.administers_installation(),
     }
@@ -109,6 +113,22 @@ def remove(request: Request, project: Project, user_id: int) -> HttpResponse:
         "refusal": refusal,
     }
     return render(request, "settings/member_remove.html", context, status=422 if refusal else 200)
+
+
+@project_page(ADMIN)
+def reset_factors(request: Request, project: Project, user_id: int) -> HttpResponse:
+    """Take a member's second factors away, after a page that says what that means."""
+    membership = _membership(project, user_id)
+    if not request.actor.administers_installation():
+        raise PermissionDenied("Administrators of the installation may do that; ask one of them.")
+    if request.method != "POST":
+        return render(request, "settings/member_two_factor.html", {"membership": membership})
+    name = membership.user.username
+    if reset_second_factors(membership.user, by=request.actor):
+        messages.success(request, f"{name} signs in with the password alone now.")
+    else:
+        messages.warning(request, f"{name} had no second factor.")
+    return SeeOther(_after(request, project))
 
 
 def _after(request: Request, project: Project) -> str:
