@@ -39,13 +39,7 @@ _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 _BLOCKED_RETRY_SECONDS: Final = 15.0
 # Errors whose text is made for people and has neither row values nor secrets.
-_TELLING: Final = (
-    SourceUnavailable,
-    LogUnavailable,
-    PositionMoved,
-    Error,
-    UndecryptableValue,
-)
+_TELLING: Final = (SourceUnavailable, LogUnavailable, PositionMoved, Error)
 # The position of a database that nothing was read of yet.
 _BEGUN: Final = "begun"
 # Begins the position that is left in a log when another one takes over.
@@ -77,6 +71,9 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
                 failures = 0
             except _Reconfigured:
                 failures = 0
+            except UndecryptableValue as error:
+                log.error("capture is blocked", error=str(error))
+                _wait(lease, stopping, "blocked", error, _BLOCKED_RETRY_SECONDS)
             except SourceBlocked as error:
                 log.warning("capture is blocked", error=str(error), mend=error.mend)
                 _wait(lease, stopping, "blocked", error, _BLOCKED_RETRY_SECONDS)
@@ -352,16 +349,21 @@ def remove_retired_sources() -> None:
         )
         if not mine:
             continue
-        source = source_of(retired)
         try:
-            source.remove()
-        except (SourceUnavailable, SourceBlocked) as error:
+            _remove(retired)
+        except (SourceUnavailable, SourceBlocked, UndecryptableValue) as error:
             logger.warning("a source's slot could not be removed yet", error=str(error))
             RetiredSource.objects.filter(pk=retired.pk).update(error=str(error))
             continue
-        finally:
-            source.close()
         retired.delete()
+
+
+def _remove(retired: RetiredSource) -> None:
+    source = source_of(retired)
+    try:
+        source.remove()
+    finally:
+        source.close()
         logger.info("removed what a source had left", database=retired.database_id)
 
 

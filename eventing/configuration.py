@@ -14,6 +14,7 @@ import yaml
 from django.db import transaction
 
 from eventing.access import Actor
+from eventing.connection_strings import SCHEMES
 from eventing.definitions import (
     DatabaseDefinition,
     ProjectDefinition,
@@ -24,6 +25,7 @@ from eventing.definitions import (
 )
 from eventing.eventing_dbs import prepare_for
 from eventing.models import Database, Project, Trigger
+from eventing.models.fields import readable
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import (
     create_project,
@@ -133,8 +135,10 @@ def _stored_secrets(project: Project) -> dict[tuple[str, ...], _Secret]:
     for database in project.databases.all():
         reference = _database_mapping(project, database)["url"]
         is_whole = references_in(reference) == [reference[2:-1]]
-        stand_in = f"{urlsplit(database.url).scheme}://h/d" if is_whole else "x"
-        secret = _Secret(reference, database.url, database.url_reference, stand_in)
+        url = readable(database, "url")
+        scheme = urlsplit(url).scheme or SCHEMES[database.type][0]  # type: ignore[index]
+        stand_in = f"{scheme}://h/d" if is_whole else "x"
+        secret = _Secret(reference, url, database.url_reference, stand_in)
         secrets[database.alias,] = secret
     return secrets
 

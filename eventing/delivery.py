@@ -285,7 +285,7 @@ class Dispatcher:
         return [claim for claim in claims if claim.payload]
 
     def _hold(self, lane: Lane, endpoint: Endpoint | None) -> None:
-        """Let go of a lane whose trigger is paused, disabled or gone, or whose breaker is open."""
+        """Let go of a lane that is held: its trigger is not active or gone, or its breaker open."""
         with self._lock:
             lane.waiting.clear()
             lane.is_behind = False

@@ -12,8 +12,9 @@ from eventing.changes import CatalogueTable, Finding
 from eventing.definitions import DatabaseDefinition, TriggerDefinition
 from eventing.matching import Matcher, Rule
 from eventing.models import Database
+from eventing.models.fields import UndecryptableValue, problem_of
 from eventing.sources import source_of
-from eventing.sources.base import Sample
+from eventing.sources.base import Sample, Source, SourceUnavailable
 
 # A page waits for it.
 _TABLES_SAMPLED: Final = 3
@@ -36,7 +37,10 @@ def check(definition: DatabaseDefinition) -> list[Finding]:
 
 def check_database(database: Database) -> list[Finding]:
     """The findings for a stored database."""
-    return _findings(database)
+    problem = problem_of(database)
+    if problem is None:
+        return _findings(database)
+    return [Finding("address", "error", "its address cannot be read", problem)]
 
 
 def passes(findings: Sequence[Finding]) -> bool:
@@ -46,7 +50,7 @@ def passes(findings: Sequence[Finding]) -> bool:
 
 def catalogue(database: Database) -> list[CatalogueTable]:
     """The tables that could be captured. Raises SourceUnavailable."""
-    source = source_of(database)
+    source = _source(database)
     try:
         return list(source.catalogue())
     finally:
@@ -60,7 +64,7 @@ def sample(database: Database, definition: TriggerDefinition) -> Sample | None:
     """
     rule = Rule(0, "", definition.tables, frozenset(definition.operations))
     matcher = Matcher([rule])
-    source = source_of(database)
+    source = _source(database)
     try:
         named = sorted(matcher.named_tables)
         tables = named or [
@@ -75,6 +79,14 @@ def sample(database: Database, definition: TriggerDefinition) -> Sample | None:
         return None
     finally:
         source.close()
+
+
+def _source(database: Database) -> Source:
+    """Raises SourceUnavailable if the database's address cannot be read."""
+    try:
+        return source_of(database)
+    except UndecryptableValue as error:
+        raise SourceUnavailable(str(error)) from None
 
 
 def _findings(database: Database | _Candidate) -> list[Finding]:

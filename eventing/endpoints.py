@@ -10,14 +10,18 @@ from dataclasses import replace
 from typing import Final
 
 import orjson
+import structlog
 from django.db import close_old_connections
 
 from eventing.definitions import Backoff
 from eventing.lanes import Endpoint
 from eventing.models import Trigger
+from eventing.models.fields import UndecryptableValue
 from eventing.projects import configuration_version
 
 _LOOK_EVERY_SECONDS: Final = 0.25
+
+logger = structlog.get_logger(__name__)
 
 
 class Endpoints:
@@ -57,13 +61,29 @@ class Endpoints:
         trigger = Trigger.objects.select_related("project", "breaker").filter(pk=trigger_id).first()
         if trigger is None:
             return None
-        found = endpoint_of(trigger)
+        try:
+            found = endpoint_of(trigger)
+        except UndecryptableValue as error:
+            # Without its headers and its signature nothing must be sent: its events wait.
+            logger.error("the events of a trigger are held", trigger=trigger.name, error=str(error))
+            found = _unreadable(trigger)
         is_foreign = self._project_id not in (None, trigger.project_id)
         return replace(found, state="disabled") if is_foreign else found
 
 
+def _unreadable(trigger: Trigger) -> Endpoint:
+    return Endpoint(
+        trigger.pk,
+        trigger.project_id,
+        trigger.project.name,
+        trigger.name,
+        trigger.url,
+        state="unreadable",
+    )
+
+
 def endpoint_of(trigger: Trigger) -> Endpoint:
-    """A trigger as delivery sees it, secrets decrypted."""
+    """A trigger as delivery sees it, secrets decrypted. Raises UndecryptableValue."""
     return Endpoint(
         trigger_id=trigger.pk,
         project_id=trigger.project_id,

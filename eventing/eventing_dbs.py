@@ -7,7 +7,7 @@ carry that number, since what waits in an earlier log is delivered from there.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, cast
 
 from django.db.models.functions import Now
 
@@ -17,6 +17,7 @@ from eventing.definitions import DatabaseDefinition, SettingsDefinition
 from eventing.logs import builtin_log, log_at
 from eventing.logs.base import EventLog, LogUnavailable
 from eventing.models import Database, EventingDb, Installation, Project
+from eventing.models.fields import UndecryptableValue, readable
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import eventing_db_to_prepare
 
@@ -72,7 +73,20 @@ def _gone(number: int) -> LogUnavailable:
 
 
 def _log_of(stored: EventingDb) -> EventLog:
-    return log_at(stored.type, stored.url)
+    try:
+        return log_at(stored.type, stored.url)
+    except UndecryptableValue as error:
+        return cast(EventLog, _UnreadableLog(str(error)))
+
+
+class _UnreadableLog:
+    """A log whose address no key opens: whatever is asked of it, it is unavailable."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        raise LogUnavailable(self._reason)
 
 
 def external_numbers() -> list[int]:
@@ -93,7 +107,7 @@ def stores_of(project: Project) -> list[Store]:
         Store(
             stored.pk,
             stored.alias,
-            ConnectionString.parse(stored.type, stored.url).place,  # type: ignore[arg-type]
+            ConnectionString.parse(stored.type, readable(stored, "url")).place,  # type: ignore[arg-type]
             _log_of(stored),
             stored.replaced_at,
         )

@@ -26,6 +26,7 @@ from eventing.definitions import NotificationDefinition, TroubleKind
 from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.announcement import Announcer, NoSuchService, service_of
 from eventing.models import Notice, Notification, Project, Trouble
+from eventing.models.fields import problem_of, readable
 from eventing.problems import InvalidInput, Problem
 from eventing.troubles import Look, What
 
@@ -56,7 +57,7 @@ def notification_definition_of(notification: Notification) -> NotificationDefini
     """A stored notification as a definition, its address included."""
     return NotificationDefinition(
         name=notification.name,
-        url=notification.url,
+        url=readable(notification, "url"),
         kinds=tuple(notification.kinds),  # type: ignore[arg-type]
         repeat_hours=notification.repeat_hours,
         lag_seconds=notification.lag_seconds,
@@ -109,7 +110,7 @@ def _facts(notification: Notification) -> audit.Facts:
     return {
         "name": notification.name,
         "service": notification.service,
-        "url": audit.Masked(notification.url),
+        "url": audit.Masked(readable(notification, "url")),
         "kinds": list(notification.kinds),
         "repeat_hours": notification.repeat_hours,
         "lag_seconds": notification.lag_seconds,
@@ -125,7 +126,12 @@ def send_test(notification: Notification) -> str | None:
     """Send a message that says it is a test; None when it was taken, else why it was not."""
     name = notification.project.name
     text = f"This is a test from Mission Control: troubles of {name} will be told here."
-    return _announcer().send(notification.url, f"{name}: a test", text)
+    return _sent(notification, f"{name}: a test", text)
+
+
+def _sent(notification: Notification, title: str, text: str) -> str | None:
+    problem = problem_of(notification)
+    return problem or _announcer().send(notification.url, title, text)
 
 
 def watch() -> None:
@@ -249,7 +255,7 @@ def _send(notice: Notice) -> bool:
     if not mine:
         return False
     attempt = notice.attempts + 1
-    error = _announcer().send(notice.notification.url, title_of(notice), notice.text)
+    error = _sent(notice.notification, title_of(notice), notice.text)
     row = Notice.objects.filter(pk=notice.pk, attempts=attempt)
     if error is None:
         row.update(sent_at=Now(), next_attempt_at=None, error="")

@@ -41,6 +41,7 @@ from eventing.models import (
     RetiredSource,
     Trigger,
 )
+from eventing.models.fields import Sealed, problem_of, readable, stored_value
 from eventing.problems import InvalidInput, Problem
 from eventing.signing import new_secret
 
@@ -140,7 +141,7 @@ def _choose_eventing_db(project: Project, name: str) -> None:
         defaults={
             "alias": database.alias,
             "type": database.type,
-            "url": database.url,
+            "url": stored_value(database, "url"),
             "chosen_at": Now(),
             "replaced_at": None,
         },
@@ -178,7 +179,7 @@ def eventing_db_to_prepare(
     if name not in known or known[name].type not in LOG_TYPES:
         raise _not_a_log(name, [each.alias for each in known.values() if each.type in LOG_TYPES])
     in_use = project is not None and _eventing_db_name(project) == name
-    return None if in_use and stored[name].url == known[name].url else known[name]
+    return None if in_use and readable(stored[name], "url") == known[name].url else known[name]
 
 
 def settings_of(project: Project) -> SettingsDefinition:
@@ -237,14 +238,15 @@ def save_database(
             existing.source_name = ""
         database.alias = definition.alias
         database.type = definition.type
-        database.url = definition.url
+        if definition.url:
+            database.url = definition.url
         database.url_reference = definition.url_reference
         database.schemas = list(definition.schemas) if definition.schemas else None
         database.source_name = database.source_name or f"mission_control_{secrets.token_hex(8)}"
         database.configuration_version = version
         database.save()
         # A log in it is reached like the database itself.
-        database.eventing_dbs.update(alias=database.alias, url=database.url)
+        database.eventing_dbs.update(alias=database.alias, url=stored_value(database, "url"))
         # Every trigger on all databases now also watches this one.
         project.triggers.filter(databases=None).update(configuration_version=version)
         action = "database.update" if existing else "database.create"
@@ -256,6 +258,9 @@ def save_database(
 def _names_another_database(database: Database, definition: DatabaseDefinition) -> bool:
     if database.type != definition.type:
         return True
+    if isinstance(stored_value(database, "url"), Sealed):
+        # Nobody can tell; taken for another one, it would be captured anew, from now.
+        return False
     stored = ConnectionString.parse(definition.type, database.url)
     given = ConnectionString.parse(definition.type, definition.url)
     return not stored.names_the_same_database(given)
@@ -308,7 +313,7 @@ def _retire(database: Database) -> None:
     RetiredSource.objects.create(
         database_id=database.pk,
         type=database.type,
-        url=database.url,
+        url=stored_value(database, "url"),
         source_name=database.source_name,
     )
     CaptureLease.objects.filter(database=database).delete()
@@ -356,7 +361,7 @@ def draft_of(
     """A trigger as `save_trigger` would make it, with its databases, and not saved. One that does
     not exist yet has no signing secret. Raises InvalidInput."""
     databases = _databases_named(project, definition)
-    secrets = existing.signing_secrets if existing else ""
+    secrets = stored_value(existing, "signing_secrets") if existing else ""
     trigger = Trigger(project=project, signing_secrets=secrets)
     _write(definition, trigger)
     return trigger, databases
@@ -373,7 +378,8 @@ def _write(definition: TriggerDefinition, trigger: Trigger) -> None:
     trigger.backoff_initial_ms = definition.backoff.initial_ms
     trigger.backoff_factor = definition.backoff.factor
     trigger.backoff_max_ms = definition.backoff.max_ms
-    trigger.headers = orjson.dumps(dict(definition.headers)).decode()
+    if definition.headers or not isinstance(stored_value(trigger, "headers"), Sealed):
+        trigger.headers = orjson.dumps(dict(definition.headers)).decode()
     trigger.header_references = dict(definition.header_references)
     trigger.format = definition.format
     trigger.concurrency = definition.concurrency
@@ -424,18 +430,18 @@ def signing_secrets_of(trigger: Trigger, *, by: Actor) -> list[str]:
 
 def active_secrets(trigger: Trigger) -> int:
     """How many signing secrets a trigger has: two while one is being replaced."""
-    return len(orjson.loads(trigger.signing_secrets or "[]"))
+    return len(orjson.loads(readable(trigger, "signing_secrets") or "[]"))
 
 
 def rotate_signing_secret(trigger: Trigger, *, by: Actor) -> str:
     """Give a trigger a new signing secret beside the one it has; returns it.
 
-    Requests carry a signature for each until the old one is retired. Raises InvalidInput while
-    another replacement is under way.
+    Requests carry a signature for each until the old one is retired; one that no key opens is
+    replaced at once. Raises InvalidInput while another replacement is under way.
     """
     with configuration_change():
         locked = Trigger.objects.select_for_update().get(pk=trigger.pk)
-        secrets: list[str] = orjson.loads(locked.signing_secrets or "[]")
+        secrets: list[str] = orjson.loads(readable(locked, "signing_secrets") or "[]")
         if len(secrets) > 1:
             allowed = "one: retire the old one first, endpoints may still use it"
             raise InvalidInput([Problem("signing_secrets", f"{len(secrets)} active", allowed)])
@@ -473,18 +479,18 @@ def delete_trigger(trigger: Trigger, *, by: Actor) -> int:
 
 
 def database_definition_of(database: Database) -> DatabaseDefinition:
-    """A stored database as a definition."""
+    """A stored database as a definition, its address empty if no key opens it."""
     return DatabaseDefinition(
         alias=database.alias,
         type=database.type,  # type: ignore[arg-type]
-        url=database.url,
+        url=readable(database, "url"),
         url_reference=database.url_reference,
         schemas=tuple(database.schemas) if database.schemas else None,
     )
 
 
 def trigger_definition_of(trigger: Trigger) -> TriggerDefinition:
-    """A stored trigger as a definition, secrets included."""
+    """A stored trigger as a definition, secrets included as far as a key opens them."""
     return TriggerDefinition(
         name=trigger.name,
         operations=tuple(trigger.operations),  # type: ignore[arg-type]
@@ -495,7 +501,7 @@ def trigger_definition_of(trigger: Trigger) -> TriggerDefinition:
         timeout_ms=trigger.timeout_ms,
         state=trigger.state,  # type: ignore[arg-type]
         backoff=Backoff(trigger.backoff_initial_ms, trigger.backoff_factor, trigger.backoff_max_ms),
-        headers=orjson.loads(trigger.headers or "{}"),
+        headers=orjson.loads(readable(trigger, "headers") or "{}"),
         header_references=trigger.header_references,
         format=trigger.format,  # type: ignore[arg-type]
         concurrency=trigger.concurrency,
@@ -538,16 +544,20 @@ def capture_statuses(databases: Sequence[Database]) -> dict[int, CaptureStatus]:
             by_database.get(database.pk),
             enabled[database.project_id],
             stuck.get(database.source_name, ""),
+            problem_of(database),
         )
         for database in databases
     }
 
 
-def _status_of(lease: Any, enabled: bool, stuck: str) -> CaptureStatus:
+def _status_of(lease: Any, enabled: bool, stuck: str, problem: str | None) -> CaptureStatus:
     """What a lease tells; one that nobody renews any more tells only that capture is to start.
 
-    `stuck` says why an earlier slot of the database cannot be taken away yet.
+    `stuck` says why an earlier slot of the database cannot be taken away yet, `problem` why its row
+    cannot be used.
     """
+    if problem is not None:
+        return CaptureStatus(state="blocked" if enabled else "off", error=problem)
     if not enabled:
         return CaptureStatus()
     if stuck:

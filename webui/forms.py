@@ -27,6 +27,7 @@ from eventing.definitions import (
     references_in,
 )
 from eventing.models import Database, Trigger
+from eventing.models.fields import readable
 from eventing.problems import InvalidInput, Problem
 
 _ADVANCED: Final = frozenset(
@@ -274,7 +275,7 @@ def _with_kept_headers(
 
 def header_names(trigger: Trigger) -> list[str]:
     """The names of a trigger's extra headers; their values are nobody's business."""
-    return list(orjson.loads(trigger.headers or "{}"))
+    return list(orjson.loads(readable(trigger, "headers") or "{}"))
 
 
 # Databases
@@ -284,7 +285,8 @@ _FIELDS: Final = ("host", "port", "database", "user", "tls")
 
 def place_of(database: Database) -> str:
     """Where a database is, without who signs in there: `host:port/database`."""
-    return ConnectionString.parse(database.type, database.url).place  # type: ignore[arg-type]
+    url = readable(database, "url")
+    return ConnectionString.parse(database.type, url).place  # type: ignore[arg-type]
 
 
 def new_database_form() -> Form:

@@ -15,6 +15,7 @@ from eventing.api.representations import (
     settings_shown,
     trigger_written,
 )
+from eventing.connection_strings import SCHEMES
 from eventing.definitions import (
     DatabaseDefinition,
     MemberDefinition,
@@ -112,8 +113,10 @@ def _with_stored_address(
     written: Mapping[str, Any], stored: DatabaseDefinition
 ) -> DatabaseDefinition:
     """The rest of `written` checked with the address that is stored, which is taken as it is."""
-    literally = {name: f"${{{name}}}" for name in references_in(stored.url)}
-    definition = parse_database({**written, "url": stored.url}, literally)
+    # One that no key opens is as good as any.
+    url = stored.url or f"{SCHEMES[stored.type][0]}://h/d"
+    literally = {name: f"${{{name}}}" for name in references_in(url)}
+    definition = parse_database({**written, "url": url}, literally)
     return replace(definition, url=stored.url, url_reference=stored.url_reference)
 
 

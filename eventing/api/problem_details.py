@@ -19,6 +19,7 @@ from rest_framework.views import set_rollback
 from eventing.access import REQUESTS_PER_MINUTE, TooManyRequests
 from eventing.api.bodies import as_json
 from eventing.logs.base import LogUnavailable, SearchTooDeep
+from eventing.models.fields import UndecryptableValue
 from eventing.problems import InvalidInput
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -121,6 +122,8 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
         return 413, "the request's body is too large", []
     if isinstance(error, SearchTooDeep):
         return 422, str(error), [_narrowing(name) for name in error.narrow]
+    if isinstance(error, UndecryptableValue):
+        return 503, str(error), []
     if isinstance(error, LogUnavailable):
         return 503, "the Eventing DB does not answer; try again later", []
     if isinstance(error, OperationalError | InterfaceError):

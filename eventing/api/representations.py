@@ -200,6 +200,7 @@ def trigger_shown(trigger: Trigger, live: bool) -> dict[str, Any]:
     return {
         **trigger_written(trigger_definition_of(trigger)),
         "live": live,
+        "problem": trigger.problem,
         "breaker": {
             "state": "open" if breaker else "closed",
             "reason": breaker.reason if breaker else None,

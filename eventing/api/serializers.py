@@ -264,6 +264,11 @@ class Trigger(serializers.Serializer[object]):
     live = _Flag(
         read_only=True, help_text="Whether the capture loop applies the present definition."
     )
+    problem = _Text(
+        read_only=True,
+        allow_null=True,
+        help_text="Why nothing can be sent: no encryption key opens its headers or its secrets.",
+    )
     breaker = Breaker(read_only=True)
 
 

@@ -15,7 +15,7 @@ from django.db.models.functions import Lower, Now
 
 from eventing.changes import DATABASE_TYPES, OPERATIONS
 from eventing.definitions import FORMATS, TRIGGER_STATES, TROUBLE_KINDS
-from eventing.models.fields import EncryptedTextField
+from eventing.models.fields import EncryptedTextField, problem_of
 
 
 def _choices(values: Any) -> list[tuple[str, str]]:
@@ -214,6 +214,11 @@ class Trigger(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be sent, and what to do: no key opens what is stored of it."""
+        return problem_of(self)
 
 
 class ApiToken(models.Model):
