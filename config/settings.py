@@ -294,10 +294,10 @@ SPECTACULAR_SETTINGS = {
 }
 
 
-def _frames(raised: structlog.typing.ExcInfo) -> str:
+def _frames(exc_info: structlog.typing.ExcInfo) -> str:
     """A traceback without the messages of exceptions, which may quote rows, headers and secrets."""
     told = []
-    error: BaseException | None = raised[1]
+    error: BaseException | None = exc_info[1]
     while error is not None:
         frames = "".join(traceback.format_tb(error.__traceback__))
         told.append(f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}")
