@@ -39,8 +39,8 @@ from eventing.destinations.webhook import _ascii_url, _host_and_place, _parsed_h
 from eventing.eventing_dbs import Store
 from eventing.formats import event_id_of, message
 from eventing.history import _place_of
-from eventing.logs import mypages, pgpages
 from eventing.logs.base import EventLog, InvalidCursor
+from eventing.logs.paging import id_of_cursor
 from eventing.matching import Matcher, Rule
 from eventing.problems import InvalidInput
 from eventing.sources import pgoutput
@@ -218,9 +218,8 @@ _NOBODY = Actor(User(username="nobody"))
 def cursors(data: bytes) -> None:
     """What stands for a page's beginning."""
     text = _any_text(data)
-    for read in (pgpages._id_of_cursor, mypages._id_of_cursor):
-        with contextlib.suppress(InvalidCursor):
-            read(text)
+    with contextlib.suppress(InvalidCursor):
+        id_of_cursor(text)
     with contextlib.suppress(InvalidCursor):
         _place_of(text, [Store(number, "a log", "", _NO_LOG) for number in (0, 7)])
 
