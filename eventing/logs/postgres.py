@@ -288,26 +288,39 @@ class PostgresEventLog:
                 limit,
             )
             texts = [event_id for (event_id,) in at.fetchall()]
+            if not texts:
+                return []
             at.run("SET LOCAL enable_sort TO DEFAULT")
-            return self._claim(at, texts, lease_seconds) if texts else []
+            return self._claim_locked(at, texts, lease_seconds)
 
     def _claim(self, at: Transaction, texts: Sequence[str], lease_seconds: float) -> list[Claim]:
+        # By primary key.
+        at.run(
+            f"""{BY_INDEX}
+            SELECT event_id::text FROM {SCHEMA}.delivery
+            WHERE event_id = ANY (%s::uuid[])
+              AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
+            ORDER BY event_id
+            FOR UPDATE SKIP LOCKED""",
+            array(texts),
+        )
+        free = [event_id for (event_id,) in at.fetchall()]
+        return self._claim_locked(at, free, lease_seconds) if free else []
+
+    def _claim_locked(
+        self, at: Transaction, texts: Sequence[str], lease_seconds: float
+    ) -> list[Claim]:
+        """Take events that this transaction has found to be free, and has locked."""
         # Both tables by primary key, whatever the statistics say: an array and OFFSET 0 leave the
         # planner no other way. The range on id lets it leave out partitions.
         at.run(
             f"""{NEED_NOT_LAST}{BY_INDEX}
-            WITH free AS (
-                SELECT event_id FROM {SCHEMA}.delivery
-                WHERE event_id = ANY (%s::uuid[])
-                  AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
-                ORDER BY event_id
-                FOR UPDATE SKIP LOCKED
-            ), claimed AS (
-                UPDATE {SCHEMA}.delivery d
+            WITH claimed AS (
+                UPDATE {SCHEMA}.delivery
                 SET state = 'delivering', attempts = attempts + 1,
                     lease_until = now() + %s * interval '1 second'
-                WHERE d.event_id = ANY (ARRAY(SELECT event_id FROM free))
-                RETURNING d.event_id, d.trigger_id, d.attempts, d.failures, d.order_key
+                WHERE event_id = ANY (%s::uuid[])
+                RETURNING event_id, trigger_id, attempts, failures, order_key
             )
             SELECT c.event_id::text, c.trigger_id, c.attempts, c.failures, e.doc_id,
                    coalesce(e.payload, ''),
@@ -318,8 +331,8 @@ class PostgresEventLog:
                 OFFSET 0
             ) e
             ORDER BY c.event_id""",
-            array(texts),
             lease_seconds,
+            array(texts),
             min(texts),
             max(texts),
         )
