@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from uuid import UUID
 
 import structlog
 from django.conf import settings
@@ -251,10 +250,10 @@ class CaptureLoop:
 
     def _enqueue(self, events: Sequence[Event]) -> None:
         """Tell the workers; what is held or cannot be sent stays where it is."""
-        waiting: dict[int, list[UUID]] = defaultdict(list)
+        waiting: dict[int, list[str]] = defaultdict(list)
         for event in events:
             if event.problem is None and event.trigger_id not in self._held:
-                waiting[event.trigger_id].append(event.id)
+                waiting[event.trigger_id].append(event.id_text)
         for trigger_id, event_ids in waiting.items():
             self._enqueuer.put(trigger_id, event_ids, self._log_number)
 

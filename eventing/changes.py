@@ -77,12 +77,11 @@ class Batch(NamedTuple):
 class Event(NamedTuple):
     """One change for one trigger, ready to be stored: what `event_log` holds.
 
-    `id_text` is `id` as text, which is wanted several times and dear to make. `order_key` is set
+    The id is text, since storing wants nothing else of it. `order_key` is set
     for a trigger that delivers in order: events of one trigger with the same key (a 64-bit number)
     are sent one after another.
     """
 
-    id: UUID
     id_text: str
     trigger_id: int
     trigger: str
@@ -93,6 +92,16 @@ class Event(NamedTuple):
     committed_at_ms: int
     problem: str | None
     order_key: int | None = None
+
+    @property
+    def id(self) -> UUID:
+        """The event's id."""
+        return UUID(self.id_text)
+
+    @property
+    def id_hex(self) -> str:
+        """The id as 32 hexadecimal digits."""
+        return self.id_text.replace("-", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Change, Event, Origin
-from eventing.ids import event_id, order_key
+from eventing.ids import event_id_text, order_key
 from eventing.matching import Matcher
 
 MAX_PAYLOAD_CHARACTERS: Final = 64 * 1024 * 1024
@@ -39,18 +39,16 @@ class EventBuilder:
             if rules and _is_too_large(change):
                 change = _without_what_is_too_large(change)
             for rule in rules:
-                identifier = event_id(
+                id_text = event_id_text(
                     change.committed_at_ms,
                     change.index,
                     rule.trigger_id,
                     database_id,
                     change.position,
                 )
-                id_text = str(identifier)
                 problem = change.problem
                 events.append(
                     Event(
-                        identifier,
                         id_text,
                         rule.trigger_id,
                         rule.trigger,

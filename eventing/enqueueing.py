@@ -77,13 +77,13 @@ class BackgroundEnqueuer:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[int, int], list[UUID]] = {}
+        self._waiting: dict[tuple[int, int], list[str]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
 
-    def put(self, trigger_id: int, event_ids: Sequence[UUID], log_number: int) -> None:
-        """Have these events of a trigger enqueued as soon as may be."""
+    def put(self, trigger_id: int, event_ids: Sequence[str], log_number: int) -> None:
+        """Have these events of a trigger, named by their ids' texts, enqueued as soon as may be."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="enqueues", daemon=True)
@@ -112,7 +112,8 @@ class BackgroundEnqueuer:
             sent_at = time.monotonic()
             for (trigger_id, log_number), event_ids in waiting.items():
                 is_much = len(event_ids) >= _MOST_AT_ONCE
-                chunks = chunked({trigger_id: event_ids[:CHUNK_SIZE] if is_much else event_ids})
+                told = event_ids[:CHUNK_SIZE] if is_much else event_ids
+                chunks = chunked({trigger_id: list(map(UUID, told))})
                 enqueuer.enqueue([chunk._replace(more=is_much) for chunk in chunks], log_number)
             time.sleep(max(0.0, sent_at + _LEAST_PAUSE_SECONDS - time.monotonic()))
 

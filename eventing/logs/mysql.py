@@ -597,7 +597,7 @@ def _insert_events(
         " database_id, `database`, database_type, `table`, operation, kind_hash, doc_hash, doc_id,"
         " payload, problem, committed_at, stored_at)",
         (
-            f"(x'{event.id.hex}{head}{event.trigger_id},{triggers[event.trigger]}{source}"
+            f"(x'{event.id_hex}{head}{event.trigger_id},{triggers[event.trigger]}{source}"
             f"{tables[event.table]},'{event.operation}',{kinds[_kind_of(origin, event)]},"
             f"{mypages.hash_of(event.document_id)},"
             f"{quote(event.document_id)},{quote(event.payload or None)},"
@@ -620,7 +620,7 @@ def _insert_deliveries(at: Transaction, origin: Origin, events: Sequence[Event])
     failed = f",{origin.project_id},'failed',{NOW},{NEVER},NULL,NULL)"
 
     def tail(event: Event) -> str:
-        if event.id not in places:
+        if event.order_key is None or event.problem:
             return failed if event.problem else pending
         place, is_first = places[event.id]
         turn = AFTER_THE_GRACE if is_first else NEVER
@@ -629,7 +629,7 @@ def _insert_deliveries(at: Transaction, origin: Origin, events: Sequence[Event])
     at.insert(
         f"INSERT INTO {DELIVERY} (event_id, trigger_id, project_id, state, next_attempt_at,"
         " sweep_at, order_key, order_seq)",
-        (f"(x'{event.id.hex}',{event.trigger_id}{tail(event)}" for event in events),
+        (f"(x'{event.id_hex}',{event.trigger_id}{tail(event)}" for event in events),
     )
 
 

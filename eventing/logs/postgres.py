@@ -22,7 +22,7 @@ from eventing.changes import (
     Origin,
     Outcome,
 )
-from eventing.ids import committed_at_ms_of
+from eventing.ids import committed_at_ms_in
 from eventing.logs import pgchecks, pgpages, pgretention, pgstatistics
 from eventing.logs.base import (
     PATIENCE_SECONDS,
@@ -129,7 +129,8 @@ class PostgresEventLog:
         self, origin: Origin, events: Sequence[Event], previous: str | None, position: str
     ) -> None:
         """Store `events` and move the position from `previous` to `position`, both or neither."""
-        days = {committed_at_ms_of(event.id) // DAY_MS for event in events}
+        moments = {event.id_text[:13] for event in events}
+        days = {committed_at_ms_in(moment) // DAY_MS for moment in moments}
         self._tables.make_partitions(sorted(days))
         kinds = self._new_kinds(origin, events)
         with self._connections.transaction() as at:

@@ -59,13 +59,15 @@ class Stream:
         self._sender = opened.cursor()
         self._rows = rows
         self._after = after
-        self._position = after
+        # Up to where the stream has been read: LSN of the commit and of the change, and place.
+        self._read_to: tuple[int, int, int] = after
         self._acknowledged = after.lsn
         self._sent = 0
         self._sent_at = time.monotonic()
         # The transaction being read.
         self._in_transaction = False
         self._commit_lsn = 0
+        self._commit_text = ""
         self._committed_at_ms = 0
         self._index = -1
         self._lsn = 0
@@ -85,7 +87,7 @@ class Stream:
     @property
     def position(self) -> Position:
         """Up to where the stream has been read."""
-        return self._position
+        return Position(*self._read_to)
 
     def read(self, max_changes: int, timeout_seconds: float) -> list[Change]:
         """Changes in order: as soon as there are enough, or the stream runs dry."""
@@ -136,6 +138,7 @@ class Stream:
             begin = pgoutput.begin(payload)
             self._in_transaction = True
             self._commit_lsn = begin.commit_lsn
+            self._commit_text = f"{begin.commit_lsn:016X}/"
             self._committed_at_ms = begin.committed_at_ms
             self._index = -1
             self._lsn = self._place = 0
@@ -157,13 +160,12 @@ class Stream:
         if self._replayed and (self._commit_lsn, lsn, self._place) <= self._after:
             return None
         table = self._rows.tables[pgoutput.relation_oid(payload)]
-        position = Position(self._commit_lsn, lsn, self._place)
-        self._position = position
+        self._read_to = (self._commit_lsn, lsn, self._place)
         if kind not in table.wanted:
             return None
-        return self._rows.change(
-            payload, table, str(position), self._index, self._committed_at_ms, at
-        )
+        # As Position writes it, once a row.
+        position = f"{self._commit_text}{lsn:016X}/{self._place:08X}"
+        return self._rows.change(payload, table, position, self._index, self._committed_at_ms, at)
 
     def _wait(self, changes: list[Change], deadline: float) -> bool:
         """Nothing is there to be read. Whether there is something to be read now."""
@@ -186,7 +188,7 @@ class Stream:
         return False
 
     def _advance(self, position: Position) -> None:
-        self._position = max(self._position, position)
+        self._read_to = max(self._read_to, position)
 
     def _feed_back(self, interval_seconds: float) -> None:
         """Send what is acknowledged if that is due; also keeps wal_sender_timeout from striking."""

@@ -15,6 +15,7 @@ from eventing.enqueueing import DELIVER_QUEUE, BackgroundEnqueuer, waiting_messa
 from tests.servers import RedisServer
 
 IDS = [uuid.uuid4() for _ in range(2_500)]
+TEXTS = [str(event_id) for event_id in IDS]
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def messages(broker: "redis.Redis[bytes]") -> list[list[Any]]:
 
 def test_events_are_told_in_order_in_messages_of_one_trigger(broker: Any) -> None:
     enqueuer = BackgroundEnqueuer()
-    enqueuer.put(1, IDS[:250], 0)
-    enqueuer.put(2, IDS[250:251], 7)
+    enqueuer.put(1, TEXTS[:250], 0)
+    enqueuer.put(2, TEXTS[250:251], 7)
     enqueuer.close()
     told = [
         (each[0], each[2], [uuid.UUID(hex=text) for text in each[1]]) for each in messages(broker)
@@ -47,7 +48,7 @@ def test_events_are_told_in_order_in_messages_of_one_trigger(broker: Any) -> Non
 
 def test_of_very_many_only_the_first_are_told_and_that_there_are_more(broker: Any) -> None:
     enqueuer = BackgroundEnqueuer()
-    enqueuer.put(1, IDS, 0)
+    enqueuer.put(1, TEXTS, 0)
     enqueuer.close()
     (only,) = messages(broker)
     assert only[1] == [event_id.hex for event_id in IDS[:200]]

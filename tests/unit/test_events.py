@@ -14,7 +14,7 @@ from eventing.cloudevents import (
     EventBuilder,
     time_text,
 )
-from eventing.ids import committed_at_ms_of, event_id, first_id_at
+from eventing.ids import committed_at_ms_in, committed_at_ms_of, event_id_text, first_id_at
 from eventing.matching import Matcher, Rule
 from tests.factories import NODE_ID, make_change, make_events, make_origin
 
@@ -99,11 +99,13 @@ def test_an_id_that_is_longer_than_a_list_can_show_becomes_an_event_that_says_so
 def test_an_id_is_deterministic_ordered_by_time_and_a_version_8_uuid(
     milliseconds: int, index: int, trigger_id: int, position: str
 ) -> None:
-    identifier = event_id(milliseconds, index, trigger_id, 1, position)
-    assert identifier == event_id(milliseconds, index, trigger_id, 1, position)
-    assert identifier != event_id(milliseconds, index, trigger_id, 2, position)
+    text = event_id_text(milliseconds, index, trigger_id, 1, position)
+    assert text == event_id_text(milliseconds, index, trigger_id, 1, position)
+    assert text != event_id_text(milliseconds, index, trigger_id, 2, position)
+    identifier = uuid.UUID(text)
+    assert str(identifier) == text
     assert (identifier.version, identifier.variant) == (8, uuid.RFC_4122)
-    assert committed_at_ms_of(identifier) == milliseconds
+    assert committed_at_ms_of(identifier) == committed_at_ms_in(text) == milliseconds
     assert first_id_at(milliseconds) < identifier
     if milliseconds < (1 << 48) - 1:
         assert identifier < first_id_at(milliseconds + 1)
