@@ -19,8 +19,11 @@ from eventing.logs.chunks import CHUNK_SIZE, chunked
 
 DELIVER_QUEUE: Final = "deliver"
 _PAUSE_SECONDS: Final = 2.0
-# A message costs a worker more than an event in it, so under load events go together.
+# A message costs a worker as much as twenty events do, so under load events go together: the more
+# there were, the longer the next ones wait for others.
 _LEAST_PAUSE_SECONDS: Final = 0.004
+_PAUSE_SECONDS_AN_EVENT: Final = 0.0003
+_LONGEST_PAUSE_SECONDS: Final = 0.05
 # Of more events of one trigger that wait for the broker only the first are told by name.
 _MOST_AT_ONCE: Final = 2_000
 
@@ -110,12 +113,15 @@ class BackgroundEnqueuer:
             if not waiting:
                 return
             sent_at = time.monotonic()
+            count = sum(map(len, waiting.values()))
             for (trigger_id, log_number), event_ids in waiting.items():
                 is_much = len(event_ids) >= _MOST_AT_ONCE
                 told = event_ids[:CHUNK_SIZE] if is_much else event_ids
                 chunks = chunked({trigger_id: list(map(UUID, told))})
                 enqueuer.enqueue([chunk._replace(more=is_much) for chunk in chunks], log_number)
-            time.sleep(max(0.0, sent_at + _LEAST_PAUSE_SECONDS - time.monotonic()))
+            pause = _LEAST_PAUSE_SECONDS + _PAUSE_SECONDS_AN_EVENT * count
+            go_on_at = sent_at + min(pause, _LONGEST_PAUSE_SECONDS)
+            time.sleep(max(0.0, go_on_at - time.monotonic()))
 
 
 def waiting_messages() -> int | None:
