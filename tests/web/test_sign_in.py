@@ -169,7 +169,6 @@ def test_a_second_factor_outlives_the_key_it_was_encrypted_with(secret: str) -> 
         assert is_signed_in(client)
 
 
-@pytest.mark.django_db(transaction=True)
 def test_who_has_lost_app_and_codes_is_let_in_by_an_administrator_of_the_installation(
     secret: str, ada: User, client: Client
 ) -> None:
@@ -208,6 +207,7 @@ def test_a_command_takes_second_factors_away_too(secret: str, client: Client) ->
     assert AuditEntry.objects.filter(action="user.reset_factors").count() == 1
 
 
+@pytest.mark.django_db(transaction=True)
 def test_sign_ins_and_what_one_signs_in_with_are_noted(secret: str, client: Client) -> None:
     Client().post("/sign-in/", {"username": "ada", "password": "wrong"})
     Client().post("/sign-in/", {"username": "hunter2", "password": "wrong"})
