@@ -294,6 +294,7 @@ def test_a_trigger_is_made_with_its_defaults(shop: Shop) -> None:
         "rate_per_second": 0,
         "ordered": False,
         "live": False,
+        "problem": None,
         "breaker": CLOSED,
     }
     assert shop.viewer.get("projects/shop/triggers/t/").json == answer.json
