@@ -176,7 +176,13 @@ class CaptureLoop:
         self._stored = self._log.position(self._database.pk)
         if self._stored is None:
             self._begin()
-        self._source.open(self._matcher, None if self._stored == _BEGUN else self._stored)
+        if self._stored == _BEGUN:
+            self._source.open(self._matcher, None)
+            # Where it begins is stored before anybody is told that it does: a connection that
+            # breaks in between would else begin anew, later.
+            self._step(self._source.read(_BATCH_CHANGES, _READ_SECONDS))
+        else:
+            self._source.open(self._matcher, self._stored)
         self._lease.publish(
             state="streaming", error="", mend="", next_try_at=None, applied_version=self._version
         )
