@@ -7,7 +7,7 @@ column.
 
 import csv
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from io import StringIO
 from typing import Any, Final, Literal
@@ -21,6 +21,7 @@ from eventing.changes import EVENT_TYPES
 from eventing.history import LogPage
 from eventing.logs.base import EventFilter, EventRow, LogUnavailable, SearchTooDeep
 from eventing.models import Project
+from eventing.quantities import instant
 
 ExportKind = Literal["csv", "jsonl"]
 EXPORT_KINDS: Final[tuple[ExportKind, ...]] = ("csv", "jsonl")
@@ -115,9 +116,7 @@ def _fields(row: EventRow) -> dict[str, Any]:
 
 
 def _moment(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if moment is None else instant(moment)
 
 
 def _json_lines(rows: list[EventRow], payloads: dict[UUID, str] | None) -> str:
@@ -162,9 +161,7 @@ def _end(kind: ExportKind, last: EventRow | None, why: str) -> str:
     """The line that says that there is more."""
     words = f"the export ends {why}"
     if last is not None:
-        # The whole of that millisecond again, lest one of it be missed.
-        before = _moment(last.committed_at + timedelta(milliseconds=1))
-        words = f"{words}; the next begins at before={before}"
+        words = f"{words}; the next begins at before={history.going_on_from(last.committed_at)}"
     if kind == "csv":
         return _csv_lines([(words,)])
     return orjson.dumps({"note": words}).decode() + "\n"

@@ -5,6 +5,7 @@ project, redelivering, cancelling, counting.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from eventing.logs.base import (
 )
 from eventing.models import Project, Trigger
 from eventing.projects import configuration_change, delete_project, delete_trigger
+from eventing.quantities import instant
 
 # How long a page may be searched for where nobody waits for the answer.
 LONG_PATIENCE_SECONDS: Final = 20.0
@@ -38,6 +40,12 @@ class LogPage:
     rows: list[EventRow]
     next_cursor: str | None
     store: Store
+
+
+def going_on_from(committed_at: datetime) -> str:
+    """The `before` of a filter that goes on after an event: all of its millisecond again, lest one
+    of it be missed."""
+    return instant(committed_at + timedelta(milliseconds=1))
 
 
 def browse(

@@ -1,4 +1,11 @@
-"""Durations and sizes in words, the same in pages, messages and logs."""
+"""Durations and sizes in words, and instants for programs, the same wherever they are written."""
+
+from datetime import UTC, datetime
+
+
+def instant(moment: datetime) -> str:
+    """2019-10-19T12:40:50.053Z: UTC, milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def duration(milliseconds: float) -> str:

@@ -180,10 +180,8 @@ def _what_to_do(redelivery: Redelivery, error: SearchTooDeep) -> str:
     """Why no more is looked for, and how to go on."""
     if redelivery.reached_at is None:
         return f"{error}; then begin another redelivery"
-    # The whole of that millisecond again, lest one of it be missed.
-    before = redelivery.reached_at + timedelta(milliseconds=1)
-    moment = before.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{error}; then begin another redelivery, with before={moment} to go on from here"
+    before = history.going_on_from(redelivery.reached_at)
+    return f"{error}; then begin another redelivery, with before={before} to go on from here"
 
 
 def forget_old() -> None:

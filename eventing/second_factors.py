@@ -22,10 +22,15 @@ def with_second_factor(users: Iterable[User]) -> set[int]:
     return set(_factors().filter(user__in=users).values_list("user_id", flat=True))
 
 
+def require_administrator(actor: Actor) -> None:
+    """Raises PermissionDenied for whoever may not take second factors away."""
+    if not actor.administers_installation():
+        raise PermissionDenied("Administrators of the installation may do that; ask one of them.")
+
+
 def reset_second_factors(user: User, *, by: Actor) -> bool:
     """Take them away; False if there were none. Raises PermissionDenied."""
-    if not by.administers_installation():
-        raise PermissionDenied("Administrators of the installation may do that; ask one of them.")
+    require_administrator(by)
     with transaction.atomic():
         deleted, _ = _factors().filter(user=user).delete()
         if deleted:

@@ -6,7 +6,7 @@ sent back stands for what is stored.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +38,7 @@ from eventing.projects import (
     settings_of,
     trigger_definition_of,
 )
+from eventing.quantities import instant
 from eventing.trial import Trial
 
 
@@ -295,9 +296,7 @@ def _headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _moment(moment: datetime | None) -> str | None:
     """A time as `2019-10-19T12:40:50.053Z`: UTC, milliseconds."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if moment is None else instant(moment)
 
 
 def redelivery_shown(redelivery: Redelivery) -> dict[str, object]:

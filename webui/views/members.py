@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.views.decorators.cache import never_cache
@@ -21,7 +20,11 @@ from eventing.members import (
 )
 from eventing.models import Membership, Project
 from eventing.problems import InvalidInput
-from eventing.second_factors import reset_second_factors, with_second_factor
+from eventing.second_factors import (
+    require_administrator,
+    reset_second_factors,
+    with_second_factor,
+)
 from webui.forms import MEMBER_ROLES, Form, given_member, in_words, member_source
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
@@ -119,8 +122,7 @@ def remove(request: Request, project: Project, user_id: int) -> HttpResponse:
 def reset_factors(request: Request, project: Project, user_id: int) -> HttpResponse:
     """Take a member's second factors away, after a page that says what that means."""
     membership = _membership(project, user_id)
-    if not request.actor.administers_installation():
-        raise PermissionDenied("Administrators of the installation may do that; ask one of them.")
+    require_administrator(request.actor)
     if request.method != "POST":
         return render(request, "settings/member_two_factor.html", {"membership": membership})
     name = membership.user.username
