@@ -70,7 +70,6 @@ app.conf.update(
     worker_enable_remote_control=False,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
-    task_routes={"eventing.tasks.deliver": {"queue": "deliver"}},
     beat_schedule={
         # No `expires`: it would compare the clocks of two machines.
         "sweep": {"task": "eventing.tasks.sweep", "schedule": every(1.0)},

@@ -285,7 +285,10 @@ class Dispatcher:
         return [claim for claim in claims if claim.payload]
 
     def _hold(self, lane: Lane, endpoint: Endpoint | None) -> None:
-        """Let go of a lane that is held: its trigger is not active or gone, or its breaker open."""
+        """Let go of a lane that is held: its trigger is not active or gone, or its breaker open.
+
+        What is left of a trigger that is gone the sweep cancels.
+        """
         with self._lock:
             lane.waiting.clear()
             lane.is_behind = False
@@ -294,8 +297,6 @@ class Dispatcher:
             if endpoint is None and not lane.under_way:
                 self._lanes.pop(lane.trigger_id, None)
         self._settled.set()
-        if endpoint is None:
-            self._log.cancel(lane.trigger_id)
 
     # Pace: on the pacing thread
 

@@ -1,4 +1,4 @@
-"""Telling the workers which events wait, by one small message per chunk.
+"""Telling the workers which events wait, by small messages of some chunks each.
 
 The event log is the truth: a message that cannot be sent is logged, never an error, because the
 sweep finds its events again.
@@ -6,6 +6,7 @@ sweep finds its events again.
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
@@ -39,23 +40,18 @@ class Enqueuer:
     def enqueue(
         self, chunks: Sequence[DueChunk], log_number: int, are_probes: bool = False
     ) -> None:
-        """Send one message a chunk of the log with this number. Never raises, never waits long.
+        """Tell of chunks of the log with this number. Never raises, never waits long.
 
         Probes are delivered although the breakers of their triggers are open.
         """
         if not chunks or time.monotonic() < self._paused_until:
             return
-        for number, chunk in enumerate(chunks):
+        messages = _messages(chunks)
+        for number, told in enumerate(messages):
             try:
                 current_app.send_task(
-                    "eventing.tasks.deliver",
-                    args=[
-                        chunk.trigger_id,
-                        [event_id.hex for event_id in chunk.event_ids],
-                        log_number,
-                        chunk.more,
-                        are_probes,
-                    ],
+                    "eventing.tasks.deliver_chunks",
+                    args=[told, log_number, are_probes],
                     queue=DELIVER_QUEUE,
                     retry=False,
                 )
@@ -64,9 +60,25 @@ class Enqueuer:
                 logger.warning(
                     "the broker did not take a message; the sweep will enqueue its events",
                     error=str(error),
-                    messages=len(chunks) - number,
+                    messages=len(messages) - number,
                 )
                 return
+
+
+def _messages(chunks: Sequence[DueChunk]) -> list[list[tuple[int, list[str], bool]]]:
+    """Chunks as (trigger id, ids, more), as many in a message as have 200 ids together: one change
+    that many triggers match is told of once."""
+    messages: list[list[tuple[int, list[str], bool]]] = []
+    room = 0
+    for chunk in chunks:
+        count = max(1, len(chunk.event_ids))
+        if not messages or count > room:
+            messages.append([])
+            room = CHUNK_SIZE
+        room -= count
+        ids = [event_id.hex for event_id in chunk.event_ids]
+        messages[-1].append((chunk.trigger_id, ids, chunk.more))
+    return messages
 
 
 enqueuer = Enqueuer()
@@ -114,11 +126,16 @@ class BackgroundEnqueuer:
                 return
             sent_at = time.monotonic()
             count = sum(map(len, waiting.values()))
+            chunks: dict[int, list[DueChunk]] = defaultdict(list)
             for (trigger_id, log_number), event_ids in waiting.items():
                 is_much = len(event_ids) >= _MOST_AT_ONCE
                 told = event_ids[:CHUNK_SIZE] if is_much else event_ids
-                chunks = chunked({trigger_id: list(map(UUID, told))})
-                enqueuer.enqueue([chunk._replace(more=is_much) for chunk in chunks], log_number)
+                chunks[log_number] += (
+                    chunk._replace(more=is_much)
+                    for chunk in chunked({trigger_id: list(map(UUID, told))})
+                )
+            for log_number, of_log in chunks.items():
+                enqueuer.enqueue(of_log, log_number)
             pause = _LEAST_PAUSE_SECONDS + _PAUSE_SECONDS_AN_EVENT * count
             go_on_at = sent_at + min(pause, _LONGEST_PAUSE_SECONDS)
             time.sleep(max(0.0, go_on_at - time.monotonic()))

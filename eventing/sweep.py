@@ -29,8 +29,11 @@ from eventing.models import Allotment, Breaker, KeptAnswer, Project, Trigger
 
 # While this many messages wait, the workers have enough to do.
 _ENOUGH_MESSAGES: Final = 100
-# Looking for leases that have run out reads all of the backlog.
-_EXPIRE_EVERY_SECONDS: Final = 3
+# Looking for leases that have run out reads all of a backlog in Postgres: it is given no more than
+# this share of a process's time.
+_EXPIRE_EVERY_SECONDS: Final = 3.0
+_EXPIRE_SHARE: Final = 0.01
+_EXPIRE_AT_LEAST_EVERY_SECONDS: Final = 60.0
 _UNAVAILABLE_PAUSE_SECONDS: Final = 10.0
 # Long enough for every worker to have read the change.
 _LATELY_SECONDS: Final = 4
@@ -41,10 +44,7 @@ logger = structlog.get_logger(__name__)
 def sweep(log_number: int) -> int:
     """Enqueue what is due in a log and what was lost on the way; returns how many events."""
     log = log_numbered(log_number)
-    if int(time.time()) % _EXPIRE_EVERY_SECONDS == 0:
-        expired = log.expire_leases()
-        if expired:
-            logger.warning("events of a vanished worker are tried again", events=expired)
+    _expire_leases(log, log_number)
     # The log before the triggers: whichever has events and is then missing was deleted. Asked the
     # other way round, one that is made in between would pass for deleted.
     waiting = log.triggers_with_deliveries()
@@ -71,6 +71,21 @@ def sweep(log_number: int) -> int:
     return sum(len(chunk.event_ids) for chunk in [*chunks, *probes])
 
 
+def _expire_leases(log: EventLog, log_number: int) -> None:
+    """Give back what vanished workers had claimed; the more seldom, the longer a look takes."""
+    if not _patience.begin("leases", log_number):
+        return
+    began = time.monotonic()
+    try:
+        expired = log.expire_leases()
+    finally:
+        took = time.monotonic() - began
+        pause = max(_EXPIRE_EVERY_SECONDS, took / _EXPIRE_SHARE)
+        _patience.end("leases", log_number, min(pause, _EXPIRE_AT_LEAST_EVERY_SECONDS))
+    if expired:
+        logger.warning("events of a vanished worker are tried again", events=expired)
+
+
 def _resumed(trigger_ids: set[int]) -> list[DueChunk]:
     """Word to the workers that triggers changed by a person may have events that were held; those
     stored a moment ago are not due yet."""
@@ -89,25 +104,27 @@ def _probes(log: EventLog, active: set[int]) -> list[DueChunk]:
 
 
 class _Patience:
-    """Which logs this process sweeps at the moment, and which it leaves alone for a while."""
+    """What this process does with which log at the moment, and what it leaves alone for a while."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._busy: set[int] = set()
-        self._not_before: dict[int, float] = {}
+        self._busy: set[tuple[str, int]] = set()
+        self._not_before: dict[tuple[str, int], float] = {}
 
-    def begin(self, log_number: int) -> bool:
+    def begin(self, what: str, log_number: int) -> bool:
+        key = (what, log_number)
         with self._lock:
-            early = time.monotonic() < self._not_before.get(log_number, 0.0)
-            if early or log_number in self._busy:
+            early = time.monotonic() < self._not_before.get(key, 0.0)
+            if early or key in self._busy:
                 return False
-            self._busy.add(log_number)
+            self._busy.add(key)
             return True
 
-    def end(self, log_number: int, pause_seconds: float) -> None:
+    def end(self, what: str, log_number: int, pause_seconds: float) -> None:
+        key = (what, log_number)
         with self._lock:
-            self._busy.discard(log_number)
-            self._not_before[log_number] = time.monotonic() + pause_seconds
+            self._busy.discard(key)
+            self._not_before[key] = time.monotonic() + pause_seconds
 
 
 _patience = _Patience()
@@ -115,7 +132,7 @@ _patience = _Patience()
 
 def sweep_patiently(log_number: int) -> None:
     """Sweep a log that may be far away: one sweep at a time, and a pause if it does not answer."""
-    if not _patience.begin(log_number):
+    if not _patience.begin("sweep", log_number):
         return
     pause = 0.0
     try:
@@ -124,7 +141,7 @@ def sweep_patiently(log_number: int) -> None:
         pause = _UNAVAILABLE_PAUSE_SECONDS
         logger.warning("an Eventing DB cannot be swept", number=log_number, error=str(error))
     finally:
-        _patience.end(log_number, pause)
+        _patience.end("sweep", log_number, pause)
 
 
 def upkeep() -> None:

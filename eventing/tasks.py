@@ -147,6 +147,19 @@ def _stop(**_: object) -> None:
     _worker.stop()
 
 
+@shared_task(name="eventing.tasks.deliver_chunks")
+def deliver_chunks(
+    chunks: list[tuple[int, list[str], bool]], log_number: int = BUILTIN, are_probes: bool = False
+) -> None:
+    """Send these events, as far as they still wait in the log of that number: of each trigger some
+    ids, and whether more of it are due."""
+    close_old_connections()
+    dispatcher = _worker.dispatcher(log_number)
+    for trigger_id, event_ids, more_are_due in chunks:
+        ids = [UUID(hex=event_id) for event_id in event_ids]
+        dispatcher.deliver(trigger_id, ids, more_are_due, are_probes)
+
+
 @shared_task(name="eventing.tasks.deliver")
 def deliver(
     trigger_id: int,
@@ -155,11 +168,8 @@ def deliver(
     more_are_due: bool = False,
     is_probe: bool = False,
 ) -> None:
-    """Send these events of one trigger, as far as they still wait in the log of that number."""
-    close_old_connections()
-    dispatcher = _worker.dispatcher(log_number)
-    ids = [UUID(hex=event_id) for event_id in event_ids]
-    dispatcher.deliver(trigger_id, ids, more_are_due, is_probe)
+    """What earlier versions sent and the broker still holds: one chunk a message."""
+    deliver_chunks([(trigger_id, event_ids, more_are_due)], log_number, is_probe)
 
 
 @shared_task(name="eventing.tasks.sweep")

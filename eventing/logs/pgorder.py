@@ -13,7 +13,7 @@ from eventing.ids import order_key
 from eventing.logs.base import DueChunk
 from eventing.logs.chunks import SWEEP_GRACE_SECONDS, chunked
 from eventing.logs.pgconnections import Transaction
-from eventing.logs.pgstatements import SCHEMA
+from eventing.logs.pgstatements import BY_INDEX, SCHEMA
 
 # More than one transaction ever stores.
 _PLACES_IN_A_BLOCK: Final = 1 << 24
@@ -62,7 +62,7 @@ def free_next(at: Transaction, pairs: set[tuple[int, int]]) -> list[DueChunk]:
         return []
     # By delivery_order, then by primary key.
     at.run(
-        f"""
+        f"""{BY_INDEX}
         UPDATE {SCHEMA}.delivery d SET sweep_at = now() + %s * interval '1 second'
         FROM unnest(%s::bigint[], %s::bigint[]) AS done (trigger_id, order_key)
         CROSS JOIN LATERAL (

@@ -442,9 +442,10 @@ class PostgresEventLog:
         return moved
 
     def _update_undelivered(self, at: Transaction, outcomes: Sequence[Outcome]) -> set[str]:
-        # By primary key; the attempt number is the fence.
+        # By primary key, whichever way the join goes; the attempt number is the fence.
+        texts = array(outcome.claim.id_text for outcome in outcomes)
         at.run(
-            f"""
+            f"""{BY_INDEX}
             UPDATE {SCHEMA}.delivery d
             SET state = CASE WHEN o.retry_in IS NULL THEN 'failed' ELSE 'pending' END,
                 failures = failures + 1,
@@ -456,11 +457,13 @@ class PostgresEventLog:
                   FROM unnest(%s::uuid[], %s::int[], %s::bigint[])
                       AS given (event_id, attempt, retry_in_ms)
             ) AS o (event_id, attempt, retry_in)
-            WHERE d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
+            WHERE d.event_id = ANY (%s::uuid[])
+              AND d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
             RETURNING d.event_id::text""",
-            array(outcome.claim.id_text for outcome in outcomes),
+            texts,
             array(str(outcome.claim.attempt) for outcome in outcomes),
             [outcome.retry_in_ms for outcome in outcomes],
+            texts,
         )
         return {event_id for (event_id,) in at.fetchall()}
 
@@ -468,25 +471,29 @@ class PostgresEventLog:
         """Give back claims that were never sent; their attempts are not counted."""
         if not claims:
             return
+        texts = array(claim.id_text for claim in claims)
         with self._connections.transaction() as at:
+            # By primary key, whichever way the join goes.
             at.run(
-                f"""
+                f"""{BY_INDEX}
                 UPDATE {SCHEMA}.delivery d
                 SET state = 'pending', attempts = attempts - 1, lease_until = NULL,
                     sweep_at = now()
                 FROM unnest(%s::uuid[], %s::int[]) AS o (event_id, attempt)
-                WHERE d.event_id = o.event_id AND d.attempts = o.attempt
+                WHERE d.event_id = ANY (%s::uuid[])
+                  AND d.event_id = o.event_id AND d.attempts = o.attempt
                   AND d.state = 'delivering'""",
-                [claim.id_text for claim in claims],
-                [claim.attempt for claim in claims],
+                texts,
+                array(str(claim.attempt) for claim in claims),
+                texts,
             )
 
     def due(self, trigger_ids: Sequence[int]) -> list[DueChunk]:
         """A chunk for each trigger that has pending events whose time has come."""
         if not trigger_ids:
             return []
-        # By delivery_due.
-        sql = f"""{IN_ORDER_OF_THE_INDEX}
+        # By delivery_due, then by primary key.
+        sql = f"""{IN_ORDER_OF_THE_INDEX}{BY_INDEX}
             WITH due AS (
                 SELECT picked.event_id
                 FROM unnest(%s::bigint[]) AS wanted (trigger_id)
@@ -578,16 +585,21 @@ class PostgresEventLog:
 
     def triggers_with_deliveries(self) -> list[int]:
         """Ids of all triggers that have unfinished (pending or delivering) events."""
-        # A loose scan of delivery_due: one probe a trigger, whatever the backlog.
-        sql = f"""
-            WITH RECURSIVE t (trigger_id) AS (
-                (SELECT trigger_id FROM {SCHEMA}.delivery ORDER BY trigger_id LIMIT 1)
+        # A loose scan of delivery_due: one probe a trigger, whatever the backlog. Where some wait
+        # for their turn, the first of them does not.
+        sql = f"""{IN_ORDER_OF_THE_INDEX}{BY_INDEX}
+            WITH RECURSIVE first (trigger_id, sweep_at) AS (
+                (SELECT trigger_id, sweep_at FROM {SCHEMA}.delivery
+                 ORDER BY trigger_id, sweep_at LIMIT 1)
                 UNION ALL
-                SELECT (SELECT d.trigger_id FROM {SCHEMA}.delivery d
-                        WHERE d.trigger_id > t.trigger_id ORDER BY d.trigger_id LIMIT 1)
-                FROM t WHERE t.trigger_id IS NOT NULL
+                SELECT next.trigger_id, next.sweep_at
+                FROM first CROSS JOIN LATERAL (
+                    SELECT d.trigger_id, d.sweep_at FROM {SCHEMA}.delivery d
+                    WHERE d.trigger_id > first.trigger_id
+                    ORDER BY d.trigger_id, d.sweep_at LIMIT 1
+                ) next
             )
-            SELECT trigger_id FROM t WHERE trigger_id IS NOT NULL"""
+            SELECT trigger_id FROM first WHERE sweep_at < 'infinity'"""
         with self._connections.transaction() as at:
             at.run(sql)
             return [trigger_id for (trigger_id,) in at.fetchall()]

@@ -422,10 +422,12 @@ def test_events_of_a_trigger_that_is_not_active_are_held(
     receiver.wait_for(3)
 
 
-def test_events_of_a_deleted_trigger_are_cancelled(bench: Bench) -> None:
+def test_events_of_a_deleted_trigger_are_left_to_the_sweep(bench: Bench) -> None:
     ids = bench.store(3, trigger_id=77)
-    bench.dispatcher().deliver(77, ids)
-    wait_until(lambda: {bench.status(event_id) for event_id in ids} == {"cancelled"})
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(77, ids)
+    wait_until(lambda: dispatcher.stats().waiting == 0)
+    assert {bench.status(event_id) for event_id in ids} == {"pending"}
 
 
 def test_what_finds_no_room_in_a_lane_is_fetched_from_the_log(

@@ -34,22 +34,41 @@ def messages(broker: "redis.Redis[bytes]") -> list[list[Any]]:
     return [orjson.loads(b64decode(orjson.loads(each)["body"]))[0] for each in found]
 
 
-def test_events_are_told_in_order_in_messages_of_one_trigger(broker: Any) -> None:
+def test_events_are_told_in_order(broker: Any) -> None:
     enqueuer = BackgroundEnqueuer()
     enqueuer.put(1, TEXTS[:250], 0)
     enqueuer.put(2, TEXTS[250:251], 7)
     enqueuer.close()
-    told = [
-        (each[0], each[2], [uuid.UUID(hex=text) for text in each[1]]) for each in messages(broker)
-    ]
-    assert sorted(told) == sorted([(1, 0, IDS[:200]), (1, 0, IDS[200:250]), (2, 7, IDS[250:251])])
+    assert sorted(told(broker), key=str) == sorted(
+        [(0, {1: IDS[:200]}), (0, {1: IDS[200:250]}), (7, {2: IDS[250:251]})], key=str
+    )
     assert waiting_messages() == 3
+
+
+def test_what_many_triggers_get_of_one_change_is_told_together(broker: Any) -> None:
+    enqueuer = BackgroundEnqueuer()
+    # The first one may leave at once; the others come while the sending thread pauses.
+    for trigger_id in range(1, 251):
+        enqueuer.put(trigger_id, TEXTS[trigger_id : trigger_id + 1], 0)
+    enqueuer.close()
+    found = told(broker)
+    together = {trigger_id: ids for _, each in found for trigger_id, ids in each.items()}
+    assert together == {trigger_id: [IDS[trigger_id]] for trigger_id in range(1, 251)}
+    assert max(len(each) for _, each in found) <= 200
+    assert len(found) < 125
+
+
+def told(broker: Any) -> list[tuple[int, dict[int, list[uuid.UUID]]]]:
+    """The log of each message, and the events of each trigger in it."""
+    return [
+        (log_number, {trigger_id: list(map(uuid.UUID, ids)) for trigger_id, ids, _ in chunks})
+        for chunks, log_number, _ in messages(broker)
+    ]
 
 
 def test_of_very_many_only_the_first_are_told_and_that_there_are_more(broker: Any) -> None:
     enqueuer = BackgroundEnqueuer()
     enqueuer.put(1, TEXTS, 0)
     enqueuer.close()
-    (only,) = messages(broker)
-    assert only[1] == [event_id.hex for event_id in IDS[:200]]
-    assert only[3] is True
+    (((only,), _, _),) = messages(broker)
+    assert only == [1, [event_id.hex for event_id in IDS[:200]], True]
