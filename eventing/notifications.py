@@ -7,7 +7,8 @@ lasts, and a last time when it is over.
 
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -64,6 +65,14 @@ def notification_definition_of(notification: Notification) -> NotificationDefini
     )
 
 
+@contextmanager
+def change_of_notifications(project: Project) -> Iterator[None]:
+    """A transaction in which nobody else changes the notifications of the project."""
+    with transaction.atomic():
+        Project.objects.select_for_update().get(pk=project.pk)
+        yield
+
+
 def save_notification(
     project: Project,
     definition: NotificationDefinition,
@@ -71,14 +80,16 @@ def save_notification(
     *,
     by: Actor,
 ) -> Notification:
-    """Create a notification, or make `existing` what `definition` says. Raises InvalidInput."""
+    """Create a notification, or make `existing` what `definition` says. Raises InvalidInput.
+
+    Who makes a definition of what is stored reads that within `change_of_notifications`.
+    """
     try:
         service = service_of(definition.url)
     except NoSuchService as allowed:
         raise InvalidInput([Problem("url", "another address", str(allowed))]) from None
-    with transaction.atomic():
-        # Two of one name must not slip in side by side.
-        Project.objects.select_for_update().get(pk=project.pk)
+    # Two of one name must not slip in side by side.
+    with change_of_notifications(project):
         others = project.notifications.filter(name__iexact=definition.name)
         if others.exclude(pk=existing.pk if existing else 0).exists():
             allowed_name = "a name no other notification of the project has"
@@ -101,7 +112,7 @@ def save_notification(
 def delete_notification(notification: Notification, *, by: Actor) -> None:
     """Tell nothing there any more, not even what is waiting to be told."""
     project, old = notification.project, _facts(notification)
-    with transaction.atomic():
+    with change_of_notifications(project):
         audit.write(by, project, "notification.delete", notification.name, notification.pk, old=old)
         notification.delete()
 

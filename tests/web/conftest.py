@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import psycopg2
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
 from eventing.logs import control_database_dsn
@@ -97,3 +98,13 @@ def kept_locked(table: str) -> Iterator[None]:
     with closing(psycopg2.connect(control_database_dsn())) as holder, holder.cursor() as cursor:
         cursor.execute(f"LOCK TABLE mission_control.{table} IN ACCESS EXCLUSIVE MODE")
         yield
+
+
+def somebody_waits_for_a_lock() -> bool:
+    """Whether a session of the control database waits for what another one holds."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])

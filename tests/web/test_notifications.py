@@ -1,17 +1,24 @@
 """Settings, Notifications: made, tested, changed and deleted in the console and over REST."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
+import psycopg2
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
 from eventing import notifications
+from eventing.logs import control_database_dsn
 from eventing.models import AuditEntry, CaptureLease, Notice, Notification
+from eventing.models.fields import encrypted
 from tests.factories import make_token
 from tests.receiver import Behaviour, Receiver
+from tests.waiting import wait_until
 from tests.web.api import Api
-from tests.web.conftest import ROLES, Shop
+from tests.web.conftest import ROLES, Shop, somebody_waits_for_a_lock
 
 REST = "projects/shop/notifications/"
 SECRET = "https://chat.example.com/hooks/hook-s3cret"
@@ -126,6 +133,55 @@ def test_only_administrators_see_and_change_them(
     rest = Api(make_token(User.objects.get(username=role), role, shop.project))
     assert rest.get(REST).status == (200 if may else 403)
     assert rest.post(REST + "on-call/test/").status in ((200,) if may else (403,))
+
+
+def test_a_lost_update_is_refused_over_rest(shop: Shop, admin: Client) -> None:
+    api = Api(make_token(User.objects.get(username="admin"), "admin", shop.project))
+    made = api.post(REST, {"name": "on-call", "url": SECRET})
+    one, seen = REST + "on-call/", made.headers["ETag"]
+    assert api.get(one).headers["ETag"] == seen
+    # Nothing that is shown, and yet another state.
+    changed = api.patch(one, {"url": SECRET + "2"}, If_Match=seen)
+    assert changed.status == 200
+    present = changed.headers["ETag"]
+    assert present != seen
+    assert api.patch(one, {"lag_seconds": 60}, If_Match=seen).status == 412
+    assert api.delete(one, If_Match=seen).status == 412
+    assert api.patch(one, {"lag_seconds": 60}, If_Match=present).status == 200
+    assert api.patch(one, {"lag_seconds": None}).json["lag_seconds"] == 300
+    assert Notification.objects.get().url == SECRET + "2"
+    assert api.delete(one, If_Match=api.get(one).headers["ETag"]).status == 204
+
+
+@pytest.mark.parametrize("way", ["rest", "form"])
+def test_of_two_changes_at_once_neither_undoes_the_other(
+    shop: Shop, admin: Client, way: str
+) -> None:
+    index = shop.path("settings/notifications/")
+    admin.post(index + "add/", FORM)
+    api = Api(make_token(User.objects.get(username="admin"), "admin", shop.project))
+    another = "https://chat.example.com/another"
+
+    def change() -> None:
+        try:
+            if way == "rest":
+                assert api.patch(REST + "on-call/", {"lag_seconds": 60}).status == 200
+            else:
+                form = {**FORM, "url": "", "lag_seconds": "60"}
+                assert admin.post(index + "on-call/", form).status_code == 303
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool, closing(psycopg2.connect(control_database_dsn())) as other:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT * FROM eventing_project FOR UPDATE")
+            waiting = pool.submit(change)
+            wait_until(somebody_waits_for_a_lock)
+            cursor.execute("UPDATE eventing_notification SET url = %s", [encrypted(another)])
+        other.commit()
+        waiting.result()
+    notification = Notification.objects.get()
+    assert (notification.url, notification.lag_seconds) == (another, 60)
 
 
 def test_over_rest_too(shop: Shop, admin: Client, receiver: Receiver) -> None:

@@ -12,6 +12,7 @@ from eventing.access import ADMIN
 from eventing.definitions import TROUBLE_KINDS, parse_notification
 from eventing.models import Notification, Project
 from eventing.notifications import (
+    change_of_notifications,
     delete_notification,
     latest_notices,
     notification_definition_of,
@@ -88,10 +89,15 @@ def _submitted(
     request: Request, project: Project, notification: Notification | None
 ) -> HttpResponse:
     given = given_notification(request.POST)
-    stored = notification_definition_of(notification) if notification else None
+    stored = None
     try:
-        definition = parse_notification(given, stored)
-        saved = save_notification(project, definition, notification, by=request.actor)
+        with change_of_notifications(project):
+            if notification is not None:
+                # What the form does not say stays as it is now, not as it was when we began.
+                notification = get_object_or_404(notifications_of(project), pk=notification.pk)
+                stored = notification_definition_of(notification)
+            definition = parse_notification(given, stored)
+            saved = save_notification(project, definition, notification, by=request.actor)
     except InvalidInput as error:
         form = Form(given, error.problems, {"url": "Address", "kinds": "Troubles"})
         return _page(request, form, notification, refused=True)

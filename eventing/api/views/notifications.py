@@ -1,6 +1,7 @@
 """Where a project's troubles are told, for its administrators."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from django.shortcuts import get_object_or_404
@@ -10,13 +11,15 @@ from rest_framework.response import Response
 
 from eventing.access import ADMIN
 from eventing.api import serializers
-from eventing.api.bodies import mapping_of
+from eventing.api.bodies import mapping_of, merged
+from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.representations import notification_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import NotificationDefinition, parse_notification
 from eventing.lanes import MASK
-from eventing.models import Notification
+from eventing.models import Notice, Notification
 from eventing.notifications import (
+    change_of_notifications,
     delete_notification,
     latest_notices,
     notification_definition_of,
@@ -39,6 +42,18 @@ def _definition(
     return parse_notification(given, stored)
 
 
+def _written(definition: NotificationDefinition) -> dict[str, Any]:
+    """A notification as `parse_notification` reads it, but for its masked address."""
+    return {**asdict(definition), "kinds": list(definition.kinds), "url": MASK}
+
+
+def _answer(
+    notification: Notification, latest: Notice | None, status: int = 200, **headers: str
+) -> Response:
+    headers |= tagged(notification_definition_of(notification))
+    return Response(notification_shown(notification, latest), status=status, headers=headers)
+
+
 class Notifications(ProjectView):
     read_role = ADMIN
 
@@ -56,13 +71,14 @@ class Notifications(ProjectView):
         {201: serializers.Notification},
         request=serializers.Notification,
         tag="notifications",
+        tagged=True,
     )
     def post(self, request: Request, project: str) -> Response:
         """Tell the project's troubles at one more address."""
         definition = _definition(mapping_of(request.data))
         saved = save_notification(self.project, definition, by=self.actor)
         address = reverse("api-notification", args=[self.project.name, saved.name])
-        return Response(notification_shown(saved, None), status=201, headers={"Location": address})
+        return _answer(saved, None, 201, Location=address)
 
 
 class OneNotification(ProjectView):
@@ -71,36 +87,42 @@ class OneNotification(ProjectView):
     def _notification(self) -> Notification:
         return get_object_or_404(notifications_of(self.project), name=self.kwargs["name"])
 
-    @operation("get_notification", {200: serializers.Notification}, tag="notifications")
+    def _answer(self, notification: Notification) -> Response:
+        latest = latest_notices(self.project).get(notification.pk)
+        return _answer(notification, latest)
+
+    @operation(
+        "get_notification", {200: serializers.Notification}, tag="notifications", tagged=True
+    )
     def get(self, request: Request, project: str, name: str) -> Response:
         """A notification, without its address."""
-        found = self._notification()
-        return Response(notification_shown(found, latest_notices(self.project).get(found.pk)))
+        return self._answer(self._notification())
 
     @operation(
         "change_notification",
         {200: serializers.Notification},
         request=serializers.Notification,
         tag="notifications",
+        tagged=True,
     )
     def patch(self, request: Request, project: str, name: str) -> Response:
-        """Change some fields of a notification."""
-        found = self._notification()
-        stored = notification_definition_of(found)
-        present = {
-            "name": stored.name,
-            "kinds": list(stored.kinds),
-            "repeat_hours": stored.repeat_hours,
-            "lag_seconds": stored.lag_seconds,
-        }
-        definition = _definition({**present, **mapping_of(request.data)}, stored)
-        saved = save_notification(self.project, definition, found, by=self.actor)
-        return Response(notification_shown(saved, latest_notices(self.project).get(saved.pk)))
+        """Change some fields of a notification (JSON Merge Patch, RFC 7396)."""
+        patch = mapping_of(request.data)
+        with change_of_notifications(self.project):
+            found = self._notification()
+            stored = notification_definition_of(found)
+            refuse_lost_update(request, stored)
+            definition = _definition(merged(_written(stored), patch), stored)
+            saved = save_notification(self.project, definition, found, by=self.actor)
+        return self._answer(saved)
 
-    @operation("delete_notification", {204: None}, tag="notifications")
+    @operation("delete_notification", {204: None}, tag="notifications", tagged=True)
     def delete(self, request: Request, project: str, name: str) -> Response:
         """Tell nothing there any more."""
-        delete_notification(self._notification(), by=self.actor)
+        with change_of_notifications(self.project):
+            found = self._notification()
+            refuse_lost_update(request, notification_definition_of(found))
+            delete_notification(found, by=self.actor)
         return Response(status=204)
 
 
