@@ -290,6 +290,7 @@ SPECTACULAR_SETTINGS = {
         "EventType": ["DB_INSERT", "DB_UPDATE", "DB_DELETE"],
         "FindingStatus": ["ok", "warning", "error"],
         "TriggerStateEnum": "eventing.definitions.TRIGGER_STATES",
+        "TroubleKind": "eventing.definitions.TROUBLE_KINDS",
     },
 }
 

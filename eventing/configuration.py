@@ -11,7 +11,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import yaml
-from django.db import transaction
 
 from eventing.access import Actor
 from eventing.connection_strings import SCHEMES
@@ -28,6 +27,7 @@ from eventing.models import Database, Project, Trigger
 from eventing.models.fields import readable
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import (
+    configuration_held,
     create_project,
     database_definition_of,
     delete_database,
@@ -82,9 +82,11 @@ def apply_to(
     by: Actor,
     dry_run: bool,
     prune: bool,
+    check: Callable[[ProjectDefinition], None] | None = None,
 ) -> Plan:
     """The same for one project, which is all that the file may name. Raises InvalidInput.
 
+    `check` may raise when it sees the project as it is, while nobody else changes anything.
     A reference that `export` has written for a secret stands, at its own place and nowhere else,
     for what is stored there. Others are looked up in `environment`, for whom that is open to.
     """
@@ -108,7 +110,28 @@ def apply_to(
     problems = keeper.problems + _local_parts(kept, secrets, by)
     if problems:
         raise InvalidInput([_with_line(problem, lines) for problem in problems])
-    return _carry_out([kept], text, project, by=by, dry_run=dry_run, prune=prune)
+
+    def check_present() -> None:
+        present = Project.objects.filter(pk=project.pk).first()
+        if present is None:
+            allowed = "a project that is there; it has just been deleted"
+            raise InvalidInput([Problem("line 1: projects", project.name, allowed)])
+        if check is not None:
+            check(project_definition_of(present))
+
+    return _carry_out([kept], text, check_present, by=by, dry_run=dry_run, prune=prune)
+
+
+def project_definition_of(project: Project) -> ProjectDefinition:
+    """A whole project as a definition, secrets included as far as a key opens them."""
+    return ProjectDefinition(
+        name=project.name,
+        settings=settings_of(project),
+        databases=tuple(map(database_definition_of, project.databases.all())),
+        triggers=tuple(
+            map(trigger_definition_of, project.triggers.prefetch_related("databases").all())
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,19 +233,22 @@ class _Keeper:
 def _carry_out(
     definitions: list[ProjectDefinition],
     text: str,
-    only: Project | None,
+    check_only: Callable[[], None] | None,
     *,
     by: Actor,
     dry_run: bool,
     prune: bool,
 ) -> Plan:
-    """Make the definitions so; with `only`, no other project is touched, whatever is pruned."""
+    """Make the definitions so; with `check_only`, which may raise before anything is changed, no
+    other project is touched, whatever is pruned."""
     _prepare_logs(definitions, text, dry_run)
     applier = _Applier(prune, by)
     try:
-        with transaction.atomic():
+        with configuration_held():
+            if check_only is not None:
+                check_only()
             applier.apply(definitions)
-            if only is None:
+            if check_only is None:
                 applier.prune_projects(definitions)
             if dry_run:
                 raise _DryRun

@@ -1,5 +1,6 @@
 """Which processes are alive, and whether the installation can do its work."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -10,8 +11,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.models.functions import Now
 
-from eventing.enqueueing import connection_errors
-from eventing.models import Heartbeat
+from eventing.enqueueing import connection_errors, waiting_messages
+from eventing.models import Breaker, Database, Heartbeat, Project
+from eventing.projects import CaptureStatus, capture_statuses
 
 PROCESSES: Final = ("capture", "worker", "beat")
 HEARTBEAT_SECONDS: Final = 5.0
@@ -113,3 +115,42 @@ def readiness() -> list[str]:
 
 
 _IMPATIENT: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}
+
+# In the order in which somebody should look at them.
+CAPTURE_STATES: Final = ("blocked", "retrying", "starting", "streaming", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the installation is, and what stands still in some of its projects.
+
+    `unseen` are the kinds of process of which none was seen for a day; `waiting_messages` is None
+    if the broker does not answer. The sources that need somebody come first, and the breakers that
+    have been open the longest.
+    """
+
+    processes: list[ProcessHealth]
+    unseen: list[str]
+    reasons: list[str]
+    waiting_messages: int | None
+    sources: list[tuple[Database, CaptureStatus]]
+    breakers: list[Breaker]
+
+
+def health_of(projects: Iterable[Project]) -> Health:
+    """The health of the installation, and of these projects' databases and triggers."""
+    processes = process_health()
+    seen = {process.process for process in processes}
+    databases = Database.objects.filter(project__in=projects).select_related("project")
+    by_project = list(databases.order_by("project__name", "alias"))
+    statuses = capture_statuses(by_project)
+    sources = [(database, statuses[database.pk]) for database in by_project]
+    breakers = Breaker.objects.filter(trigger__project__in=projects)
+    return Health(
+        processes,
+        [name for name in PROCESSES if name not in seen],
+        readiness(),
+        waiting_messages(),
+        sorted(sources, key=lambda each: CAPTURE_STATES.index(each[1].state)),
+        list(breakers.select_related("trigger__project").order_by("opened_at")),
+    )

@@ -71,14 +71,20 @@ def browse(
         except LogUnavailable:
             if index == at:
                 raise
-            return LogPage([], f"{store.number}.", stores[at])
+            return LogPage([], first_cursor_of(store), stores[at])
         is_last = index + 1 == len(stores)
         if page.next_cursor is not None:
             return LogPage(page.rows, _cursor(index, store, page.next_cursor), store)
         if page.rows or is_last:
-            return LogPage(page.rows, None if is_last else f"{stores[index + 1].number}.", store)
+            following = None if is_last else first_cursor_of(stores[index + 1])
+            return LogPage(page.rows, following, store)
         within = None
     raise AssertionError("a project has at least one log")
+
+
+def first_cursor_of(store: Store) -> str:
+    """The cursor of the newest events of one of a project's logs."""
+    return f"{store.number}."
 
 
 def _cursor(index: int, store: Store, within: str) -> str:

@@ -51,13 +51,19 @@ BUILTIN_NAME: Final = "builtin"
 
 
 @contextmanager
+def configuration_held() -> Iterator[Installation]:
+    """A transaction in which nobody else changes the configuration."""
+    with transaction.atomic():
+        yield Installation.objects.select_for_update().get()
+
+
+@contextmanager
 def configuration_change() -> Iterator[int]:
     """One change of configuration: a transaction, and the version that it makes.
 
     Changes wait for each other, so a version names one state of the whole configuration.
     """
-    with transaction.atomic():
-        installation = Installation.objects.select_for_update().get()
+    with configuration_held() as installation:
         version = installation.configuration_version + 1
         Installation.objects.update(configuration_version=F("configuration_version") + 1)
         yield version

@@ -20,6 +20,30 @@ MOST_STEPS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """A span of time up to now, in so many steps; `name` is short, `words` is what pages say."""
+
+    name: str
+    words: str
+    step: timedelta
+    steps: int
+
+    def bounds(self, now: datetime) -> tuple[datetime, datetime]:
+        """From when until when: whole steps, the present one being the last."""
+        seconds = int(self.step.total_seconds())
+        until = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, UTC)
+        return until - self.steps * self.step, until
+
+
+LAST_HOUR: Final = Period("1h", "Last hour", timedelta(minutes=1), 60)
+PERIODS: Final = (
+    LAST_HOUR,
+    Period("24h", "Last 24 hours", timedelta(minutes=30), 48),
+    Period("7d", "Last 7 days", timedelta(hours=3), 56),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Bucket:
     """What happened from `begins_at` on, for one step of a series, or for all of it.
 
@@ -95,6 +119,11 @@ class Series:
     buckets: tuple[Bucket, ...]
     total: Bucket
     unavailable: tuple[str, ...] = ()
+
+    @property
+    def per_minute(self) -> float:
+        """How many events were stored a minute, on average."""
+        return self.total.stored / ((self.until - self.since).total_seconds() / 60)
 
 
 def series(

@@ -34,7 +34,7 @@ _database = [
     path("delete/", databases.delete, name="database-delete"),
     path("start-anew/", databases.start_capture_anew, name="database-start-anew"),
     path("tables/", databases.tables, name="database-tables"),
-    path("tables/count/", databases.count_tables, name="database-table-count"),
+    path("tables/count/", databases.table_count, name="database-table-count"),
 ]
 
 _trigger = [

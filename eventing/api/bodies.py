@@ -17,6 +17,8 @@ from rest_framework.request import Request
 from eventing.problems import InvalidInput, Problem
 
 MEDIA_TYPE: Final = "application/json"
+# RFC 9512.
+YAML_MEDIA_TYPE: Final = "application/yaml"
 
 
 def as_json(content: object) -> bytes:
@@ -52,15 +54,39 @@ class BoundedJSONParser(BaseParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         """Raises ParseError for what is not JSON (RFC 8259), RequestDataTooBig."""
-        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0
-        content = stream.read(most + 1)
-        if len(content) > most:
-            raise RequestDataTooBig
         try:
-            return orjson.loads(content)
+            return orjson.loads(_bounded(stream))
         except orjson.JSONDecodeError as error:
             # The message quotes nothing of the body.
             raise ParseError(f"the body is not JSON: {error}") from error
+
+
+class BoundedYAMLParser(BaseParser):
+    """Reads a body of at most `DATA_UPLOAD_MAX_MEMORY_SIZE` bytes as text; what it says is for
+    `eventing.configuration` to find out."""
+
+    media_type = YAML_MEDIA_TYPE
+
+    def parse(
+        self,
+        stream: IO[Any],
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """A text. Raises ParseError for what is not UTF-8, RequestDataTooBig."""
+        try:
+            return _bounded(stream).decode()
+        except UnicodeDecodeError:
+            raise ParseError("the body is not text in UTF-8") from None
+
+
+def _bounded(stream: IO[Any]) -> bytes:
+    """All that is in it. Raises RequestDataTooBig."""
+    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0
+    content: bytes = stream.read(most + 1)
+    if len(content) > most:
+        raise RequestDataTooBig
+    return content
 
 
 class JSONOnly(BaseContentNegotiation):

@@ -35,7 +35,7 @@ from eventing.problems import InvalidInput, Problem
 from eventing.projects import trigger_definition_of
 
 # Shown with a trigger, and left alone when they are sent back.
-_READ_ONLY: Final = frozenset({"live", "problem", "breaker"})
+_READ_ONLY: Final = frozenset({"live", "problem", "signing_secrets", "breaker"})
 
 
 def new_project(body: Mapping[str, Any]) -> tuple[str, str, SettingsDefinition]:

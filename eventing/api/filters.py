@@ -15,7 +15,9 @@ from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.exports import EXPORT_KINDS, ExportKind
 from eventing.logs.base import EventFilter
+from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput, Problem
+from eventing.stats import LAST_HOUR, PERIODS, Period
 
 FILTERS: Final = (
     "trigger",
@@ -81,6 +83,47 @@ def export_selection_of(query: QueryDict) -> ExportSelection:
 
 
 @dataclass(frozen=True, slots=True)
+class FiguresSelection:
+    """What figures to show: of which period, and of which trigger, None meaning all."""
+
+    period: Period
+    trigger: Trigger | None
+
+
+def figures_selection_of(query: QueryDict, project: Project) -> FiguresSelection:
+    """The figures that a query asks for. Raises InvalidInput."""
+    given, problems = _texts(query, ("within", "trigger"))
+    within = _choice(given, "within", [each.name for each in PERIODS], problems)
+    name = given.get("trigger")
+    trigger = project.triggers.filter(name=name).first() if name else None
+    if name and trigger is None:
+        allowed = "the name of a trigger of this project"
+        problems.append(Problem("trigger", repr(name[:80]), allowed))
+    if problems:
+        raise InvalidInput(problems)
+    return FiguresSelection(
+        next((each for each in PERIODS if each.name == within), LAST_HOUR), trigger
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """How a configuration is put in: `dry_run` only plans, `prune` deletes what it leaves out."""
+
+    dry_run: bool
+    prune: bool
+
+
+def apply_options_of(query: QueryDict) -> ApplyOptions:
+    """The options of a query. Raises InvalidInput."""
+    given, problems = _texts(query, ("dry_run", "prune"))
+    values = {name: _choice(given, name, ("true", "false"), problems) for name in given}
+    if problems:
+        raise InvalidInput(problems)
+    return ApplyOptions(values.get("dry_run") == "true", values.get("prune") == "true")
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSelection:
     """Entries of the audit log to show: which, from where on, and how many."""
 
@@ -104,7 +147,7 @@ def audit_selection_of(query: QueryDict) -> AuditSelection:
 
 
 def filters_of(query: QueryDict, body: Mapping[str, Any]) -> EventFilter:
-    """The filters of a redelivery from query and body together. Raises InvalidInput."""
+    """Which events are meant, by query and body together. Raises InvalidInput."""
     given, problems = _texts(query, FILTERS)
     also, more = _texts(body, FILTERS)
     problems += more

@@ -4,7 +4,7 @@ Secrets never leave: header values and a database's password are shown as a mask
 sent back stands for what is stored.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,9 @@ from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Finding
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
 from eventing.doctor import passes
+from eventing.eventing_dbs import Store
+from eventing.health import Health
+from eventing.history import first_cursor_of
 from eventing.lanes import MASK
 from eventing.logs.base import EventDetail, EventRow, Invocation
 from eventing.models import (
@@ -30,15 +33,18 @@ from eventing.models import (
     Project,
     Redelivery,
     Trigger,
+    Trouble,
 )
 from eventing.notifications import title_of
 from eventing.projects import (
     CaptureStatus,
+    active_secrets,
     database_definition_of,
     settings_of,
     trigger_definition_of,
 )
 from eventing.quantities import instant
+from eventing.stats import Bucket, Period, Series
 from eventing.trial import Trial
 
 
@@ -81,16 +87,20 @@ def database_shown(database: Database, capture: CaptureStatus) -> dict[str, Any]
     """A database and how its capture fares."""
     return {
         **database_written(database_definition_of(database)),
-        "capture": {
-            "state": capture.state,
-            "error": capture.error or None,
-            "mend": capture.mend or None,
-            "next_try_at": _moment(capture.next_try_at),
-            "lag_ms": capture.lag_ms,
-            "lag_bytes": capture.lag_bytes,
-            "position": capture.position or None,
-            "last_change_at": _moment(capture.last_change_at),
-        },
+        "capture": _capture_shown(capture),
+    }
+
+
+def _capture_shown(capture: CaptureStatus) -> dict[str, Any]:
+    return {
+        "state": capture.state,
+        "error": capture.error or None,
+        "mend": capture.mend or None,
+        "next_try_at": _moment(capture.next_try_at),
+        "lag_ms": capture.lag_ms,
+        "lag_bytes": capture.lag_bytes,
+        "position": capture.position or None,
+        "last_change_at": _moment(capture.last_change_at),
     }
 
 
@@ -105,14 +115,15 @@ def masked_address(url: str) -> str:
     return f"{shown}?{MASK}" if parts.query or parts.fragment else shown
 
 
-def member_shown(membership: Membership) -> dict[str, Any]:
-    """A member of a project."""
+def member_shown(membership: Membership, two_factor: bool) -> dict[str, Any]:
+    """A member of a project, and whether they sign in with more than a password."""
     user = membership.user
     return {
         "user": user.username,
         "role": membership.role,
         "payloads": membership.sees_payloads,
         "active": user.is_active,
+        "two_factor": two_factor,
     }
 
 
@@ -202,12 +213,122 @@ def trigger_shown(trigger: Trigger, live: bool) -> dict[str, Any]:
         **trigger_written(trigger_definition_of(trigger)),
         "live": live,
         "problem": trigger.problem,
+        "signing_secrets": active_secrets(trigger),
         "breaker": {
             "state": "open" if breaker else "closed",
             "reason": breaker.reason if breaker else None,
             "opened_at": _moment(breaker.opened_at) if breaker else None,
             "next_probe_at": _moment(breaker.next_probe_at) if breaker else None,
         },
+    }
+
+
+def deed_shown(entry: AuditEntry) -> dict[str, Any]:
+    """An entry of the audit log for those who may not read that: not from where it was done."""
+    return {
+        "at": _moment(entry.at),
+        "user": entry.user_name,
+        "action": entry.action,
+        "old": entry.old,
+        "new": entry.new,
+    }
+
+
+def figures_shown(
+    period: Period,
+    found: Series,
+    of_each: Mapping[Trigger, Series],
+    backlogs: Mapping[int, int],
+) -> dict[str, Any]:
+    """What came of events in a period: together, step by step, and of each trigger; what of it is
+    not finished, by its id, is unknown while a log does not answer."""
+    return {
+        "within": period.name,
+        "since": _moment(found.since),
+        "until": _moment(found.until),
+        "step_seconds": int(found.step.total_seconds()),
+        "total": _summary_shown(found),
+        "steps": [
+            {"begins_at": _moment(bucket.begins_at), **_bucket_shown(bucket)}
+            for bucket in found.buckets
+        ],
+        "triggers": [
+            {"name": trigger.name, "backlog": backlogs.get(trigger.pk), **_summary_shown(series)}
+            for trigger, series in of_each.items()
+        ],
+        "unavailable": list(found.unavailable),
+    }
+
+
+def _summary_shown(found: Series) -> dict[str, Any]:
+    return {"per_minute": found.per_minute, **_bucket_shown(found.total)}
+
+
+def _bucket_shown(bucket: Bucket) -> dict[str, Any]:
+    return {
+        "stored": bucket.stored,
+        "delivered": bucket.delivered,
+        "retried": bucket.retried,
+        "failed": bucket.failed,
+        "success_rate": bucket.success_rate,
+        "p50_ms": bucket.p50_ms,
+        "p99_ms": bucket.p99_ms,
+    }
+
+
+def trouble_shown(trouble: Trouble) -> dict[str, Any]:
+    """Something that is wrong now with a database or a trigger."""
+    return {
+        "kind": trouble.kind,
+        "object": trouble.object_name,
+        "reason": trouble.reason,
+        "began_at": _moment(trouble.began_at),
+    }
+
+
+def store_shown(store: Store) -> dict[str, Any]:
+    """An Eventing DB of a project; `replaced_at` is None for the one in use."""
+    return {
+        "name": store.name,
+        "place": store.place,
+        "replaced_at": _moment(store.replaced_at),
+        "cursor": first_cursor_of(store),
+    }
+
+
+def health_shown(health: Health) -> dict[str, Any]:
+    """How the installation is, and what stands still in the caller's projects."""
+    return {
+        "reasons": health.reasons,
+        "processes": [
+            {
+                "process": each.process,
+                "name": each.name,
+                "seen_at": _moment(each.seen_at),
+                "alive": each.alive,
+            }
+            for each in health.processes
+        ],
+        "unseen": health.unseen,
+        "waiting_messages": health.waiting_messages,
+        "databases": [
+            {
+                "project": database.project.name,
+                "alias": database.alias,
+                "capture": _capture_shown(capture),
+            }
+            for database, capture in health.sources
+        ],
+        "breakers": [
+            {
+                "project": breaker.trigger.project.name,
+                "trigger": breaker.trigger.name,
+                "reason": breaker.reason,
+                "opened_at": _moment(breaker.opened_at),
+                "next_probe_at": _moment(breaker.next_probe_at),
+            }
+            for breaker in health.breakers
+        ],
     }
 
 

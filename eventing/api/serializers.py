@@ -13,6 +13,7 @@ from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERAT
 from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
 from eventing.exports import EXPORT_KINDS
 from eventing.models import CaptureLease
+from eventing.stats import LAST_HOUR, PERIODS
 
 _Text = serializers.CharField
 _Number = serializers.IntegerField
@@ -80,6 +81,9 @@ class Member(serializers.Serializer[object]):
     role = serializers.ChoiceField(choices=ROLES)
     payloads = _Flag(default=True, help_text=_PAYLOADS)
     active = _Flag(read_only=True, help_text="Whether the user may sign in.")
+    two_factor = _Flag(
+        read_only=True, help_text="Whether the user signs in with more than a password."
+    )
 
 
 class MemberToAdd(serializers.Serializer[object]):
@@ -145,6 +149,13 @@ class Notification(serializers.Serializer[object]):
     last = LastNotice(read_only=True, allow_null=True, help_text="The latest message; null: none.")
 
 
+class Trouble(serializers.Serializer[object]):
+    kind = serializers.ChoiceField(choices=TROUBLE_KINDS)
+    object = _Text(help_text="The database's alias, or the trigger's name.")
+    reason = _Text()
+    began_at = _Moment()
+
+
 class NotificationTrial(serializers.Serializer[object]):
     taken = _Flag()
     error = _Text(allow_null=True, help_text="Why it was not taken.")
@@ -160,6 +171,14 @@ class AuditEntry(serializers.Serializer[object]):
     kind = serializers.ChoiceField(choices=KINDS)
     object_id = _Number(allow_null=True)
     object = _Text(help_text="The name of what it was done to.")
+    old = serializers.DictField(allow_null=True, help_text="Before, the fields that differ.")
+    new = serializers.DictField(allow_null=True, help_text="Afterwards, the fields that differ.")
+
+
+class Deed(serializers.Serializer[object]):
+    at = _Moment()
+    user = _Text(help_text="Who; empty for a command.")
+    action = _Text(help_text="What was done, such as trigger.update.")
     old = serializers.DictField(allow_null=True, help_text="Before, the fields that differ.")
     new = serializers.DictField(allow_null=True, help_text="Afterwards, the fields that differ.")
 
@@ -206,6 +225,10 @@ class Table(serializers.Serializer[object]):
     columns = serializers.ListField(child=_Text())
     limits = _Text(help_text="What of it cannot be captured, and why; mostly empty.")
     mend = _Text(help_text="The statement that mends it.")
+
+
+class TableCount(serializers.Serializer[object]):
+    tables = _Number()
 
 
 class Finding(serializers.Serializer[object]):
@@ -268,6 +291,9 @@ class Trigger(serializers.Serializer[object]):
         read_only=True,
         allow_null=True,
         help_text="Why nothing can be sent: no encryption key opens its headers or its secrets.",
+    )
+    signing_secrets = _Number(
+        read_only=True, help_text="How many sign: two while one is being replaced."
     )
     breaker = Breaker(read_only=True)
 
@@ -362,6 +388,11 @@ class EventFilters(serializers.Serializer[object]):
     error = _Text(required=False, help_text="A text of the last attempt's error, or its status.")
 
 
+class EventCount(serializers.Serializer[object]):
+    count = _Number(allow_null=True, help_text="null: it took too long, or a log did not answer.")
+    or_more = _Flag(help_text="Whether counting ended there.")
+
+
 class EventExport(EventFilters):
     format = serializers.ChoiceField(choices=EXPORT_KINDS)
     payloads = serializers.ChoiceField(
@@ -378,6 +409,16 @@ class EventSelection(EventFilters):
 
 class EventChoice(serializers.Serializer[object]):
     ids = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=1000)
+
+
+class EventsToRedeliver(EventFilters):
+    ids = serializers.ListField(
+        child=serializers.UUIDField(),
+        required=False,
+        min_length=1,
+        max_length=1000,
+        help_text="These events alone; then no filter is allowed.",
+    )
 
 
 class Cancelled(serializers.Serializer[object]):
@@ -420,3 +461,113 @@ class Counts(serializers.Serializer[object]):
     delivered = _Number()
     failed = _Number()
     cancelled = _Number()
+
+
+class Outcomes(serializers.Serializer[object]):
+    """Events by their commit (`stored`), attempts by when they began."""
+
+    stored = _Number()
+    delivered = _Number()
+    retried = _Number(help_text="Attempts that failed and are tried again.")
+    failed = _Number(help_text="Events whose retries are used up.")
+    success_rate = serializers.FloatField(
+        allow_null=True, help_text="From 0 to 1, of finished events; null: none finished."
+    )
+    p50_ms = serializers.FloatField(
+        allow_null=True, help_text="The median from commit to delivery; null: none delivered."
+    )
+    p99_ms = serializers.FloatField(allow_null=True)
+
+
+class Step(Outcomes):
+    begins_at = _Moment()
+
+
+class Summary(Outcomes):
+    per_minute = serializers.FloatField(help_text="Events stored a minute, on average.")
+
+
+class TriggerSummary(Summary):
+    name = _Text()
+    backlog = _Number(
+        allow_null=True, help_text="Unfinished events of any time; null: a log does not answer."
+    )
+
+
+class Figures(serializers.Serializer[object]):
+    within = serializers.ChoiceField(choices=[each.name for each in PERIODS])
+    since = _Moment()
+    until = _Moment(help_text="The end of the present step.")
+    step_seconds = _Number()
+    total = Summary()
+    steps = Step(many=True, help_text="Oldest first, without gaps.")
+    triggers = TriggerSummary(many=True)
+    unavailable = serializers.ListField(
+        child=_Text(), help_text="Eventing DBs that did not answer, and are not counted."
+    )
+
+
+class FiguresSelection(serializers.Serializer[object]):
+    within = serializers.ChoiceField(
+        choices=[each.name for each in PERIODS], required=False, default=LAST_HOUR.name
+    )
+    trigger = _Text(required=False, help_text="The figures of this one alone.")
+
+
+class EventingDb(serializers.Serializer[object]):
+    name = _Text(help_text="`builtin`, or a database's alias.")
+    place = _Text()
+    replaced_at = _Moment(allow_null=True, help_text="null: it is the one in use.")
+    cursor = _Text(help_text="Of its newest events.")
+
+
+class Applied(serializers.Serializer[object]):
+    plan = serializers.ListField(
+        child=_Text(), help_text="Each step, beginning with +, ~ or -; empty: nothing to change."
+    )
+    applied = _Flag(help_text="False for a dry run.")
+
+
+class ApplyOptions(serializers.Serializer[object]):
+    dry_run = serializers.ChoiceField(
+        choices=["true", "false"], default="false", help_text="Plan only, change nothing."
+    )
+    prune = serializers.ChoiceField(
+        choices=["true", "false"],
+        default="false",
+        help_text="Delete databases and triggers of the project that are not in the file.",
+    )
+
+
+class Process(serializers.Serializer[object]):
+    process = _Text(help_text="capture, worker or beat.")
+    name = _Text(help_text="Tells several of them apart.")
+    seen_at = _Moment()
+    alive = _Flag(help_text="Whether it was seen within 20 s.")
+
+
+class SourceHealth(serializers.Serializer[object]):
+    project = _Text()
+    alias = _Text()
+    capture = Capture()
+
+
+class OpenBreaker(serializers.Serializer[object]):
+    project = _Text()
+    trigger = _Text()
+    reason = _Text()
+    opened_at = _Moment()
+    next_probe_at = _Moment()
+
+
+class Health(serializers.Serializer[object]):
+    reasons = serializers.ListField(
+        child=_Text(), help_text="Why the installation is not ready, as /readyz has it."
+    )
+    processes = Process(many=True, help_text="Seen within a day, the latest first.")
+    unseen = serializers.ListField(
+        child=_Text(), help_text="The kinds of process of which none was seen for a day."
+    )
+    waiting_messages = _Number(allow_null=True, help_text="null: the broker does not answer.")
+    databases = SourceHealth(many=True, help_text="Those that need somebody first.")
+    breakers = OpenBreaker(many=True, help_text="The longest open first.")

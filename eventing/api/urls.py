@@ -9,8 +9,11 @@ from eventing.api.health import healthz, metrics, readyz
 from eventing.api.problem_details import nothing_here
 from eventing.api.views import (
     audit,
+    configuration,
     databases,
     events,
+    figures,
+    health,
     members,
     notifications,
     projects,
@@ -41,6 +44,7 @@ _of_a_project = [
     path("settings/", projects.ProjectSettings.as_view()),
     path("members/", members.Members.as_view()),
     path("members/<str:username>/", members.OneMember.as_view(), name="api-member"),
+    path("members/<str:username>/reset-two-factor/", members.MemberFactorsReset.as_view()),
     path("tokens/", tokens.Tokens.as_view()),
     path("tokens/<int:token_id>/", tokens.OneToken.as_view(), name="api-token"),
     path("notifications/", notifications.Notifications.as_view()),
@@ -56,9 +60,11 @@ _of_a_project = [
     path("databases/<name:alias>/check/", databases.DatabaseCheck.as_view()),
     path("databases/<name:alias>/start-anew/", databases.DatabaseStartingAnew.as_view()),
     path("databases/<name:alias>/tables/", databases.DatabaseTables.as_view()),
+    path("databases/<name:alias>/tables/count/", databases.DatabaseTableCount.as_view()),
     path("check/", databases.CandidateCheck.as_view()),
     path("triggers/", triggers.Triggers.as_view()),
     path("triggers/<name:name>/", triggers.OneTrigger.as_view(), name="api-trigger"),
+    path("triggers/<name:name>/history/", triggers.TriggerHistory.as_view()),
     path("triggers/<name:name>/test/", triggers.TriggerTest.as_view()),
     path("triggers/<name:name>/secret/", triggers.TriggerSecret.as_view()),
     path("triggers/<name:name>/secret/rotate/", triggers.TriggerSecretRotation.as_view()),
@@ -66,6 +72,7 @@ _of_a_project = [
     path("sample/", triggers.DraftSample.as_view()),
     path("try/", triggers.DraftTest.as_view()),
     path("events/", events.Events.as_view()),
+    path("events/count/", events.EventsCount.as_view()),
     path("events/redeliver/", events.EventsRedelivery.as_view()),
     path("events/export/", events.EventsExport.as_view()),
     path("events/cancel/", events.EventsCancelling.as_view()),
@@ -79,6 +86,10 @@ _of_a_project = [
     ),
     path("redeliveries/<int:number>/cancel/", redeliveries.RedeliveryCancelling.as_view()),
     path("stats/", events.Stats.as_view()),
+    path("figures/", figures.Figures.as_view()),
+    path("troubles/", figures.Troubles.as_view()),
+    path("eventing-dbs/", figures.EventingDbs.as_view()),
+    path("configuration/", configuration.Configuration.as_view()),
 ]
 
 urlpatterns = [
@@ -94,6 +105,7 @@ urlpatterns = [
         name="api-docs",
     ),
     path("api/v1/schema/", SpectacularAPIView.as_view(http_method_names=SAFE), name="api-schema"),
+    path("api/v1/health/", health.InstallationHealth.as_view()),
     path("api/v1/projects/", projects.Projects.as_view()),
     path("api/v1/projects/<name:project>/", include(_of_a_project)),
     re_path(r"^api/v1/(?P<path>.*)$", nothing_here),

@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -143,7 +144,10 @@ def test_a_generated_client_makes_a_trigger_and_reads_events(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configuration = tmp_path / "client.yaml"
-    configuration.write_text("post_hooks: []\n")
+    # Of files it knows bytes alone.
+    configuration.write_text(
+        "post_hooks: []\ncontent_type_overrides: {application/yaml: application/octet-stream}\n"
+    )
     subprocess.run(
         [
             *(sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none"),
@@ -179,3 +183,10 @@ def _use(installation: Installation, part: Any, client: Any, models: Any) -> Non
     assert [str(each.id) for each in page.results] == [installation.event_id]
     event = part("api.events.get_event").sync("shop", page.results[0].id, client=client)
     assert event.payload["type"] == "DB_INSERT"
+    figures = part("api.figures.get_figures").sync("shop", client=client)
+    assert (figures.within, len(figures.steps)) == ("1h", 60)
+    file = part("api.configuration.get_configuration").sync_detailed("shop", client=client)
+    apply = part("api.configuration.apply_configuration").sync
+    body = part("types").File(payload=BytesIO(file.content.replace(b"by-client", b"renamed")))
+    done = apply("shop", client=client, body=body, if_match=file.headers["ETag"])
+    assert (done.plan, done.applied) == (["+ trigger shop/renamed"], True)

@@ -295,6 +295,7 @@ def test_a_trigger_is_made_with_its_defaults(shop: Shop) -> None:
         "ordered": False,
         "live": False,
         "problem": None,
+        "signing_secrets": 1,
         "breaker": CLOSED,
     }
     assert shop.viewer.get("projects/shop/triggers/t/").json == answer.json

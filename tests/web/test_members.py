@@ -58,6 +58,7 @@ def test_a_user_is_added_changed_and_removed_over_rest(shop: Shop) -> None:
         "role": "viewer",
         "payloads": True,
         "active": True,
+        "two_factor": False,
         "first_password": None,
     }
     address = answer.headers["Location"].removeprefix("/api/v1/")

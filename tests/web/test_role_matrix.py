@@ -157,6 +157,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
 
 _API: Final = "api/v1/projects/"
 _A: Final = _API + "<name:project>/"
+_HEALTH: Final = "api/v1/health/"
 API: Final[dict[str, dict[str, Rule]]] = {
     _API: {"GET": signed_in(), "POST": root(201, {"name": "new"}, stranger=403)},
     _A: {"GET": viewer(), "PATCH": admin(200, {}), "DELETE": admin(204)},
@@ -170,6 +171,8 @@ API: Final[dict[str, dict[str, Rule]]] = {
         "PATCH": admin(200, {"role": "editor"}),
         "DELETE": admin(204),
     },
+    # Nobody here has a second factor; who may not take it away does not learn of that.
+    _A + "members/<str:username>/reset-two-factor/": {"POST": root(409)},
     _A + "tokens/": {"GET": viewer(), "POST": viewer(201, {"role": "viewer"})},
     _A + "tokens/<int:token_id>/": {
         "GET": admin(viewer=404, editor=404),
@@ -196,6 +199,7 @@ API: Final[dict[str, dict[str, Rule]]] = {
     _A + "databases/<name:alias>/check/": {"POST": admin()},
     _A + "databases/<name:alias>/start-anew/": {"POST": admin(204)},
     _A + "databases/<name:alias>/tables/": {"GET": editor(503)},
+    _A + "databases/<name:alias>/tables/count/": {"GET": viewer(503)},
     _A + "check/": {"POST": admin(200, _DATABASE)},
     _A + "triggers/": {"GET": viewer(), "POST": editor(201, _TRIGGER)},
     _A + "triggers/<name:name>/": {
@@ -204,6 +208,7 @@ API: Final[dict[str, dict[str, Rule]]] = {
         "PATCH": editor(200, {}),
         "DELETE": editor(204),
     },
+    _A + "triggers/<name:name>/history/": {"GET": viewer()},
     _A + "triggers/<name:name>/test/": {"POST": editor()},
     _A + "triggers/<name:name>/secret/": {"POST": editor()},
     _A + "triggers/<name:name>/secret/rotate/": {"POST": editor()},
@@ -212,6 +217,7 @@ API: Final[dict[str, dict[str, Rule]]] = {
     _A + "try/": {"POST": editor(422, {"operations": ["insert"]})},
     _A + "events/": {"GET": viewer()},
     _A + "events/export/": {"GET": viewer(422)},
+    _A + "events/count/": {"GET": editor()},
     _A + "events/cancel/": {"POST": editor(422, {})},
     _A + "events/redeliver/": {"POST": editor(202)},
     _A + "events/<uuid:event_id>/": {"GET": viewer()},
@@ -220,6 +226,11 @@ API: Final[dict[str, dict[str, Rule]]] = {
     _A + "redeliveries/<int:number>/": {"GET": viewer()},
     _A + "redeliveries/<int:number>/cancel/": {"POST": editor()},
     _A + "stats/": {"GET": viewer()},
+    _A + "figures/": {"GET": viewer()},
+    _A + "troubles/": {"GET": viewer()},
+    _A + "eventing-dbs/": {"GET": viewer()},
+    _A + "configuration/": {"GET": admin(), "PUT": admin(422)},
+    _HEALTH: {"GET": signed_in()},
 }
 # Open to everybody: they say nothing of any project, or only of those a token opens.
 PUBLIC: Final[dict[str, dict[str, Rule]]] = {
@@ -350,7 +361,7 @@ def expected(route: str, method: str, role: str) -> set[int]:
         # REST looks at the token first, so as to say nothing to strangers.
         if is_api and role == "anonymous":
             return {401}
-        if is_api and role == "stranger" and route != _API:
+        if is_api and role == "stranger" and route not in (_API, _HEALTH):
             return {404}
         return {403, 405} if is_api and role in ("viewer", "editor") else {405}
     if role in rule.exceptions:

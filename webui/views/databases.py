@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from django.contrib import messages
-from django.core.cache import cache
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
@@ -26,6 +25,7 @@ from eventing.projects import (
     start_anew,
 )
 from eventing.sources.base import START_ANEW, SourceUnavailable
+from eventing.table_counts import count_tables, kept_counts
 from webui.forms import (
     Form,
     database_definition,
@@ -38,10 +38,6 @@ from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.views.begin import steps
 
-_COUNT_KEPT_SECONDS: Final = 600
-# In place of a number, for a server that did not give one.
-_NO_ANSWER: Final = -1
-_NO_ANSWER_KEPT_SECONDS: Final = 60
 _TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
 
 
@@ -51,36 +47,22 @@ def index(request: Request, project: Project) -> HttpResponse:
     """One row a database, kept up to date."""
     databases = list(project.databases.all())
     statuses = capture_statuses(databases)
-    counts = cache.get_many([_counted_as(database) for database in databases])
+    counts = kept_counts(databases)
     rows = [
-        _row(database, statuses[database.pk], counts.get(_counted_as(database)))
-        for database in databases
+        _row(database, statuses[database.pk], counts.get(database.pk)) for database in databases
     ]
     return live_answer(request, "databases/page.html", "databases/_rows.html", {"rows": rows})
 
 
 @require_safe
 @project_page()
-def count_tables(request: Request, project: Project, alias: str) -> HttpResponse:
+def table_count(request: Request, project: Project, alias: str) -> HttpResponse:
     """How many tables of a database can be captured: asked for by each row for itself, so that a
-    server that does not answer holds up nothing, and kept for some minutes."""
-    database = get_object_or_404(project.databases, alias=alias)
-    key = _counted_as(database)
-    count = cache.get(key)
-    if count is None:
-        try:
-            count, kept_seconds = len(catalogue(database)), _COUNT_KEPT_SECONDS
-        except SourceUnavailable:
-            count, kept_seconds = _NO_ANSWER, _NO_ANSWER_KEPT_SECONDS
-        cache.set(key, count, kept_seconds)
+    server that does not answer holds up nothing."""
+    count = count_tables(get_object_or_404(project.databases, alias=alias))
     if not request.htmx:
         return redirect("databases", project.name)
     return render(request, "databases/_tables.html", {"count": count})
-
-
-def _counted_as(database: Database) -> str:
-    """Where the number of a database's tables is kept, as long as nothing of it is changed."""
-    return f"tables:{database.pk}:{database.configuration_version}"
 
 
 def _row(database: Database, capture: CaptureStatus, tables: int | None) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlencode
 
 from django.http import HttpResponse
@@ -16,36 +15,12 @@ from eventing.eventing_dbs import current_log
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.models import Project, Trigger
 from eventing.projects import capture_statuses
-from eventing.stats import Series, series, series_by_trigger
+from eventing.stats import PERIODS, Period, Series, series, series_by_trigger
 from webui.charts import Chart, latency_chart, outcomes_chart, sparkline
 from webui.pages import live_answer, project_page
 from webui.requests import Request
 
 _LATEST = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """A span of time up to now, in so many steps; `name` is that of the event log's filter."""
-
-    name: str
-    words: str
-    step: timedelta
-    steps: int
-
-    def bounds(self, now: datetime) -> tuple[datetime, datetime]:
-        """From when until when: whole steps, the present one being the last."""
-        seconds = int(self.step.total_seconds())
-        until = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, UTC)
-        return until - self.steps * self.step, until
-
-
-LAST_HOUR: Final = Period("1h", "Last hour", timedelta(minutes=1), 60)
-PERIODS: Final = (
-    LAST_HOUR,
-    Period("24h", "Last 24 hours", timedelta(minutes=30), 48),
-    Period("7d", "Last 7 days", timedelta(hours=3), 56),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +31,6 @@ class TriggerRow:
     backlog: int | None
     series: Series
     spark: Chart
-
-    @property
-    def per_minute(self) -> float:
-        return per_minute(self.series)
 
 
 def period_asked_for(request: Request) -> Period:
@@ -76,16 +47,10 @@ def charts_of(project: Project, period: Period, trigger: Trigger | None = None) 
         "period": period,
         "periods": PERIODS,
         "series": found,
-        "per_minute": per_minute(found),
         "outcomes": outcomes_chart(found),
         "latency": latency_chart(found),
         "also": f"&{urlencode({'trigger': trigger.name})}" if trigger else "",
     }
-
-
-def per_minute(found: Series) -> float:
-    """How many events were stored a minute, on average."""
-    return found.total.stored / ((found.until - found.since).total_seconds() / 60)
 
 
 @require_safe

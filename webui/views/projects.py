@@ -24,13 +24,12 @@ from eventing.history import remove_project
 from eventing.models import Database, Project, Trouble
 from eventing.problems import InvalidInput
 from eventing.projects import capture_statuses, create_project
-from eventing.stats import series
+from eventing.stats import LAST_HOUR, series
 from webui.charts import sparkline
 from webui.forms import Form
 from webui.pages import SeeOther, actor_of, form_answer, project_page
 from webui.requests import Request
 from webui.views.begin import steps
-from webui.views.overview import LAST_HOUR, per_minute
 
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
 
@@ -49,7 +48,7 @@ def figures(request: Request, project: Project) -> HttpResponse:
     """What a project's card tells of its last hour; each card asks for its own."""
     since, until = LAST_HOUR.bounds(timezone.now())
     found = series(project, since, until, LAST_HOUR.step)
-    context = {"series": found, "spark": sparkline(found), "per_minute": per_minute(found)}
+    context = {"series": found, "spark": sparkline(found)}
     return render(request, "projects/_figures.html", context)
 
 

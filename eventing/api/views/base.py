@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.parsers import BaseParser
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
@@ -80,7 +81,7 @@ def operation(
 class ApiView(APIView):
     """A view of the API."""
 
-    parser_classes = (BoundedJSONParser,)
+    parser_classes: Sequence[type[BaseParser]] = (BoundedJSONParser,)
     renderer_classes = (ExactJSONRenderer,)
     content_negotiation_class = JSONOnly
     http_method_names = ("get", "head", "post", "put", "patch", "delete")

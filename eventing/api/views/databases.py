@@ -28,6 +28,7 @@ from eventing.projects import (
     start_anew,
 )
 from eventing.sources.base import SourceUnavailable
+from eventing.table_counts import NO_ANSWER, count_tables
 
 
 def _answer(database: Database, status: int = 200, **headers: str) -> Response:
@@ -130,6 +131,17 @@ class DatabaseTables(ProjectView):
             return Response([asdict(table) for table in catalogue(database)])
         except SourceUnavailable as error:
             raise Unavailable(str(error)) from None
+
+
+class DatabaseTableCount(ProjectView):
+    @operation("count_tables", {200: serializers.TableCount}, tag="databases")
+    def get(self, request: Request, project: str, alias: str) -> Response:
+        """How many tables of a database can be captured; what was found is kept for ten minutes.
+        503 if it does not answer."""
+        count = count_tables(get_object_or_404(self.project.databases, alias=alias))
+        if count == NO_ANSWER:
+            raise Unavailable("the database does not answer, or did not a minute ago")
+        return Response({"tables": count})
 
 
 class CandidateCheck(ProjectView):

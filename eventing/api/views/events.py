@@ -8,11 +8,17 @@ from drf_spectacular.types import OpenApiTypes
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from eventing import exports, history
+from eventing import exports, history, redeliveries
 from eventing.access import EDITOR, Actor
 from eventing.api import serializers
 from eventing.api.bodies import mapping_of
-from eventing.api.filters import event_ids_of, export_selection_of, filters_of, selection_of
+from eventing.api.filters import (
+    event_ids_of,
+    export_selection_of,
+    filters_of,
+    refuse_parameters,
+    selection_of,
+)
 from eventing.api.problem_details import Conflict
 from eventing.api.representations import event_shown, event_shown_whole
 from eventing.api.views.base import ProjectView, operation
@@ -87,6 +93,24 @@ def _why_not(event: EventDetail) -> str:
     return "this event could not be redelivered; someone else may just have done so"
 
 
+class EventsCount(ProjectView):
+    read_role = EDITOR
+    takes_parameters = True
+
+    @operation(
+        "count_events",
+        {200: serializers.EventCount},
+        parameters=[serializers.EventFilters],
+        tag="events",
+    )
+    def get(self, request: Request, project: str) -> Response:
+        """How many events match, as far as that can be counted within a few seconds."""
+        filters = filters_of(request.query_params, {})
+        most = redeliveries.MOST_COUNTED
+        count = history.count(self.project, filters, most)
+        return Response({"count": count, "or_more": count == most})
+
+
 class EventsRedelivery(ProjectView):
     write_role = EDITOR
     takes_parameters = True
@@ -95,13 +119,19 @@ class EventsRedelivery(ProjectView):
         "redeliver_events",
         {202: serializers.Redelivered},
         parameters=[serializers.EventFilters],
-        request=serializers.EventFilters,
+        request=serializers.EventsToRedeliver,
         tag="events",
     )
     def post(self, request: Request, project: str) -> Response:
-        """Send every finished event again that matches; filters in the query or in the body."""
-        filters = filters_of(request.query_params, mapping_of(request.data))
-        return Response({"redelivered": redeliver_matching(self.project, filters)}, status=202)
+        """Send every finished event again that is named (`ids`), or else that matches; filters in
+        the query or in the body."""
+        body = mapping_of(request.data)
+        if "ids" in body:
+            refuse_parameters(request.query_params)
+            count = redeliver(self.project, event_ids_of(body))
+        else:
+            count = redeliver_matching(self.project, filters_of(request.query_params, body))
+        return Response({"redelivered": count}, status=202)
 
 
 class EventsExport(ProjectView):

@@ -1,5 +1,7 @@
 """The members of a project, for its administrators."""
 
+from typing import Any, Final
+
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from rest_framework.request import Request
@@ -10,6 +12,7 @@ from eventing.api import serializers
 from eventing.api.bodies import mapping_of
 from eventing.api.definitions import changed_member
 from eventing.api.etags import refuse_lost_update, tagged
+from eventing.api.problem_details import Conflict
 from eventing.api.representations import member_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import parse_member
@@ -22,10 +25,22 @@ from eventing.members import (
     remove_member,
 )
 from eventing.models import Membership
+from eventing.second_factors import (
+    require_administrator,
+    reset_second_factors,
+    with_second_factor,
+)
+
+# Shown with a member, and left alone when they are sent back.
+_READ_ONLY: Final = frozenset({"active", "two_factor"})
+
+
+def _shown(membership: Membership) -> dict[str, Any]:
+    return member_shown(membership, bool(with_second_factor([membership.user])))
 
 
 def _answer(membership: Membership) -> Response:
-    return Response(member_shown(membership), headers=tagged(member_definition_of(membership)))
+    return Response(_shown(membership), headers=tagged(member_definition_of(membership)))
 
 
 class Members(ProjectView):
@@ -34,7 +49,9 @@ class Members(ProjectView):
     @operation("list_members", {200: serializers.Member(many=True)}, tag="members")
     def get(self, request: Request, project: str) -> Response:
         """The project's members, by name."""
-        return Response([member_shown(each) for each in members_of(self.project)])
+        members = list(members_of(self.project))
+        protected = with_second_factor([each.user for each in members])
+        return Response([member_shown(each, each.user_id in protected) for each in members])
 
     @operation(
         "add_member",
@@ -47,7 +64,7 @@ class Members(ProjectView):
         """Give a user a role in the project; with `new_user` the user is made first."""
         definition = parse_member(mapping_of(request.data))
         added = add_member(self.project, definition, by=self.actor)
-        shown = {**member_shown(added.membership), "first_password": added.first_password}
+        shown = {**_shown(added.membership), "first_password": added.first_password}
         address = reverse("api-member", args=[self.project.name, definition.user])
         headers = {"Location": address, **tagged(member_definition_of(added.membership))}
         return Response(shown, status=201, headers=headers)
@@ -75,7 +92,9 @@ class OneMember(ProjectView):
     def patch(self, request: Request, project: str, username: str) -> Response:
         """Give a member another role, or say whether a viewer sees payloads."""
         patch = {
-            name: value for name, value in mapping_of(request.data).items() if name != "active"
+            name: value
+            for name, value in mapping_of(request.data).items()
+            if name not in _READ_ONLY
         }
         with change_of_members(self.project):
             membership = self._membership()
@@ -91,4 +110,16 @@ class OneMember(ProjectView):
             membership = self._membership()
             refuse_lost_update(request, member_definition_of(membership))
             remove_member(membership, by=self.actor)
+        return Response(status=204)
+
+
+class MemberFactorsReset(ProjectView):
+    @operation("reset_two_factor", {204: None}, request=None, tag="members")
+    def post(self, request: Request, project: str, username: str) -> Response:
+        """Take a member's second factors away, for one who has lost them; the password then signs
+        in alone. Administrators of the installation may; 409 if there are none."""
+        membership = get_object_or_404(members_of(self.project), user__username=username)
+        require_administrator(self.actor)
+        if not reset_second_factors(membership.user, by=self.actor):
+            raise Conflict("this member has no second factor")
         return Response(status=204)

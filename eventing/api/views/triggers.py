@@ -14,8 +14,9 @@ from eventing.api.bodies import mapping_of
 from eventing.api.definitions import changed_trigger, drafted_trigger, trigger_definition
 from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.problem_details import Conflict, Unavailable
-from eventing.api.representations import sample_shown, trial_shown, trigger_shown
+from eventing.api.representations import deed_shown, sample_shown, trial_shown, trigger_shown
 from eventing.api.views.base import ProjectView, operation
+from eventing.audit import history_of
 from eventing.definitions import TriggerDefinition
 from eventing.history import remove_trigger
 from eventing.models import Trigger
@@ -117,6 +118,15 @@ class OneTrigger(ProjectView):
 
         remove_trigger(self._trigger(), by=self.actor, check=check)
         return Response(status=204)
+
+
+class TriggerHistory(ProjectView):
+    @operation("list_trigger_history", {200: serializers.Deed(many=True)}, tag="triggers")
+    def get(self, request: Request, project: str, name: str) -> Response:
+        """The latest ten entries of the audit log about a trigger, under whatever name, newest
+        first."""
+        trigger = get_object_or_404(self.project.triggers, name=name)
+        return Response([deed_shown(entry) for entry in history_of(trigger)])
 
 
 class TriggerTest(ProjectView):
