@@ -177,5 +177,18 @@ def history_of_user(user: User) -> QuerySet[AuditEntry]:
 
 def history_of(trigger: Trigger) -> QuerySet[AuditEntry]:
     """The latest entries about a trigger, under whatever name, newest first."""
-    entries = AuditEntry.objects.filter(kind="trigger", object_id=trigger.pk)
+    return entries_since("trigger", trigger.pk, 0)
+
+
+def entries_since(kind: str, object_id: int, entry_id: int) -> QuerySet[AuditEntry]:
+    """The latest entries about a thing, of those that came after another one; newest first."""
+    # Index audit_of_object.
+    entries = AuditEntry.objects.filter(kind=kind, object_id=object_id, pk__gt=entry_id)
     return entries.order_by("-id")[:_HISTORY_ROWS]
+
+
+def latest_id(kind: str, object_id: int) -> int:
+    """The id of the latest entry about a thing; 0 if there is none."""
+    # Index audit_of_object.
+    entries = AuditEntry.objects.filter(kind=kind, object_id=object_id).order_by("-id")
+    return entries.values_list("pk", flat=True).first() or 0

@@ -125,11 +125,13 @@ _BACKOFF: Final = ("initial_ms", "factor", "max_ms")
 
 @dataclass(frozen=True, slots=True)
 class KeptHeader:
-    """A header that is stored. `written` is what refers to the environment, never a value."""
+    """A header that is stored. `written` is what refers to the environment, never a value; `typed`
+    is what is to take its place."""
 
     name: str
     written: str = ""
     choice: str = "keep"
+    typed: str = ""
 
 
 def new_trigger_form() -> Form:
@@ -197,7 +199,12 @@ def given_trigger_form(
         "operations": post.getlist("operations"),
         "ordered": "ordered" in post,
         "kept_headers": [
-            replace(header, choice=post.get(f"header:{header.name}", "keep")) for header in kept
+            replace(
+                header,
+                choice=post.get(f"header:{header.name}", "keep"),
+                typed=post.get(f"header_value:{header.name}", ""),
+            )
+            for header in kept
         ],
         "new_headers": _new_headers(post),
     }

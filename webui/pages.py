@@ -99,10 +99,16 @@ _NEEDED: Final = {
 
 
 def form_answer(
-    request: Request, template: str, context: Mapping[str, Any], *, refused: bool
+    request: Request,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    refused: bool,
+    is_late: bool = False,
 ) -> HttpResponse:
-    """A page with a form: 422 if what was given has been refused."""
-    return render(request, template, dict(context), status=422 if refused else 200)
+    """A page with a form: 422 if what was given has been refused, 409 if others were faster."""
+    status = 409 if is_late else 422 if refused else 200
+    return render(request, template, dict(context), status=status)
 
 
 def live_answer(request: Request, page: str, part: str, context: Mapping[str, Any]) -> HttpResponse:

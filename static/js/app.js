@@ -456,7 +456,9 @@ const DRAFT = "draft:";
 const draftKey = (form) => `${DRAFT}${location.pathname}${location.search} ${form.getAttribute("action") ?? ""}`;
 const isSecret = ({ name, type, form }) => type === "password" || name.startsWith("header_value")
   || name === "csrfmiddlewaretoken" || (name === "url" && form.matches("[data-database-form]"));
-const fieldsOf = (form) => [...form.elements].filter((field) => field.name && field.type !== "submit" && field.type !== "hidden" && !isSecret(field));
+// Which state of a thing a form was filled in for belongs to what was typed.
+const isKept = ({ name, type }) => name && type !== "submit" && (type !== "hidden" || name === "seen");
+const fieldsOf = (form) => [...form.elements].filter((field) => isKept(field) && !isSecret(field));
 const isChoice = ({ type }) => type === "checkbox" || type === "radio";
 
 document.addEventListener("input", ({ target }) => {

@@ -5,17 +5,25 @@ scrolls sideways nor violates what axe-core knows of.
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import BrowserContext, Page, expect
 
-from eventing.access import command_line
+from eventing.access import Actor, command_line
 from eventing.breakers import Breakers
 from eventing.definitions import MemberDefinition
 from eventing.health import PROCESSES, beat
 from eventing.members import add_member
+from eventing.models import Database, Trigger
+from eventing.projects import (
+    database_definition_of,
+    save_database,
+    save_trigger,
+    trigger_definition_of,
+)
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.browser.test_every_page import THEMES, WIDTHS, scrolls_sideways, violations
 from tests.web.conftest import Shop
@@ -60,6 +68,25 @@ def send_bad_trigger(page: Page) -> None:
     # What was refused before is in its draft, and has opened this already.
     page.evaluate("document.querySelector('.advanced').open = true")
     press("Add", retries="-1")(page)
+
+
+def grace_is_faster(page: Page) -> None:
+    """Of two who edit a trigger, the other one saves first."""
+    trigger = Trigger.objects.get(name=LONG)
+    definition = trigger_definition_of(trigger)
+    changed = replace(definition, retries=definition.retries + 1, tables=("*." + "x" * 60,))
+    grace = Actor(User.objects.get(username="grace"))
+    save_trigger(trigger.project, changed, trigger, by=grace)
+    press("Save")(page)
+
+
+def grace_is_faster_with_a_database(page: Page) -> None:
+    database = Database.objects.get(alias="main", project__name="shop")
+    definition = database_definition_of(database)
+    changed = replace(definition, schemas=(*(definition.schemas or ()), "billing"))
+    grace = Actor(User.objects.get(username="grace"))
+    save_database(database.project, changed, database, by=grace)
+    press("Save")(page)
 
 
 def choose_two(page: Page) -> None:
@@ -119,6 +146,14 @@ STATES = {
     "timetable": State(f"triggers/{LONG}/edit/", click(".timetable > summary"), ".timetable td"),
     "sample refused": State("triggers/add/", press("Read a row"), "#sample .error, #sample .muted"),
     "trigger refused": State("triggers/add/", send_bad_trigger, "text=Nothing was saved"),
+    "trigger changed meanwhile": State(
+        f"triggers/{LONG}/edit/", grace_is_faster, "text=has been changed while you were editing"
+    ),
+    "database changed meanwhile": State(
+        "databases/main/",
+        grace_is_faster_with_a_database,
+        "text=has been changed while you were editing",
+    ),
     "database row menu": State("databases/", click(".c-menu summary"), "text=Edit and test"),
     "database refused": State("databases/add/", press("Save"), "text=Nothing was saved"),
     "connection tested": State(
@@ -181,6 +216,7 @@ def test_an_opened_state_is_fine_at_every_width_in_both_themes(
     complaints: Complaints,
 ) -> None:
     complaints.expect(422)
+    complaints.expect(409)
     sign_in(context, live_server)
     state = STATES[name]
     for width in WIDTHS:

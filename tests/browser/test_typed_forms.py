@@ -5,13 +5,16 @@ Secrets are the exception: they are not kept in the browser, and the form says s
 
 import re
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.browser.conftest import sign_in
+from eventing.access import command_line
+from eventing.projects import settings_of, update_settings
+from tests.browser.conftest import Complaints, sign_in
 from tests.web.conftest import Shop
 
 SECRET = "s3cret-that-stays-nowhere"
@@ -140,6 +143,27 @@ def test_a_connection_that_is_lost_loses_nothing_typed(
     context.set_offline(False)
     page.goto(address)
     expect_what_was_typed(page, form)
+
+
+def test_what_was_typed_before_others_saved_does_not_undo_that(
+    shop: Shop, live_server: Any, page: Page, complaints: Complaints
+) -> None:
+    complaints.expect(409)
+    address = live_server.url + shop.path("settings/")
+    page.goto(address)
+    page.get_by_label("Keep events for").fill("41")
+    settings = replace(settings_of(shop.project), retention_payloads_days=3)
+    update_settings(shop.project, settings, by=command_line())
+    # As it is now, with what was typed before.
+    page.goto(address)
+    expect(page.get_by_label("Keep events for")).to_have_value("41")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("has been changed while you were editing")).to_be_visible()
+    expect(page.get_by_text("Settings changed by a command")).to_be_visible()
+    expect(page.get_by_label("Keep events for")).to_have_value("41")
+    page.get_by_role("link", name="begin from how it is now").click()
+    expect(page.get_by_label("Keep events for")).to_have_value("30")
+    expect(page.get_by_label("Keep payloads for")).to_have_value("3")
 
 
 def test_what_has_been_saved_is_not_offered_again(shop: Shop, live_server: Any, page: Page) -> None:

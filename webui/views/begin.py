@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from django.http import HttpResponse
-from django.shortcuts import redirect, render, resolve_url
+from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
 from eventing import history
@@ -18,6 +18,7 @@ from eventing.logs.base import EventFilter, EventRow, LogUnavailable
 from eventing.models import Project
 from eventing.projects import (
     capture_statuses,
+    configuration_held,
     live_triggers,
     settings_of,
     trigger_definition_of,
@@ -87,7 +88,10 @@ def resume(request: Request, project: Project) -> HttpResponse:
 @project_page(ADMIN)
 def enable(request: Request, project: Project) -> HttpResponse:
     """Turn eventing on, and leave the other settings as they are."""
-    update_settings(project, replace(settings_of(project), eventing_enabled=True), by=request.actor)
+    with configuration_held():
+        project = get_object_or_404(Project, pk=project.pk)
+        settings = replace(settings_of(project), eventing_enabled=True)
+        update_settings(project, settings, by=request.actor)
     return SeeOther(resolve_url("begin-event", project.name))
 
 

@@ -34,6 +34,7 @@ from webui.forms import (
     place_of,
     stored_database_form,
 )
+from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.views.begin import steps
@@ -110,10 +111,16 @@ def _submitted(
                 # What the form does not say stays as it is now, not as it was when we began.
                 database = get_object_or_404(project.databases, pk=database.pk)
             definition = _definition(request, database)
+            if database is not None:
+                stored = database_definition_of(database)
+                refuse_lost_update(request.POST, "database", database.pk, stored)
             saved = save_database(project, definition, database, by=request.actor)
     except InvalidInput as error:
         form = given_database_form(request.POST, error.problems)
         return _page(request, form, database, refused=True, begins=begins)
+    except ChangedMeanwhile as conflict:
+        form = given_database_form(request.POST, ())
+        return _page(request, form, database, conflict=conflict)
     messages.success(request, f"The database {saved.alias} is saved.")
     return SeeOther(resolve_url("begin-trigger" if begins else "databases", project.name))
 
@@ -143,6 +150,7 @@ def _page(
     database: Database | None,
     *,
     refused: bool = False,
+    conflict: ChangedMeanwhile | None = None,
     found: dict[str, Any] | None = None,
     begins: bool = False,
 ) -> HttpResponse:
@@ -157,7 +165,11 @@ def _page(
         "steps": steps(request, "begin-database") if begins else None,
         **(found or {}),
     }
-    return form_answer(request, "databases/form.html", context, refused=refused)
+    if database is not None:
+        stored = database_definition_of(database)
+        context["seen"] = seen(request, "database", database.pk, stored, conflict)
+    template, is_late = "databases/form.html", conflict is not None
+    return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 
 @project_page(ADMIN)

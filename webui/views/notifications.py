@@ -24,6 +24,7 @@ from eventing.notifications import (
 from eventing.problems import InvalidInput
 from eventing.troubles import FAILING_MINUTES, troubles_of
 from webui.forms import Form, given_notification, new_notification_form, notification_form
+from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
@@ -96,24 +97,36 @@ def _submitted(
                 # What the form does not say stays as it is now, not as it was when we began.
                 notification = get_object_or_404(notifications_of(project), pk=notification.pk)
                 stored = notification_definition_of(notification)
+                refuse_lost_update(request.POST, "notification", notification.pk, stored)
             definition = parse_notification(given, stored)
             saved = save_notification(project, definition, notification, by=request.actor)
     except InvalidInput as error:
         form = Form(given, error.problems, {"url": "Address", "kinds": "Troubles"})
         return _page(request, form, notification, refused=True)
+    except ChangedMeanwhile as conflict:
+        return _page(request, Form(given), notification, conflict=conflict)
     messages.success(request, f"{saved.name} is saved. Send a test to see whether it gets there.")
     return SeeOther(resolve_url("settings-notifications", project.name))
 
 
 def _page(
-    request: Request, form: Form, notification: Notification | None, *, refused: bool = False
+    request: Request,
+    form: Form,
+    notification: Notification | None,
+    *,
+    refused: bool = False,
+    conflict: ChangedMeanwhile | None = None,
 ) -> HttpResponse:
     context: dict[str, Any] = {
         "form": form,
         "notification": notification,
         "kinds": [(kind, *KIND_WORDS[kind]) for kind in TROUBLE_KINDS],
     }
-    return form_answer(request, "settings/notification.html", context, refused=refused)
+    if notification is not None:
+        stored = notification_definition_of(notification)
+        context["seen"] = seen(request, "notification", notification.pk, stored, conflict)
+    template, is_late = "settings/notification.html", conflict is not None
+    return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 
 @require_POST

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import render, resolve_url
+from django.shortcuts import get_object_or_404, resolve_url
 from django.views.decorators.http import require_POST
 
 from eventing.access import ADMIN
@@ -14,7 +14,13 @@ from eventing.eventing_dbs import needed, prepare_for, stores_of
 from eventing.logs import LOG_TYPES
 from eventing.models import Project
 from eventing.problems import InvalidInput
-from eventing.projects import BUILTIN_NAME, rename_project, settings_of, update_settings
+from eventing.projects import (
+    BUILTIN_NAME,
+    configuration_held,
+    rename_project,
+    settings_of,
+    update_settings,
+)
 from webui.forms import (
     Form,
     given_settings_form,
@@ -23,6 +29,7 @@ from webui.forms import (
     settings_definition,
     stored_settings_form,
 )
+from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen, seen_now
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
@@ -31,16 +38,22 @@ from webui.requests import Request
 def edit(request: Request, project: Project) -> HttpResponse:
     """The settings; administrators may change them."""
     if request.method != "POST":
-        context = _context(project, stored_settings_form(settings_of(project)))
-        return render(request, "settings/page.html", context)
+        form = stored_settings_form(settings_of(project))
+        return _page(request, project, form)
     try:
         settings = settings_definition(request.POST)
+        refuse_lost_update(request.POST, "settings", project.pk, settings_of(project))
         found = prepare_for(project, settings)
-        update_settings(project, settings, by=request.actor)
+        with configuration_held():
+            project = get_object_or_404(Project, pk=project.pk)
+            refuse_lost_update(request.POST, "settings", project.pk, settings_of(project))
+            update_settings(project, settings, by=request.actor)
     except InvalidInput as error:
         form = given_settings_form(request.POST, error.problems)
-        context = _context(project, form)
-        return form_answer(request, "settings/page.html", context, refused=True)
+        return _page(request, project, form, refused=True)
+    except ChangedMeanwhile as conflict:
+        form = given_settings_form(request.POST, ())
+        return _page(request, project, form, conflict=conflict)
     messages.success(request, f"Settings saved.{_steps(settings.eventing_db, found)}")
     for finding in found:
         if finding.status == "warning":
@@ -54,6 +67,20 @@ def _steps(name: str, found: Sequence[Finding]) -> str:
         return ""
     checked = "; ".join(finding.what for finding in found if finding.status == "ok")
     return f" Checked {name}: {checked}. Its tables are made, and events are stored there now."
+
+
+def _page(
+    request: Request,
+    project: Project,
+    form: Form,
+    *,
+    refused: bool = False,
+    conflict: ChangedMeanwhile | None = None,
+) -> HttpResponse:
+    carried = seen(request, "settings", project.pk, settings_of(project), conflict)
+    context = {**_context(project, form), "seen": carried}
+    template, is_late = "settings/page.html", conflict is not None
+    return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 
 def _context(project: Project, form: Form) -> dict[str, object]:
@@ -80,9 +107,10 @@ def rename(request: Request, project: Project) -> HttpResponse:
     try:
         rename_project(project, parse_project_title(title), by=request.actor)
     except InvalidInput as error:
-        form = stored_settings_form(settings_of(project))
-        told = {"title": title, "title_error": in_words(error.problems[0])}
-        context = {**_context(project, form), **told}
+        stored = settings_of(project)
+        carried = seen_now("settings", project.pk, stored)
+        told = {"title": title, "title_error": in_words(error.problems[0]), "seen": carried}
+        context = {**_context(project, stored_settings_form(stored)), **told}
         return form_answer(request, "settings/page.html", context, refused=True)
     messages.success(request, f"The project is called {project} now.")
     return SeeOther(resolve_url("settings", project.name))

@@ -46,6 +46,7 @@ from webui.forms import (
     stored_trigger_form,
     trigger_definition,
 )
+from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
@@ -156,10 +157,16 @@ def _submitted(
                 trigger = get_object_or_404(project.triggers, pk=trigger.pk)
                 stored = trigger_definition_of(trigger)
             definition = trigger_definition(request.POST, stored, request.actor)
+            if trigger is not None:
+                refuse_lost_update(request.POST, "trigger", trigger.pk, stored)
             saved = save_trigger(project, definition, trigger, by=request.actor)
     except InvalidInput as error:
         form = given_trigger_form(request.POST, error.problems, stored)
         return _form_page(request, project, form, trigger, refused=True, begins=begins)
+    except ChangedMeanwhile as conflict:
+        form = given_trigger_form(request.POST, (), stored)
+        words = _words_of(definition)
+        return _form_page(request, project, form, trigger, conflict=conflict, words=words)
     messages.success(request, f"The trigger {saved.name} is saved.")
     if begins:
         return SeeOther(resolve_url("begin-event", project.name))
@@ -173,6 +180,8 @@ def _form_page(
     trigger: Trigger | None,
     *,
     refused: bool = False,
+    conflict: ChangedMeanwhile | None = None,
+    words: dict[str, Any] | None = None,
     begins: bool = False,
 ) -> HttpResponse:
     context = {
@@ -183,9 +192,13 @@ def _form_page(
         "operations": OPERATIONS,
         "states": TRIGGER_STATES,
         "formats": FORMATS,
-        **_description(form),
+        **(_description(form) if words is None else words),
     }
-    return form_answer(request, "triggers/form.html", context, refused=refused)
+    if trigger is not None:
+        stored = trigger_definition_of(trigger)
+        context["seen"] = seen(request, "trigger", trigger.pk, stored, conflict)
+    template, is_late = "triggers/form.html", conflict is not None
+    return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 
 @require_POST
