@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from eventing.changes import Batch, CatalogueTable, Finding, Operation
+from eventing.cloudevents import MAX_PAYLOAD_CHARACTERS
 
 # The mend of a source that cannot go on where it stopped. The console offers it as a button, and
 # for this mend alone: elsewhere it would lose changes for nothing.
 START_ANEW: Final = "start this database anew from now (what happened meanwhile is not captured)"
+
+
+# A character takes up to four bytes: of a row that takes more than this in its source's log no
+# document is deliverable, and making one would take several times as much memory.
+MOST_ROW_BYTES: Final = 4 * MAX_PAYLOAD_CHARACTERS
 
 
 class SourceBlocked(Exception):

@@ -16,7 +16,12 @@ from pymysqlreplication.constants.BINLOG import QUERY_EVENT, ROTATE_EVENT
 from eventing.mysqlserver import Facts
 from eventing.sources.myposition import LogPlace, Position
 from eventing.sources.myserver import Server
-from eventing.sources.mywire import QUERY_COMPRESSED_EVENT, Wire, statement_of
+from eventing.sources.mywire import (
+    LONGEST_STATEMENT_BYTES,
+    QUERY_COMPRESSED_EVENT,
+    Wire,
+    statement_of,
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -50,10 +55,11 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$]+")
 
 
 class _Statement(NamedTuple):
-    """A statement that may have altered tables, and where it ends."""
+    """A statement that may have altered tables, and where it ends; any table if `is_cut`."""
 
     place: LogPlace
     text: bytes
+    is_cut: bool
 
 
 class Alterations:
@@ -88,7 +94,7 @@ class Alterations:
                 elif event.end and event.timestamp:
                     self._reached = self._reached.at(event.end)
                 if event.type in (QUERY_EVENT, QUERY_COMPRESSED_EVENT):
-                    self._take(statement_of(event))
+                    self._take(statement_of(event), event.is_cut)
             if (event is None or events % _EVENTS_A_LOOK == 0) and time.monotonic() >= deadline:
                 return False
         self.close()
@@ -101,7 +107,8 @@ class Alterations:
             return bool(self._statements)
         named = re.compile(rb"(?<![\w$])" + re.escape(table.encode()) + rb"(?![\w$])", re.I)
         return any(
-            named.search(each.text) or _OF_DATABASE.search(each.text) for each in self._statements
+            each.is_cut or named.search(each.text) or _OF_DATABASE.search(each.text)
+            for each in self._statements
         )
 
     def close(self) -> None:
@@ -131,6 +138,7 @@ class Alterations:
         # The first one, which no file holds, tells what was asked for.
         self._reached = max(self._reached, place)
 
-    def _take(self, text: bytes) -> None:
-        if _HARMLESS.match(text) is None and _ALTERS.search(text):
-            self._statements.append(_Statement(self._reached, text))
+    def _take(self, text: bytes, is_cut: bool) -> None:
+        is_cut = is_cut or len(text) >= LONGEST_STATEMENT_BYTES
+        if _HARMLESS.match(text) is None and (is_cut or _ALTERS.search(text)):
+            self._statements.append(_Statement(self._reached, text, is_cut))

@@ -18,6 +18,7 @@ from pymysql.charset import charset_by_id, charset_by_name
 from pymysqlreplication.constants import FIELD_TYPE as TYPE
 
 from eventing.changes import Operation
+from eventing.sources.base import MOST_ROW_BYTES
 from eventing.sources.myjson import Reader, decimal_reader, json_of_binary
 
 _VECTOR: Final = 242
@@ -365,7 +366,10 @@ class RowFormat:
         """
         if _UNREADABLE in texts:
             name = self.names[texts.index(_UNREADABLE)]
-            raise ValueUnreadable(f"column {name} holds bytes that its type does not allow")
+            raise ValueUnreadable(
+                f"column {name} holds bytes that its type does not allow, or compressed more than"
+                f" {MOST_ROW_BYTES}"
+            )
         pairs = [
             key + text for key, text in zip(self._keys, texts, strict=True) if text is not None
         ]
@@ -636,8 +640,11 @@ def _inflated(value: bytes) -> bytes:
     """A value of a COMPRESSED column of MariaDB's (sql/field_comp.cc)."""
     if not value or value[0] == 0:
         return value[1:]
-    window = zlib.MAX_WBITS if value[0] & 8 else -zlib.MAX_WBITS
-    return zlib.decompress(value[1 + (value[0] & 7) :], window)
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS if value[0] & 8 else -zlib.MAX_WBITS)
+    unpacked = unpacking.decompress(value[1 + (value[0] & 7) :], MOST_ROW_BYTES + 1)
+    if len(unpacked) > MOST_ROW_BYTES or not unpacking.eof:
+        raise ValueError("too large, or cut short")
+    return unpacked
 
 
 def _uuid(value: bytes) -> str:

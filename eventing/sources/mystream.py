@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from pymysqlreplication.constants import BINLOG
 
 from eventing.changes import Change, Operation
-from eventing.sources.base import SourceBlocked
+from eventing.sources.base import MOST_ROW_BYTES, SourceBlocked
 from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, length_at
 from eventing.sources.myposition import (
     BEFORE,
@@ -29,6 +29,7 @@ from eventing.sources.myserver import Server
 from eventing.sources.mytables import Table, Tables
 from eventing.sources.mywire import (
     QUERY_COMPRESSED_EVENT,
+    TRANSACTION_PAYLOAD_EVENT,
     Event,
     Wire,
     inflated,
@@ -37,7 +38,6 @@ from eventing.sources.mywire import (
 )
 
 _INCIDENT: Final = 26
-_TRANSACTION_PAYLOAD: Final = 40
 _TAGGED_GTID: Final = 42
 # MariaDB's log_bin_compress: write, update, delete, of each version of the rows events.
 _COMPRESSED: Final = frozenset(range(166, 172))
@@ -79,7 +79,7 @@ _EVENTS_A_LOOK: Final = 2000
 
 
 class _RowsAtHand(NamedTuple):
-    """A rows event that is being read."""
+    """A rows event that is being read; not at all if it is too large."""
 
     table: Table
     operation: Operation
@@ -87,6 +87,7 @@ class _RowsAtHand(NamedTuple):
     present: int
     present_after: int
     is_partial: bool
+    is_too_large: bool
 
 
 class _Row(NamedTuple):
@@ -196,8 +197,8 @@ class Stream:
             self._take_rotation(event)
         elif kind == BINLOG.FORMAT_DESCRIPTION_EVENT:
             self._take_beginning(event)
-        elif kind == _TRANSACTION_PAYLOAD:
-            self._packed = unpacked_events(event)
+        elif kind == TRANSACTION_PAYLOAD_EVENT:
+            self._packed = unpacked_events(event, self._wire.more)
         elif kind == _TAGGED_GTID:
             raise SourceBlocked(
                 f"{self._server.place}: a transaction has a tagged GTID, which cannot be read",
@@ -291,10 +292,11 @@ class Stream:
         if operation == "update":
             after = int.from_bytes(body[at : at + width], "little") & mask
             at += width
-        if event.type in _COMPRESSED:
+        if event.type in _COMPRESSED and not event.is_cut:
             body, at = inflated(body[at:]), 0
         is_partial = event.type == BINLOG.PARTIAL_UPDATE_ROWS_EVENT
-        self._rows = _RowsAtHand(table, operation, body, present, after, is_partial)
+        is_too_large = event.is_cut or len(body) > MOST_ROW_BYTES
+        self._rows = _RowsAtHand(table, operation, body, present, after, is_partial, is_too_large)
         self._row_at = at
 
     def _is_understood(self, table: Table, deadline: float) -> bool:
@@ -353,6 +355,10 @@ class Stream:
 
     def _decoded(self, rows: _RowsAtHand, shape: RowFormat) -> "_Row":
         """The next row; goes on to the one after it."""
+        if rows.is_too_large:
+            raise RowsUnreadable(
+                f"what takes more than {MOST_ROW_BYTES} bytes in the binary log is not read"
+            )
         texts, at = shape.row(rows.body, self._row_at, rows.present)
         before = texts
         if rows.operation == "update":

@@ -1,16 +1,19 @@
 """The binary log as it comes over a connection: asking for it, and its events as bytes.
 
 A reader of its own over the connection's socket, because a stream must be left the moment it runs
-dry: PyMySQL's blocks until the next packet. Sources: MySQL's "COM_BINLOG_DUMP" pages, MariaDB's
-"Replica Protocol" pages.
+dry: PyMySQL's blocks until the next packet. Of an event that is too large only the beginning is
+held, and a compressed transaction is unpacked while it arrives, however large either is. Sources:
+MySQL's "COM_BINLOG_DUMP" pages, MariaDB's "Replica Protocol" pages.
 """
 
 import select
 import struct
 import time
 import zlib
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import IO, Any, Final, NamedTuple, cast
 
 import pymysql
 import zstandard
@@ -23,7 +26,7 @@ from pymysqlreplication.constants.BINLOG import (
 from pymysqlreplication.gtid import GtidSet as LibraryGtidSet
 
 from eventing.mysqlserver import Facts, Opened
-from eventing.sources.base import SourceUnavailable
+from eventing.sources.base import MOST_ROW_BYTES, SourceUnavailable
 from eventing.sources.mycolumns import length_at
 from eventing.sources.myposition import Position, file_and_offset
 from eventing.sources.myserver import shown_name
@@ -35,17 +38,28 @@ _SILENCE_SECONDS: Final = 30.0
 _UNREAD_SECONDS: Final = 86_400
 _CHUNK_BYTES: Final = 256 * 1024
 _WHOLE_PACKET: Final = 0xFFFFFF
+# What is kept of an event that is too large: all of it but its rows or its text.
+_BEGINNING_BYTES: Final = 128 * 1024
+# No statement that alters a table is nearly as long.
+LONGEST_STATEMENT_BYTES: Final = 16 * 1024 * 1024
 _THROUGH_GTID: Final = 4
 _HEADER = struct.Struct("<IBIIIH")
+# Behind the byte that says that all is well, and the header.
+_BODY_AT: Final = 1 + _HEADER.size
 _CRC32: Final = 1
 QUERY_COMPRESSED_EVENT: Final = 165
+TRANSACTION_PAYLOAD_EVENT: Final = 40
 # Fields of a compressed transaction; a field of 0 ends them.
+_PACKED_BYTES: Final = 1
 _COMPRESSION: Final = 2
 _ZSTD: Final = 0
 
 
 class Event(NamedTuple):
-    """An event of the binary log, without its header and checksum. `end` is its end in the file."""
+    """An event of the binary log, without its header and checksum. `end` is its end in the file.
+
+    Of one that `is_cut`, `body` holds the beginning.
+    """
 
     type: int
     timestamp: int
@@ -54,6 +68,19 @@ class Event(NamedTuple):
     end: int
     flags: int
     body: bytes
+    is_cut: bool = False
+
+
+@dataclass(slots=True)
+class _Long:
+    """An event of 16 MB or more while it arrives, in several packets: the packet at hand has
+    `left` bytes to come, and another one follows it if it `goes_on`."""
+
+    left: int
+    goes_on: bool
+    held: bytearray = field(default_factory=bytearray)
+    # It was handed out cut: what has yet to arrive is for `more`, or for nobody.
+    is_out: bool = False
 
 
 class Wire:
@@ -66,6 +93,7 @@ class Wire:
         self._buffer = bytearray()
         self._at = 0
         self._checksums = False
+        self._long: _Long | None = None
         self._heard_at = time.monotonic()
 
     def start(self, facts: Facts, position: Position, server_id: int, name: str) -> None:
@@ -112,13 +140,22 @@ class Wire:
         """The next event; None when none has come after so long."""
         deadline = None
         while True:
-            packet = self._packet()
-            if packet is not None:
-                return self._event(packet)
+            event = self._next()
+            if event is not None:
+                return event
             now = time.monotonic()
             deadline = now + patience_seconds if deadline is None else deadline
             if not self._receive(max(0.0, deadline - now)) and time.monotonic() >= deadline:
                 return None
+
+    def more(self, most: int) -> bytes:
+        """Up to `most` further bytes of the event that was read last, if that was cut.
+
+        Waits for them; none at the event's end. Raises SourceUnavailable.
+        """
+        while (part := self._part(most)) is None:
+            self._receive(_SILENCE_SECONDS)
+        return part
 
     def begun_at(self) -> int:
         """When the file that was asked for was begun, in seconds since the epoch."""
@@ -158,22 +195,79 @@ class Wire:
         self._heard_at = time.monotonic()
         return True
 
-    def _packet(self) -> bytes | None:
-        """The next whole packet in the buffer; one of 16 MB and more comes in several."""
-        buffer, at = self._buffer, self._at
-        ends = []
+    def _next(self) -> Event | None:
+        """The next event; None while what is wanted of it has yet to arrive."""
         while True:
-            if len(buffer) - at < 4:
+            if self._long is None:
+                packet = self._packet()
+                if packet is not None:
+                    return self._event(packet)
+            if self._long is None:
                 return None
-            size = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16
-            at += 4 + size
-            if len(buffer) < at:
+            event = self._long_event(self._long)
+            if event is not None or self._long is not None:
+                return event
+
+    def _packet(self) -> bytes | None:
+        """The next whole packet in the buffer; of an event in several packets none."""
+        buffer, at = self._buffer, self._at
+        if len(buffer) - at < 4:
+            return None
+        size = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16
+        at += 4
+        if size == _WHOLE_PACKET:
+            self._at = at
+            self._long = _Long(size, goes_on=True)
+            return None
+        if len(buffer) < at + size:
+            return None
+        self._at = at + size
+        return bytes(buffer[at : at + size])
+
+    def _long_event(self, long: _Long) -> Event | None:
+        """The event of several packets, once all that is wanted of it is there."""
+        while part := self._part(_CHUNK_BYTES):
+            if long.is_out:
+                continue
+            long.held += part
+            if len(long.held) >= _BEGINNING_BYTES:
+                beginning = self._event(bytes(long.held[:_BEGINNING_BYTES]))
+                is_too_large = max(beginning.size, len(long.held)) > MOST_ROW_BYTES
+                if is_too_large or beginning.type == TRANSACTION_PAYLOAD_EVENT:
+                    body = bytes(long.held[_BODY_AT:])
+                    long.held.clear()
+                    long.is_out = True
+                    return beginning._replace(body=body, is_cut=True)
+        if part is None:
+            return None
+        self._long = None
+        if long.is_out:
+            return None
+        event = self._event(bytes(long.held[:_BEGINNING_BYTES]))
+        if self._checksums:
+            del long.held[-BINLOG_CHECKSUM_LEN:]
+        del long.held[:_BODY_AT]
+        return event._replace(body=bytes(long.held))
+
+    def _part(self, most: int) -> bytes | None:
+        """Up to `most` more bytes of the event in several packets: none at its end, None while
+        they have yet to arrive."""
+        long, buffer = self._long, self._buffer
+        if long is None:
+            return b""
+        while not long.left:
+            if not long.goes_on:
+                return b""
+            if len(buffer) - self._at < 4:
                 return None
-            ends.append((at - size, at))
-            if size < _WHOLE_PACKET:
-                break
-        self._at = at
-        return b"".join(bytes(buffer[start:end]) for start, end in ends)
+            at = self._at
+            long.left = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16
+            long.goes_on = long.left == _WHOLE_PACKET
+            self._at = at + 4
+        part = bytes(buffer[self._at : self._at + min(most, long.left)])
+        self._at += len(part)
+        long.left -= len(part)
+        return part or None
 
     def _event(self, packet: bytes) -> Event:
         first = packet[0]
@@ -194,25 +288,57 @@ class Wire:
                 stop -= BINLOG_CHECKSUM_LEN
         elif self._checksums:
             stop -= BINLOG_CHECKSUM_LEN
-        return Event(kind, timestamp, server_id, size, end, flags, packet[20:stop])
+        return Event(kind, timestamp, server_id, size, end, flags, packet[_BODY_AT:stop])
 
 
 def statement_of(event: Event) -> bytes:
-    """The text of a query event, in the character set that its session used."""
+    """The text of a query event, in the character set that its session used; of one as long as
+    LONGEST_STATEMENT_BYTES, or longer, the beginning."""
     body = event.body
     start = 13 + body[8] + int.from_bytes(body[11:13], "little") + 1
-    return inflated(body[start:]) if event.type == QUERY_COMPRESSED_EVENT else body[start:]
+    if event.type == QUERY_COMPRESSED_EVENT:
+        return _inflated(zlib.decompressobj(), body[start:], LONGEST_STATEMENT_BYTES)
+    return body[start : start + LONGEST_STATEMENT_BYTES]
 
 
 def inflated(part: bytes) -> bytes:
-    """What MariaDB compressed (sql/log_event.cc, binlog_buf_compress): zlib behind a length."""
-    return zlib.decompress(part[1 + (part[0] & 7) :])
+    """What MariaDB compressed; of more than MOST_ROW_BYTES, one byte more than that.
+
+    Raises zlib.error.
+    """
+    unpacking = zlib.decompressobj()
+    unpacked = _inflated(unpacking, part, MOST_ROW_BYTES + 1)
+    if len(unpacked) <= MOST_ROW_BYTES and not unpacking.eof:
+        raise zlib.error("what was compressed breaks off")
+    return unpacked
 
 
-def unpacked_events(event: Event) -> Iterator[Event]:
+def _inflated(unpacking: Any, part: bytes, most: int) -> bytes:
+    """Zlib behind a length (MariaDB's sql/log_event.cc, binlog_buf_compress)."""
+    unpacked: bytes = unpacking.decompress(part[1 + (part[0] & 7) :], most)
+    return unpacked
+
+
+class _Packed:
+    """The compressed bytes of a transaction, as zstandard reads them."""
+
+    def __init__(self, begun: bytes, size: int, more: Callable[[int], bytes]) -> None:
+        self._begun = BytesIO(begun)
+        self._left = size
+        self._more = more
+
+    def read(self, size: int) -> bytes:
+        size = min(size, self._left)
+        part = b"" if not size else self._begun.read(size) or self._more(size)
+        self._left -= len(part)
+        return part
+
+
+def unpacked_events(event: Event, more: Callable[[int], bytes]) -> Iterator[Event]:
     """The events of a compressed transaction (MySQL's Transaction_payload_event), one by one.
 
-    Their `end` is that of the whole. Raises SourceUnavailable for what is compressed otherwise.
+    Their `end` is that of the whole. What has yet to arrive of a cut one comes from `more`.
+    Raises SourceUnavailable for what is compressed otherwise.
     """
     body, at, fields = event.body, 0, {}
     while body[at]:
@@ -220,11 +346,19 @@ def unpacked_events(event: Event) -> Iterator[Event]:
         size, at = length_at(body, at)
         fields[kind] = length_at(body, at)[0]
         at += size
-    packed = body[at + 1 :]
     if fields.get(_COMPRESSION) != _ZSTD:
         raise SourceUnavailable("a transaction is compressed in a way that is not known")
-    with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as reader:
+    packed = _Packed(body[at + 1 :], fields[_PACKED_BYTES], more)
+    decompressor = zstandard.ZstdDecompressor()
+    with decompressor.stream_reader(cast(IO[bytes], packed), read_across_frames=True) as reader:
         while header := reader.read(_HEADER.size):
             timestamp, kind, server_id, size, _, flags = _HEADER.unpack(header)
-            inner = reader.read(size - _HEADER.size)
-            yield Event(kind, timestamp, server_id, size, event.end, flags, inner)
+            is_cut = size > MOST_ROW_BYTES
+            wanted = _BEGINNING_BYTES if is_cut else max(0, size - _HEADER.size)
+            inner = reader.read(wanted)
+            left = size - _HEADER.size - len(inner)
+            yield Event(kind, timestamp, server_id, size, event.end, flags, inner, is_cut)
+            while left > 0 and (part := reader.read(min(left, _CHUNK_BYTES))):
+                left -= len(part)
+            if left:
+                raise SourceUnavailable("a compressed transaction breaks off")

@@ -16,9 +16,8 @@ from psycopg2 import sql
 from psycopg2.extensions import connection
 
 from eventing.changes import Change, Operation
-from eventing.cloudevents import MAX_PAYLOAD_CHARACTERS
 from eventing.sources import pgoutput
-from eventing.sources.base import Watch
+from eventing.sources.base import MOST_ROW_BYTES, Watch
 from eventing.sources.pgjson import FIRST_USER_OID, Row, RowShapeChanged, TypeFacts, Types
 from eventing.sources.pgoutput import DELETE, INSERT, UNCHANGED, UPDATE, Relation, Text
 from eventing.sources.pgserver import OWN_SCHEMA, column_name
@@ -27,10 +26,6 @@ logger = structlog.get_logger(__name__)
 
 _OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 
-
-# A character takes up to four bytes: beyond this no document is deliverable, and making one would
-# take several times as much memory.
-MOST_BYTES: Final = 4 * MAX_PAYLOAD_CHARACTERS
 # Reading what the stream left out waits for a lock no longer than this.
 _LOCK_TIMEOUT: Final = "5s"
 # Syntax error or access rule violation; data exception; feature not supported.
@@ -175,10 +170,10 @@ class Rows:
     ) -> tuple[str, str, str | None]:
         """What `_decoded` gives, after another look at the types if need be. Raises ValueError,
         LookupError, ArithmeticError."""
-        if len(payload) > MOST_BYTES:
+        if len(payload) > MOST_ROW_BYTES:
             raise RowTooLarge(
                 f"the row, with what it was before, is {len(payload)} bytes long; at most"
-                f" {MOST_BYTES} are read"
+                f" {MOST_ROW_BYTES} are read"
             )
         try:
             return self._decoded(kind, payload, table, at)

@@ -1,19 +1,24 @@
 """The MySQL source against real servers; values against what the servers themselves say of them."""
 
 import json
+import secrets
 import time
-from collections.abc import Iterator, Sequence
+import tracemalloc
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import pymysql
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventing.changes import Change
 from eventing.matching import Matcher, Rule
-from eventing.sources.base import START_ANEW, SourceBlocked
+from eventing.sources.base import MOST_ROW_BYTES, START_ANEW, SourceBlocked
 from eventing.sources.mysql import MySqlSource
 from tests.databases import connect, execute, new_mariadb, new_mysql
 from tests.waiting import wait_until
@@ -321,6 +326,121 @@ def test_compressed_logs_are_read(capture: Capture, database: str) -> None:
     again = Capture(database, after=capture.position)
     execute(database, "INSERT INTO users VALUES (3, 'plain')")
     assert again.until(1)[0].document_id == "3"
+    again.source.close()
+
+
+@pytest.fixture
+def large_packets(database: str) -> Iterator[None]:
+    """Connections made meanwhile may send what is as large as can be."""
+    before = execute(database, "SELECT @@GLOBAL.max_allowed_packet")[0][0]
+    execute(database, f"SET GLOBAL max_allowed_packet = {1 << 30}")
+    yield
+    execute(database, f"SET GLOBAL max_allowed_packet = {before}")
+
+
+@contextmanager
+def compressing(database: str) -> Iterator["pymysql.Connection[Any]"]:
+    """A connection whose transactions are compressed in the binary log."""
+    is_mariadb = "MariaDB" in str(execute(database, "SELECT version()")[0][0])
+    if is_mariadb:
+        execute(database, "SET GLOBAL log_bin_compress = ON")
+    with closing(connect(database, autocommit=False)) as connection:
+        if not is_mariadb:
+            execute_at(connection, "SET SESSION binlog_transaction_compression = ON")
+        yield connection
+    if is_mariadb:
+        execute(database, "SET GLOBAL log_bin_compress = OFF")
+
+
+def execute_at(connection: "pymysql.Connection[Any]", sql: str, *parameters: Any) -> None:
+    with connection.cursor() as at:
+        at.execute(sql, parameters or None)
+
+
+@contextmanager
+def memory_of_python() -> Iterator[Callable[[], int]]:
+    """How many bytes Python's objects have taken at once, at most, since the beginning."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("large_packets")
+@pytest.mark.parametrize("is_compressed", [False, True], ids=["plain", "compressed"])
+def test_a_row_that_is_far_too_large_is_not_even_taken_into_memory(
+    database: str, is_compressed: bool
+) -> None:
+    execute(database, "CREATE TABLE files (id int PRIMARY KEY, content longtext)")
+    execute(database, "CREATE TABLE unwanted (id int PRIMARY KEY, content longtext)")
+    capture = Capture(database, Matcher([Rule(1, "files", ("files",), ALL)]))  # type: ignore[arg-type]
+    capture.read()
+    with compressing(database) if is_compressed else closing(connect(database)) as writer:
+        execute_at(writer, "INSERT INTO unwanted VALUES (1, repeat('x', 20000000))")
+        execute_at(writer, "INSERT INTO files VALUES (1, 'before')")
+        execute_at(writer, f"INSERT INTO files VALUES (2, repeat('x', {MOST_ROW_BYTES}))")
+        execute_at(writer, "INSERT INTO files VALUES (3, 'behind')")
+        writer.commit()
+    batches = []
+    with memory_of_python() as most_taken:
+        while sum(len(batch.changes) for batch in batches) < 3:
+            batches.append(capture.source.read(1, 5.0))
+        # MariaDB compresses a row to what fits into one packet, which unpacks in memory.
+        if not (is_compressed and "MariaDB" in str(execute(database, "SELECT version()"))):
+            assert most_taken() < 64 * 1024 * 1024
+    capture.source.close()
+    (before, _), (large, stored_up_to), (behind, _) = [
+        (batch.changes[0], batch.position) for batch in batches if batch.changes
+    ]
+    assert documents([before, behind]) == [
+        {"id": 1, "content": "before"},
+        {"id": 3, "content": "behind"},
+    ]
+    assert (large.operation, large.document, large.document_id) == ("insert", "{}", "")
+    assert f"more than {MOST_ROW_BYTES} bytes" in (large.problem or "")
+    again = Capture(database, after=stored_up_to)
+    assert again.until(1) == [behind]
+    again.source.close()
+
+
+@pytest.mark.usefixtures("large_packets")
+def test_a_row_of_many_packets_is_read_as_it_is(capture: Capture, database: str) -> None:
+    execute(database, "CREATE TABLE files (id int PRIMARY KEY, content longtext)")
+    # The packets of an event hold 2^24 - 1 bytes each, and the last one may be empty.
+    sizes = [40_000_000, *range((1 << 24) - 120, (1 << 24) + 40, 10)]
+    for number, size in enumerate(sizes):
+        execute(database, f"INSERT INTO files VALUES ({number}, repeat('x', {size}))")
+    read: list[tuple[str, int]] = []
+    while len(read) < len(sizes):
+        read += [(change.document_id, len(change.document)) for change in capture.read(5.0)]
+    frame = len('{"id":0,"content":""}')
+    assert read == [
+        (str(number), size + frame + len(str(number)) - 1) for number, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.usefixtures("large_packets")
+def test_a_compressed_transaction_is_unpacked_while_it_arrives(mysql_database: str) -> None:
+    """However large it is: here forty times a megabyte that cannot be compressed."""
+    execute(mysql_database, "CREATE TABLE files (id int PRIMARY KEY, content longblob)")
+    capture = Capture(mysql_database)
+    contents = [secrets.token_bytes(1_000_000) for _ in range(40)]
+    with compressing(mysql_database) as writer:
+        for number, content in enumerate(contents):
+            execute_at(writer, "INSERT INTO files VALUES (%s, %s)", number, content)
+        writer.commit()
+    positions = []
+    with memory_of_python() as most_taken:
+        for content in contents:
+            batch = capture.source.read(1, 5.0)
+            assert b64decode(documents(batch.changes)[0]["content"]) == content
+            positions.append(batch.position)
+        assert most_taken() < 20_000_000
+    capture.source.close()
+    again = Capture(mysql_database, after=positions[29])
+    execute(mysql_database, "INSERT INTO files VALUES (40, '')")
+    assert [change.document_id for change in again.until(11)] == [str(n) for n in range(30, 41)]
     again.source.close()
 
 

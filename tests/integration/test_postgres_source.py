@@ -24,8 +24,7 @@ from psycopg2.extensions import make_dsn
 
 from demo.servers import give_away
 from eventing.changes import OPERATIONS, Change, Finding, Operation
-from eventing.sources.base import SourceBlocked, SourceUnavailable
-from eventing.sources.pgrows import MOST_BYTES
+from eventing.sources.base import MOST_ROW_BYTES, SourceBlocked, SourceUnavailable
 from eventing.sources.postgres import PostgresSource
 from tests.servers import PostgresServer, drop_database, execute, new_postgres
 from tests.waiting import wait_until
@@ -637,14 +636,14 @@ def test_of_a_row_that_is_far_too_large_no_document_is_made(source_database: str
     capture.open()
     run(
         source_database,
-        f"INSERT INTO files VALUES (1, repeat('x', {MOST_BYTES + 1}))",
+        f"INSERT INTO files VALUES (1, repeat('x', {MOST_ROW_BYTES + 1}))",
         "INSERT INTO files VALUES (2, 'small')",
     )
     wait_until(lambda: capture.step() and len(capture.stored) == 2, 120, "they are not read")
     capture.source.close()
     large, small = capture.stored
     assert large.problem is not None
-    assert large.problem.endswith(f"at most {MOST_BYTES} are read")
+    assert large.problem.endswith(f"at most {MOST_ROW_BYTES} are read")
     assert large.document == "{}"
     assert exact(small.document) == {"id": 2, "content": "small"}
 
