@@ -131,10 +131,13 @@ class MongoSource:
         changes = []
         for event in events:
             whole = self._whole(event)
-            if whole is not None:
-                change = self._change(whole)
-                if change is not None:
-                    changes.append(change)
+            if whole is None:
+                continue
+            # Should the rest of the batch be the beginning of an event: up to here it was read.
+            self._token = whole["_id"]["_data"]
+            change = self._change(whole)
+            if change is not None:
+                changes.append(change)
         if not self._fragments:
             token = cursor.get("postBatchResumeToken") or events[-1]["_id"]
             self._token = token["_data"]
