@@ -54,17 +54,25 @@ def _delivered_backlog(bench: Bench, events: int) -> tuple[float, int]:
 
 
 def measure_end_to_end(bench: Bench, events: int) -> list[Figure]:
-    """One INSERT, from its commit to the last event delivered and logged."""
+    """One INSERT, from its commit to the last event delivered and logged; with one worker, then
+    with two."""
+    rate = _end_to_end(bench, events)
+    bench.stack.start("worker-2")
+    rate_of_two = _end_to_end(bench, events)
+    bench.stack.stop("worker-2")
+    name = "end to end, commit to delivered and logged"
+    return [
+        Figure(f"{name}, one worker", rate, "events/s", "≥ 12 000"),
+        Figure(f"{name}, two workers", rate_of_two, "events/s", "≥ 12 000"),
+    ]
+
+
+def _end_to_end(bench: Bench, events: int) -> float:
     with endpoint(bench.folder, timed=False) as (url, _):
         bench.configure({"url": url})
         before = bench.delivered()
         bench.insert(events)
-        seconds = seconds_until(lambda: bench.delivered() - before >= events, 300)
-    return [
-        Figure(
-            "end to end, commit to delivered and logged", events / seconds, "events/s", "≥ 12 000"
-        )
-    ]
+        return events / seconds_until(lambda: bench.delivered() - before >= events, 300)
 
 
 def measure_ordered(bench: Bench, events: int) -> list[Figure]:
