@@ -29,10 +29,10 @@ from eventing.lanes import LONGEST_WAIT_SECONDS, Endpoint, Lane, Requests, Toler
 from eventing.logs.base import EventLog, LogUnavailable
 
 _MOST_RECORDED_AT_ONCE: Final = 1_000
-# What a transaction costs is worth more events than these; where more come, it waits for others.
+# Under load so much time lies between two recordings, unless so many outcomes have come together:
+# what a transaction costs is worth more than one.
+_BETWEEN_RECORDINGS_SECONDS: Final = 0.025
 _WORTH_A_TRANSACTION: Final = 500
-_MANY_OUTCOMES: Final = 50
-_OTHERS_COME_SECONDS: Final = 0.025
 _MOST_UNRECORDED: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -105,8 +105,9 @@ class Dispatcher:
         self._to_claim: deque[Lane] = deque()
         self._paced: set[Lane] = set()
         self._outcomes: deque[Outcome] = deque()
-        # Whether followers of an ordered trigger wait for one of these.
-        self._order_waits = False
+        # Somebody waits for one of these to be recorded: followers of an ordered trigger do.
+        self._hurry = threading.Event()
+        self._recorded_at = 0.0
         self._to_release: deque[Claim] = deque()
         self._retries: list[tuple[float, int, UUID]] = []
         self._claim_wanted = threading.Event()
@@ -155,6 +156,7 @@ class Dispatcher:
         """
         deadline = time.monotonic() + timeout_seconds
         self._stopping.set()
+        self._hurry.set()
         self._claim_wanted.set()
         self._pace_wanted.set()
         self._settled.set()
@@ -411,7 +413,7 @@ class Dispatcher:
             for claim in claims:
                 self._outcomes.append(outcome_of(claim, endpoint, exchange))
                 if claim.order_key is not None:
-                    self._order_waits = True
+                    self._hurry.set()
         with self._lock:
             lane.under_way -= 1
             lane.average_ms += (exchange.duration_ms - lane.average_ms) * 0.1
@@ -442,11 +444,15 @@ class Dispatcher:
                 return
 
     def _let_others_come(self) -> None:
-        """Under load wait for more outcomes, unless somebody waits for those that there are."""
-        count = len(self._outcomes)
-        is_waited_for = self._order_waits or self._to_release or self._stopping.is_set()
-        if _MANY_OUTCOMES <= count < _WORTH_A_TRANSACTION and not is_waited_for:
-            self._stopping.wait(_OTHERS_COME_SECONDS * (1 - count / _WORTH_A_TRANSACTION))
+        """Soon after a recording wait for more outcomes, unless somebody waits for those there are.
+
+        The first one after a pause is recorded at once.
+        """
+        lacking = 1 - len(self._outcomes) / _WORTH_A_TRANSACTION
+        due_at = self._recorded_at + _BETWEEN_RECORDINGS_SECONDS * lacking
+        wait = due_at - time.monotonic()
+        if wait > 0 and not (self._to_release or self._stopping.is_set()):
+            self._hurry.wait(wait)
 
     def _record_some(self) -> None:
         """Record what has come together so far; it is kept if the log is unavailable."""
@@ -460,7 +466,7 @@ class Dispatcher:
                 raise
 
     def _record_outcomes(self) -> None:
-        self._order_waits = False
+        self._hurry.clear()
         outcomes = [
             self._outcomes.popleft()
             for _ in range(min(len(self._outcomes), _MOST_RECORDED_AT_ONCE))
@@ -474,6 +480,7 @@ class Dispatcher:
             raise
         finally:
             self._recording = 0
+            self._recorded_at = time.monotonic()
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes together; if the log refuses one of them, the others one by one."""
