@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from typing import Final
 
 DAY_MS: Final = 86_400_000
+_EPOCH: Final = date(1970, 1, 1)
 # Whatever is committed on a day after this one, counted back from today, comes in time.
 _IN_TIME_DAYS: Final = 1
 
@@ -17,4 +18,9 @@ def are_late(days: Iterable[int]) -> bool:
 
 def partition_suffix(day: int) -> str:
     """The name's ending for a day counted from the epoch: 20261124."""
-    return f"{date(1970, 1, 1) + timedelta(days=day):%Y%m%d}"
+    return f"{_EPOCH + timedelta(days=day):%Y%m%d}"
+
+
+def day_of(suffix: str) -> int:
+    """The day that such an ending stands for, counted from the epoch."""
+    return (date(int(suffix[:4]), int(suffix[4:6]), int(suffix[6:])) - _EPOCH).days

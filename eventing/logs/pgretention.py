@@ -6,12 +6,12 @@ for less long than others, they go in batches by primary key.
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
 from eventing.changes import Event
 from eventing.ids import committed_at_ms_of, first_id_at
-from eventing.logs.days import DAY_MS
+from eventing.logs.days import DAY_MS, day_of
 from eventing.logs.kinds import SPARE_SECONDS
 from eventing.logs.pgconnections import Connections, Transaction
 from eventing.logs.pgorder import free_behind
@@ -20,6 +20,10 @@ from eventing.logs.pgstatements import SCHEMA
 # Events that one transaction deletes, and how long one call goes on with it.
 _EXPIRED_AT_ONCE: Final = 5_000
 _EXPIRE_SECONDS: Final = 60.0
+# By the catalogue: the names of partitions end with their day.
+_OLDEST_DAY: Final = f"""
+    SELECT min(right(c.relname, 8)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = '{SCHEMA}.event_log'::regclass"""
 _FORGET_KINDS: Final = f"DELETE FROM {SCHEMA}.event_kind WHERE noted_at < to_timestamp(%s)"
 
 
@@ -205,8 +209,16 @@ def _forget_payloads_of(at: Transaction, ids: Sequence[str]) -> int:
 
 
 def forget_before(connections: Connections, day: int) -> None:
-    """Remove deliveries and statistics of events that retention has dropped."""
+    """Remove deliveries and statistics of events that retention has dropped.
+
+    Of days before `day`, and before the oldest that is left: while somebody reads it, it stays.
+    """
     with connections.transaction() as at:
+        # No older day comes meanwhile.
+        at.run("SELECT pg_advisory_xact_lock(hashtext('mission_control.partitions'))")
+        at.run(_OLDEST_DAY)
+        (suffix,) = cast(tuple[str | None], at.fetchone())
+        day = min(day, day_of(suffix)) if suffix else day
         at.run(
             f"DELETE FROM {SCHEMA}.delivery WHERE event_id < %s::uuid"
             " RETURNING trigger_id, order_key",

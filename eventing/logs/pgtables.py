@@ -6,7 +6,7 @@ absence of a row is what `delivered` means. docs/explanation/event-log.md tells 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import Any, Final, cast
 
@@ -191,6 +191,10 @@ class Tables:
                     self._make_partition(at, parent, day)
             self._known_days.add(day)
 
+    def look_again_for(self, days: Collection[int]) -> None:
+        """Do not take for granted that these days have partitions."""
+        self._known_days.difference_update(days)
+
     def _make_partition(self, at: Transaction, parent: str, day: int) -> None:
         name = f"{parent}_{partition_suffix(day)}"
         at.run("SELECT to_regclass(%s)", f"{SCHEMA}.{name}")
@@ -221,14 +225,16 @@ class Tables:
                 [f"{SCHEMA}.{parent}" for parent in _PARTITIONED],
             )
             names = [name for (name,) in at.fetchall()]
-        gone = [name for name in names if name[-8:] < partition_suffix(day)]
-        for number, name in enumerate(gone):
+        old = [name for name in names if name[-8:] < partition_suffix(day)]
+        gone: list[str] = []
+        for name in old:
             if not self._drop(name):
                 logger.warning("the log is being read: its old days go later", table=name)
-                return gone[:number]
-        if gone:
-            self._known_days = {known for known in self._known_days if known >= day}
-            forget_before(self._connections, day)
+                break
+            gone.append(name)
+        self._known_days = {known for known in self._known_days if known >= day}
+        # Even if nothing has gone: whoever dropped a day may have died before this.
+        forget_before(self._connections, day)
         return gone
 
     def _drop(self, name: str) -> bool:

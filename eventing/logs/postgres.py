@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, cast
 from uuid import UUID
 
+import psycopg2.errors
 import psycopg2.extras
 
 from eventing.changes import (
@@ -131,6 +132,21 @@ class PostgresEventLog:
         """Store `events` and move the position from `previous` to `position`, both or neither."""
         moments = {event.id_text[:13] for event in events}
         days = {committed_at_ms_in(moment) // DAY_MS for moment in moments}
+        try:
+            self._append(origin, events, previous, position, days)
+        except psycopg2.errors.CheckViolation:
+            # What comes late belongs to a day that another process has dropped in the meantime.
+            self._tables.look_again_for(days)
+            self._append(origin, events, previous, position, days)
+
+    def _append(
+        self,
+        origin: Origin,
+        events: Sequence[Event],
+        previous: str | None,
+        position: str,
+        days: set[int],
+    ) -> None:
         self._tables.make_partitions(sorted(days))
         kinds = self._new_kinds(origin, events)
         with self._connections.transaction() as at:
@@ -533,7 +549,9 @@ class PostgresEventLog:
             SELECT event_id, attempts, now(), 0, '', '[]', '[]', '', 'lost',
                 'the worker stopped before it could record an answer; the endpoint may or may not'
                 ' have received this attempt', ''
-            FROM returned"""
+            FROM returned
+            -- Without its day there is no table for it either, and all others would fail with it.
+            WHERE EXISTS (SELECT FROM {SCHEMA}.event_log e WHERE e.id = event_id)"""
         with self._connections.transaction() as at:
             at.run(sql)
             return at.rowcount

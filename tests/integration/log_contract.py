@@ -1035,6 +1035,18 @@ class LogContract:
         (event,) = stored(log)
         assert found(log) == [event.id]
 
+    def test_what_comes_late_is_stored_though_another_process_has_dropped_its_day(
+        self, log: Log, open_log: Callable[[], Log]
+    ) -> None:
+        today = int(time.time()) // 86_400
+        (gone,) = stored(log, 1, committed_at_ms=(today - 40) * DAY_MS)
+        other = open_log()
+        other.drop_partitions_before(today - 30)
+        other.close()
+        assert log.event(1, gone.id) is None
+        (late,) = stored(log, 1, committed_at_ms=(today - 40) * DAY_MS)
+        assert found(log) == [late.id]
+
     def test_a_project_may_keep_its_events_and_payloads_for_less_long(self, log: Log) -> None:
         now = int(time.time() * 1000)
         today = now // DAY_MS

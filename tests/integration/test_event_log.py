@@ -12,6 +12,7 @@ import pytest
 from demo.servers import execute
 from eventing.logs import kinds
 from eventing.logs.base import EventFilter, LogUnavailable
+from eventing.logs.days import partition_suffix
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_outcome
 from tests.integration.log_contract import (
@@ -56,6 +57,36 @@ class TestPostgres(LogContract):
             assert log.drop_partitions_before(today - 30) == []
             stored(log, 1)
         assert len(log.drop_partitions_before(today - 30)) == 2
+
+    def test_days_that_went_before_one_that_is_read_take_their_deliveries_along(
+        self, log: Log, source_database: str
+    ) -> None:
+        today = int(time.time() * 1000) // DAY_MS
+        stored(log, 1, committed_at_ms=(today - 40) * DAY_MS)
+        (read,) = stored(log, 1, committed_at_ms=(today - 39) * DAY_MS)
+        name = f"mission_control.event_log_{partition_suffix(today - 39)}"
+        with in_a_transaction(source_database, f"SELECT * FROM {name}"):
+            assert len(log.drop_partitions_before(today - 30)) == 1
+            assert log.pending_of([1]) == {1: 1}
+            assert status_of(log, read.id) == "pending"
+        assert len(log.drop_partitions_before(today - 30)) == 3
+        assert log.pending_of([1]) == {1: 0}
+
+    def test_an_event_whose_day_is_gone_keeps_no_other_lease_from_running_out(
+        self, log: Log, source_database: str
+    ) -> None:
+        today = int(time.time() * 1000) // DAY_MS
+        (gone,) = stored(log, 1, committed_at_ms=(today - 40) * DAY_MS)
+        (event,) = stored(log)
+        assert len(log.claim(ids_of([gone, event]), 0)) == 2
+        # Whoever drops it dies before it has done the rest.
+        suffix = partition_suffix(today - 40)
+        for parent in ("event_log", "invocation_log"):
+            execute(source_database, f"DROP TABLE mission_control.{parent}_{suffix}")
+        wait_until(lambda: log.expire_leases() > 0, 5, "no lease runs out")
+        assert status_of(log, event.id) == "pending"
+        assert log.drop_partitions_before(today - 30) == []
+        assert log.pending_of([1]) == {1: 1}
 
     def test_a_backup_keeps_no_event_waiting_when_the_tables_are_to_be_changed(
         self, log: Log, source_database: str
