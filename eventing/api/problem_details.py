@@ -18,7 +18,7 @@ from rest_framework.views import set_rollback
 
 from eventing.access import REQUESTS_PER_MINUTE, TooManyRequests
 from eventing.api.bodies import as_json
-from eventing.logs.base import LogUnavailable, SearchTooDeep
+from eventing.logs.base import LogOutdated, LogUnavailable, SearchTooDeep
 from eventing.models.fields import UndecryptableValue
 from eventing.problems import InvalidInput
 
@@ -123,6 +123,8 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
     if isinstance(error, SearchTooDeep):
         return 422, str(error), [_narrowing(name) for name in error.narrow]
     if isinstance(error, UndecryptableValue):
+        return 503, str(error), []
+    if isinstance(error, LogOutdated):
         return 503, str(error), []
     if isinstance(error, LogUnavailable):
         return 503, "the Eventing DB does not answer; try again later", []

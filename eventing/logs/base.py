@@ -38,6 +38,16 @@ class LogBusy(LogUnavailable):
     """What is to be altered is being read by somebody else, whom nobody shall wait behind."""
 
 
+class LogOutdated(LogUnavailable):
+    """The log's tables are not those of this version. Says what to do."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the Eventing DB has tables of another version: capture and the workers change them,"
+            " or tell why they cannot; try again in a moment, and see that those run"
+        )
+
+
 class InvalidCursor(Exception):
     """A page's cursor was not made by this log."""
 

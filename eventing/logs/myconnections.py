@@ -16,7 +16,7 @@ from pymysql.constants import CLIENT, CR, ER
 from pymysql.cursors import Cursor
 
 from eventing.connection_strings import ConnectionString
-from eventing.logs.base import LogUnavailable
+from eventing.logs.base import LogOutdated, LogUnavailable
 from eventing.mysqlserver import Opened, address_of, connect
 
 _ANSWER_SECONDS: Final = 60
@@ -42,6 +42,10 @@ _TELLING: Final = frozenset(
         ER.RECORD_FILE_FULL,
         ER.TABLEACCESS_DENIED_ERROR,
     }
+)
+# What the tables lack of a version that has yet to change them: tables, columns, keys.
+_OF_ANOTHER_VERSION: Final = frozenset(
+    {ER.NO_SUCH_TABLE, ER.BAD_FIELD_ERROR, ER.KEY_DOES_NOT_EXITS}
 )
 # Errors of the driver's own say what became of the connection.
 _OF_THE_DRIVER: Final = range(CR.CR_ERROR_FIRST, CR.CR_ERROR_FIRST + 1000)
@@ -176,12 +180,9 @@ class Connections:
                 if connection.open:
                     connection.rollback()
                 raise
-        except (
-            pymysql.OperationalError,
-            pymysql.InterfaceError,
-            pymysql.InternalError,
-            OSError,
-        ) as error:
+        except (pymysql.MySQLError, OSError) as error:
+            if not _may_pass(error):
+                raise
             if _code(error) == ER.LOCK_DEADLOCK:
                 raise _Deadlock from error
             self.close()
@@ -219,9 +220,17 @@ class Connections:
                 return
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help."""
+    passing = (pymysql.OperationalError, pymysql.InterfaceError, pymysql.InternalError, OSError)
+    return isinstance(error, passing) or _code(error) in _OF_ANOTHER_VERSION
+
+
 def unavailable(error: Exception) -> LogUnavailable:
     """What the server, the driver or the system says, without what may quote values."""
     code = _code(error)
+    if code in _OF_ANOTHER_VERSION:
+        return LogOutdated()
     if isinstance(error, OSError):
         said = error.strerror or type(error).__name__
     elif code in _TELLING or code in _OF_THE_DRIVER:

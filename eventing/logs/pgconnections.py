@@ -7,14 +7,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
 from eventing.dialing import connect_to_postgres
-from eventing.logs.base import LogBusy, LogUnavailable
+from eventing.logs.base import LogBusy, LogOutdated, LogUnavailable
+
+# What the tables lack of a version that has yet to change them.
+_OF_ANOTHER_VERSION: Final = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
 
 
 class Transaction(psycopg2.extensions.cursor):
@@ -80,11 +83,17 @@ class Connections:
         except psycopg2.Error as error:
             if not _may_pass(error):
                 raise
-            self.close()
-            reason = _first_line(_first_failure(error))
-            is_busy = isinstance(error, psycopg2.errors.LockNotAvailable)
-            kind = LogBusy if is_busy else LogUnavailable
-            raise kind(f"the Eventing DB cannot be used: {reason}") from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: psycopg2.Error) -> LogUnavailable:
+        """What may pass, in the log's own words; this thread's connection is thrown away."""
+        self.close()
+        if isinstance(error, _OF_ANOTHER_VERSION):
+            return LogOutdated()
+        reason = _first_line(_first_failure(error))
+        is_busy = isinstance(error, psycopg2.errors.LockNotAvailable)
+        kind = LogBusy if is_busy else LogUnavailable
+        return kind(f"the Eventing DB cannot be used: {reason}")
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
@@ -96,11 +105,13 @@ class Connections:
 
 def _may_pass(error: psycopg2.Error) -> bool:
     """Whether trying again may help: the server is away, the connection or the memory for an answer
-    gave out (which libpq tells without a code), or a standby has yet to become the primary."""
+    gave out (which libpq tells without a code), a standby has yet to become the primary, or the
+    tables have yet to be upgraded."""
     passing = (
         psycopg2.OperationalError,
         psycopg2.InterfaceError,
         psycopg2.errors.ReadOnlySqlTransaction,
+        *_OF_ANOTHER_VERSION,
     )
     came_from_libpq = type(error) is psycopg2.DatabaseError and error.pgcode is None
     return isinstance(error, passing) or came_from_libpq

@@ -14,6 +14,7 @@ from eventing.logs.postgres import PostgresEventLog
 from eventing.models import EventingDb, Membership, Project
 from tests.factories import make_change, make_events, make_origin, make_outcome
 from tests.web.api import Shop, deliver, make_shop
+from tests.web.older import choose_older_log
 
 EVENTS = "projects/shop/events/"
 
@@ -336,3 +337,20 @@ def test_an_export_that_is_asked_for_wrongly_or_found_no_log_begins_no_file(shop
         answer = shop.viewer.get(path, format=kind)
         assert answer.status == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mysql"])
+def test_a_log_that_has_yet_to_be_upgraded_is_said_to_be(
+    request: pytest.FixtureRequest, shop: Shop, kind: str
+) -> None:
+    choose_older_log(request, shop.project, kind)
+    for path, query in (
+        ("projects/shop/stats/", {}),
+        (EVENTS, {}),
+        (EVENTS, {"table": "users"}),
+        (f"{EVENTS}{UUID(int=0)}/", {}),
+        (f"{EVENTS}export/", {"format": "csv"}),
+    ):
+        answer = shop.viewer.get(path, **query)
+        assert answer.status == 503, path
+        assert "tables of another version" in answer.json["detail"], path

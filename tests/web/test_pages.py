@@ -12,6 +12,7 @@ from eventing.models import Database, Project
 from tests.factories import make_database
 from tests.servers import execute
 from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
+from tests.web.older import choose_older_log
 
 READ = (
     *("", "databases/", "triggers/", "triggers/welcome-email/", "events/"),
@@ -261,6 +262,20 @@ def test_saving_another_eventing_db_says_what_was_checked_and_made(
     assert tables == [("mission_control.event_log",)]
     # Saved once more there is nothing to make, and so nothing to tell.
     assert "Checked" not in admin.post(path, given, follow=True).content.decode()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mysql"])
+def test_pages_of_a_log_that_has_yet_to_be_upgraded_say_so(
+    request: pytest.FixtureRequest, shop: Shop, admin: Client, kind: str
+) -> None:
+    choose_older_log(request, shop.project, kind)
+    for path in (*READ, f"events/{uuid4()}/", "events/?table=users", "figures/"):
+        answer = admin.get(shop.path(path))
+        assert answer.status_code in (200, 503), path
+        if "event" in path or path in ("", "triggers/welcome-email/"):
+            assert "tables of another version" in answer.content.decode(), path
+    for path in ("/projects/", "/health/", "/metrics"):
+        assert admin.get(path).status_code == 200, path
 
 
 def test_a_postgres_too_old_to_hold_the_log_is_refused_and_nothing_changes(

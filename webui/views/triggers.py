@@ -338,6 +338,7 @@ def _shown(trigger: Trigger) -> dict[str, Any]:
         "header_names": header_names(trigger),
         **_words_of(trigger_definition_of(trigger)),
         "first_change": first_change_of(trigger_definition_of(trigger)),
+        "backlog": None,
     }
     try:
         backlogs = history.pending_of(trigger.project, [trigger.pk])
