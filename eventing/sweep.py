@@ -152,11 +152,38 @@ def upkeep() -> None:
     troubles.forget_old()
     for number in [BUILTIN, *external_numbers()]:
         try:
-            _keep_up(log_numbered(number))
+            log = log_numbered(number)
+            _keep_up(log)
+            if log.is_behind():
+                _catch_up_meanwhile(number, log)
             if forget_if_expired(number):
                 logger.info("forgot an earlier Eventing DB", number=number)
         except LogUnavailable as error:
             logger.warning("an Eventing DB cannot be looked after", number=number, error=str(error))
+
+
+_catching_up: set[int] = set()
+
+
+def _catch_up_meanwhile(log_number: int, log: EventLog) -> None:
+    """Have a log catch up on a thread that nobody waits for, least of all who ends this process."""
+    if log_number not in _catching_up:
+        _catching_up.add(log_number)
+        threading.Thread(
+            target=_catch_up, args=[log_number, log], name="catches up", daemon=True
+        ).start()
+
+
+def _catch_up(log_number: int, log: EventLog) -> None:
+    try:
+        log.catch_up()
+    except LogUnavailable as error:
+        logger.warning("an Eventing DB catches up later", number=log_number, error=str(error))
+    except Exception:
+        logger.exception("an Eventing DB could not catch up", number=log_number)
+    finally:
+        log.close()
+        _catching_up.discard(log_number)
 
 
 def settle_statistics() -> None:

@@ -188,6 +188,20 @@ class EventLog(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens another."""
+        ...
+
+    def is_behind(self) -> bool:
+        """Whether tables of an older version lack what `catch_up` makes: searches may take longer,
+        or be unavailable, until then. Raises LogUnavailable."""
+        ...
+
+    def catch_up(self) -> None:
+        """Do what takes long after an upgrade, such as building indexes, while everybody stores and
+        delivers. May wait for hours for who reads the log. Raises LogUnavailable."""
+        ...
+
     def drop_partitions_before(self, day: int) -> list[str]:
         """Drop whole days older than `day` (counted from the epoch); returns what went."""
         ...

@@ -91,6 +91,14 @@ class MySqlEventLog:
         """Make or upgrade tables and this week's partitions, as far as need be."""
         self._tables.make(owner)
 
+    def is_behind(self) -> bool:
+        """Whether an upgrade has left something to `catch_up` with."""
+        return self._tables.is_behind()
+
+    def catch_up(self) -> None:
+        """Do what takes long after an upgrade, while everybody goes on."""
+        self._tables.catch_up()
+
     def drop_partitions_before(self, day: int) -> list[str]:
         """Drop whole days older than `day`; returns the names of the partitions that went."""
         return self._tables.drop_before(day)

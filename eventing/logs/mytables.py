@@ -45,6 +45,10 @@ from eventing.logs.mystatements import (
 DELETED_AT_ONCE: Final = 5_000
 
 _PARTITIONED: Final = {EVENT_LOG: "id", INVOCATION_LOG: "event_id"}
+# What finds events by their kind; what did in an older version; the kind of what has none.
+_KEY: Final = "event_log_kind"
+_KEY_BEFORE: Final = "event_log_trigger"
+_NO_KIND: Final = "x'0000000000000000'"
 # The last partition: what is committed later than the days that have one of their own.
 _LATER: Final = "p_later"
 
@@ -203,9 +207,8 @@ class Tables:
             self._define_now(f"ALTER TABLE {STATS} {added}")
         if "kind_hash" not in self._columns(EVENT_LOG):
             self._define_now(
-                f"ALTER TABLE {EVENT_LOG} DROP KEY event_log_trigger,"
-                " ADD COLUMN kind_hash BINARY(8) NOT NULL DEFAULT x'0000000000000000',"
-                " ADD KEY event_log_kind (kind_hash, id)"
+                f"ALTER TABLE {EVENT_LOG}"
+                f" ADD COLUMN kind_hash BINARY(8) NOT NULL DEFAULT {_NO_KIND}"
             )
         if "noted_at" not in self._columns(EVENT_KIND):
             # What is there may have had its last event just now.
@@ -213,9 +216,41 @@ class Tables:
             self._define_now(
                 f"ALTER TABLE {EVENT_KIND} ADD COLUMN noted_at BIGINT NOT NULL DEFAULT {now}"
             )
+
+    def is_behind(self) -> bool:
+        """Whether an upgrade has left something to `catch_up` with."""
+        keys = self._keys_of_events()
+        return _KEY not in keys or _KEY_BEFORE in keys or bool(self._without_kind(1))
+
+    def catch_up(self) -> None:
+        """Do what takes long after an upgrade, while everybody goes on: the server builds a key of
+        InnoDB's without keeping others from writing."""
+        keys = self._keys_of_events()
+        if _KEY not in keys:
+            self._define_now(f"ALTER TABLE {EVENT_LOG} ADD KEY {_KEY} (kind_hash, id), LOCK = NONE")
         # What an older version stored, perhaps while this one was beginning.
         while self._give_kinds():
             continue
+        if _KEY_BEFORE in keys:
+            self._define_now(f"ALTER TABLE {EVENT_LOG} DROP KEY {_KEY_BEFORE}")
+
+    def _keys_of_events(self) -> set[str]:
+        with self._connections.transaction() as at:
+            found = at.rows(
+                "SELECT INDEX_NAME FROM information_schema.STATISTICS"
+                " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
+                EVENT_LOG,
+            )
+        return {str(name) for (name,) in found}
+
+    def _without_kind(self, limit: int) -> list[tuple[Any, ...]]:
+        """Some events that have no kind: ids, and the names that make the kind."""
+        with self._connections.transaction() as at:
+            return at.rows(
+                "SELECT id, project_id, trigger_id, database_id, `trigger`, `database`, `table`,"
+                f" operation FROM {EVENT_LOG} FORCE INDEX ({_KEY})"
+                f" WHERE kind_hash = {_NO_KIND} LIMIT {limit}"
+            )
 
     def _define_now(self, statement: str) -> None:
         if not self._connections.define(statement):
@@ -233,16 +268,11 @@ class Tables:
     @again_after_a_deadlock
     def _give_kinds(self) -> int:
         """Give some events that have no kind theirs; returns how many."""
-        columns = "project_id, trigger_id, database_id, `trigger`, `database`, `table`, operation"
+        found = self._without_kind(LISTED_AT_ONCE)
+        ids: dict[tuple[Any, ...], list[UUID]] = defaultdict(list)
+        for identifier, *kind_names in found:
+            ids[tuple(kind_names)].append(UUID(bytes=identifier))
         with self._connections.transaction() as at:
-            # By event_log_kind.
-            found = at.rows(
-                f"SELECT id, {columns} FROM {EVENT_LOG} FORCE INDEX (event_log_kind)"
-                f" WHERE kind_hash = x'0000000000000000' LIMIT {LISTED_AT_ONCE}"
-            )
-            ids: dict[tuple[Any, ...], list[UUID]] = defaultdict(list)
-            for identifier, *kind_names in found:
-                ids[tuple(kind_names)].append(UUID(bytes=identifier))
             for names, of_kind in ids.items():
                 literal = kind_of(*names)
                 at.run(

@@ -69,6 +69,25 @@ class Connections:
             raise LogUnavailable(f"the Eventing DB cannot be used: {said}") from None
         return opened
 
+    def aside(self) -> "Connections":
+        """Other connections to the same database."""
+        return Connections(self._dsn, self._of_a_project)
+
+    def run_alone(self, sql: str) -> None:
+        """Run a statement that cannot be part of a transaction. Raises LogUnavailable."""
+        try:
+            connection = self._connection()
+            connection.autocommit = True
+            try:
+                with connection.cursor() as at:
+                    at.execute(sql)
+            finally:
+                connection.autocommit = False
+        except psycopg2.Error as error:
+            if not _may_pass(error):
+                raise
+            raise self._unavailable(error) from error
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction on this thread's connection; a connection that broke is thrown away.

@@ -8,13 +8,13 @@ absence of a row is what `delivered` means. docs/explanation/event-log.md tells 
 import time
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
-from typing import Any, Final, cast
+from typing import Final
 
 import psycopg2.errors
 import structlog
 
 from eventing.ids import first_id_at
-from eventing.logs import pgstatistics
+from eventing.logs import pgindexes, pgstatistics
 from eventing.logs.days import DAY_MS, partition_suffix
 from eventing.logs.pgchecks import mark
 from eventing.logs.pgconnections import Connections, Transaction
@@ -48,12 +48,6 @@ CREATE TABLE IF NOT EXISTS mission_control.event_log (
     stored_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
--- Events of one kind, see event_kind.
-CREATE INDEX IF NOT EXISTS event_log_kind
-    ON mission_control.event_log (trigger_id, "table", operation, database_id, id);
-DROP INDEX IF EXISTS mission_control.event_log_trigger;
--- A key may be longer than an index entry can be.
-CREATE INDEX IF NOT EXISTS event_log_doc_id ON mission_control.event_log (left(doc_id, 200), id);
 
 -- Claims touch no indexed column, so that their updates stay within the page (HOT). `sweep_at` is
 -- infinite for what must not be claimed: finished events, and those of an ordered trigger that
@@ -71,13 +65,8 @@ CREATE TABLE IF NOT EXISTS mission_control.delivery (
     lease_until timestamptz
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02,
         autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-DROP INDEX IF EXISTS mission_control.delivery_sweep;
-CREATE INDEX IF NOT EXISTS delivery_due
-    ON mission_control.delivery (trigger_id, sweep_at, event_id);
 ALTER TABLE mission_control.delivery ADD COLUMN IF NOT EXISTS order_key bigint;
 ALTER TABLE mission_control.delivery ADD COLUMN IF NOT EXISTS order_seq bigint;
-CREATE INDEX IF NOT EXISTS delivery_order
-    ON mission_control.delivery (trigger_id, order_key, order_seq) WHERE order_key IS NOT NULL;
 CREATE SEQUENCE IF NOT EXISTS mission_control.delivery_order_block;
 
 CREATE TABLE IF NOT EXISTS mission_control.invocation_log (
@@ -94,8 +83,6 @@ CREATE TABLE IF NOT EXISTS mission_control.invocation_log (
     error_message text,
     worker text NOT NULL
 ) PARTITION BY RANGE (event_id);
-CREATE INDEX IF NOT EXISTS invocation_log_event
-    ON mission_control.invocation_log (event_id, attempt);
 
 CREATE TABLE IF NOT EXISTS mission_control.capture_position (
     database_id bigint PRIMARY KEY,
@@ -132,15 +119,14 @@ CREATE TABLE IF NOT EXISTS mission_control.event_kind (
 );
 ALTER TABLE mission_control.event_kind
     ADD COLUMN IF NOT EXISTS noted_at timestamptz NOT NULL DEFAULT now();
-DO $$ BEGIN
-    -- What knew the names of triggers before there were kinds.
-    IF to_regclass('mission_control.trigger_name') IS NOT NULL THEN
-        INSERT INTO mission_control.event_kind
-        SELECT DISTINCT project_id, trigger_id, "table", operation, database_id, trigger, database
-        FROM mission_control.event_log ON CONFLICT DO NOTHING;
-        DROP TABLE mission_control.trigger_name;
-    END IF;
-END $$;
+"""
+# What knew the names of triggers before there were kinds.
+_NAMES_OF_TRIGGERS: Final = "mission_control.trigger_name"
+_GIVE_KINDS: Final = f"""
+INSERT INTO mission_control.event_kind
+SELECT DISTINCT project_id, trigger_id, "table", operation, database_id, trigger, database
+FROM mission_control.event_log ON CONFLICT DO NOTHING;
+DROP TABLE {_NAMES_OF_TRIGGERS};
 """
 _DEFINITIONS: Final = _TABLES + pgstatistics.TABLES
 _DEFINITIONS_HASH: Final = blake2b(_DEFINITIONS.encode(), digest_size=8).hexdigest()
@@ -171,12 +157,27 @@ class Tables:
         """Run the definitions, unless these very ones have been run: they lock what they touch."""
         if not self._is_defined(at):
             at.run(IMPATIENT)
+            is_new = not _is_there(at, f"{SCHEMA}.event_log")
             at.run(_DEFINITIONS)
+            if is_new:
+                pgindexes.make(at)
             at.run(f"COMMENT ON TABLE {SCHEMA}.event_log IS %s", _MADE)
 
     def _is_defined(self, at: Transaction) -> bool:
         at.run("SELECT obj_description(to_regclass('mission_control.event_log'))")
         return at.fetchone() == (_MADE,)
+
+    def is_behind(self) -> bool:
+        """Whether an upgrade has left something to `catch_up` with."""
+        with self._connections.transaction() as at:
+            return _is_there(at, _NAMES_OF_TRIGGERS) or not pgindexes.are_as_they_should(at)
+
+    def catch_up(self) -> None:
+        """Do what takes long after an upgrade, while everybody goes on."""
+        pgindexes.build(self._connections)
+        with self._connections.transaction() as at:
+            if _is_there(at, _NAMES_OF_TRIGGERS):
+                at.run(_GIVE_KINDS)
 
     def make_partitions(self, days: Sequence[int]) -> None:
         """Make the partitions of these days (counted from the epoch) where they are missing.
@@ -197,8 +198,7 @@ class Tables:
 
     def _make_partition(self, at: Transaction, parent: str, day: int) -> None:
         name = f"{parent}_{partition_suffix(day)}"
-        at.run("SELECT to_regclass(%s)", f"{SCHEMA}.{name}")
-        if cast(tuple[Any], at.fetchone())[0] is not None:
+        if _is_there(at, f"{SCHEMA}.{name}"):
             return
         key = "id" if parent == "event_log" else "event_id"
         low, high = first_id_at(day * DAY_MS), first_id_at((day + 1) * DAY_MS)
@@ -250,3 +250,8 @@ class Tables:
                     at.connection.rollback()
             time.sleep(_DROP_PAUSE_SECONDS)
         return False
+
+
+def _is_there(at: Transaction, table: str) -> bool:
+    at.run("SELECT to_regclass(%s) IS NOT NULL", table)
+    return at.fetchone() == (True,)

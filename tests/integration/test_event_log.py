@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -20,6 +20,7 @@ from tests.integration.log_contract import (
     Log,
     LogContract,
     deliver,
+    found,
     ids_of,
     status_of,
     stored,
@@ -99,6 +100,46 @@ class TestPostgres(LogContract):
                 log.make_tables()
             stored(log, 1)
         log.make_tables()
+
+    def test_what_an_upgrade_takes_long_for_is_done_while_others_store_and_deliver(
+        self, log: Log, source_database: str
+    ) -> None:
+        stored(log, 10)
+        made_by_an_older_version(source_database)
+        with ThreadPoolExecutor(2) as pool, somebody_stores_for_long(source_database):
+            # Who is about to store makes the tables what they are to be, and does not wait.
+            log.make_tables()
+            assert log.is_behind()
+            catching_up = pool.submit(catch_up_and_close, log)
+            wait_until(lambda: is_building(source_database), 30, "no index is built")
+            pool.submit(store_and_deliver_and_close, log, 10).result(timeout=60)
+            log.make_tables()
+            assert not catching_up.done()
+        catching_up.result()
+        assert not log.is_behind()
+        assert log.counts(1)["delivered"] == 10
+        assert len(found(log, EventFilter(trigger="welcome-email"))) == 20
+        # A day that is made now has all indexes, too.
+        stored(log, 1, committed_at_ms=int(time.time() * 1000) - 20 * DAY_MS)
+        assert execute(source_database, _DAYS_LACKING) == []
+
+    def test_an_index_whose_building_broke_off_is_built_anew(
+        self, log: Log, source_database: str
+    ) -> None:
+        stored(log, 1)
+        made_by_an_older_version(source_database)
+        with ThreadPoolExecutor(1) as pool, somebody_stores_for_long(source_database):
+            catching_up = pool.submit(catch_up_and_close, log)
+            wait_until(lambda: is_building(source_database), 30, "no index is built")
+            assert log.is_behind()
+            log.catch_up()  # Another process is at it.
+            execute(source_database, f"SELECT pg_terminate_backend(pid) {_BUILDING}")
+            with pytest.raises(LogUnavailable):
+                catching_up.result(timeout=60)
+        assert log.is_behind()
+        log.catch_up()
+        assert not log.is_behind()
+        assert execute(source_database, _DAYS_LACKING) == []
 
     def test_a_standby_that_has_yet_to_become_the_primary_is_unavailable_for_now(
         self, open_log: Callable[[], Log], log: Log, source_database: str
@@ -198,6 +239,56 @@ class TestPostgres(LogContract):
             detail = log.event(1, event.id)
             assert detail is not None
             assert [each.attempt for each in detail.invocations] == [1]
+
+
+def made_by_an_older_version(url: str) -> None:
+    """Have the log lack what this version has, and have what this version does not."""
+    for statement in (
+        "DROP INDEX mission_control.event_log_kind, mission_control.delivery_due",
+        "CREATE INDEX event_log_trigger ON mission_control.event_log (trigger_id, id)",
+        "DELETE FROM mission_control.event_kind",
+        "CREATE TABLE mission_control.trigger_name (trigger_id bigint)",
+        "COMMENT ON TABLE mission_control.event_log IS 'older'",
+    ):
+        execute(url, statement)
+
+
+def somebody_stores_for_long(url: str) -> AbstractContextManager[None]:
+    """Until the end of the block, in today's partition."""
+    day = partition_suffix(int(time.time() * 1000) // DAY_MS)
+    return in_a_transaction(
+        url, f"LOCK TABLE mission_control.event_log_{day} IN ROW EXCLUSIVE MODE"
+    )
+
+
+def is_building(url: str) -> bool:
+    """Whether an index is being built, and waits for somebody."""
+    return bool(execute(url, f"SELECT 1 {_BUILDING} AND phase LIKE 'waiting%'"))
+
+
+def catch_up_and_close(log: Log) -> None:
+    try:
+        log.catch_up()
+    finally:
+        log.close()
+
+
+def store_and_deliver_and_close(log: Log, count: int) -> None:
+    try:
+        deliver(log, stored(log, count))
+    finally:
+        log.close()
+
+
+_BUILDING = "FROM pg_stat_progress_create_index WHERE datname = current_database()"
+# Partitions of the event log without an index of the kind.
+_DAYS_LACKING = """
+SELECT p.inhrelid::regclass::text FROM pg_inherits p
+WHERE p.inhparent = 'mission_control.event_log'::regclass AND NOT EXISTS (
+    SELECT FROM pg_index i JOIN pg_inherits a ON a.inhrelid = i.indexrelid
+    WHERE i.indrelid = p.inhrelid AND i.indisvalid
+      AND a.inhparent = 'mission_control.event_log_kind'::regclass)
+"""
 
 
 @contextmanager

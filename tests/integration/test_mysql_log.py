@@ -444,6 +444,10 @@ def test_a_log_made_by_an_older_version_is_upgraded_with_what_it_holds(
     upgraded = MySqlEventLog(database)
     upgraded.make_tables()
     upgraded.make_tables()
+    events += stored(upgraded, 1)
+    assert upgraded.is_behind()
+    upgraded.catch_up()
+    assert not upgraded.is_behind()
     assert found(upgraded) == ids_of(events)[::-1]
     assert found(upgraded, EventFilter(trigger="other")) == ids_of(events)[:2:-1]
     deliver(upgraded, stored(upgraded, 1))

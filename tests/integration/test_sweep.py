@@ -42,6 +42,15 @@ def test_events_of_a_trigger_that_is_made_while_a_sweep_runs_are_not_cancelled(
     assert detail.row.status == "pending"
 
 
+def test_upkeep_builds_an_index_that_a_log_of_an_older_version_lacks(
+    log: PostgresEventLog,
+) -> None:
+    execute(control_database_dsn(), "DROP INDEX mission_control.event_log_kind")
+    assert log.is_behind()
+    sweep.upkeep()
+    wait_until(lambda: not log.is_behind(), 60, "the index is not built")
+
+
 @contextmanager
 def nobody_reads_what_waits() -> Iterator[None]:
     """Until the end of the block, whoever looks at what waits in the log has to wait itself."""
