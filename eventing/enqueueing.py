@@ -8,18 +8,20 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
 from celery import current_app
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from eventing.logs.base import DueChunk
 from eventing.logs.chunks import CHUNK_SIZE, chunked
 
 DELIVER_QUEUE: Final = "deliver"
 _PAUSE_SECONDS: Final = 2.0
+# A connection that was closed fails sooner than a broker that does not answer.
+_AT_ONCE_SECONDS: Final = 0.5
 # A message costs a worker as much as twenty events do, so under load events go together: the more
 # there were, the longer the next ones wait for others.
 _LEAST_PAUSE_SECONDS: Final = 0.004
@@ -49,13 +51,8 @@ class Enqueuer:
         messages = _messages(chunks)
         for number, told in enumerate(messages):
             try:
-                current_app.send_task(
-                    "eventing.tasks.deliver_chunks",
-                    args=[told, log_number, are_probes],
-                    queue=DELIVER_QUEUE,
-                    retry=False,
-                )
-            except (OperationalError, OSError) as error:
+                _send([told, log_number, are_probes])
+            except connection_errors() as error:
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
                 logger.warning(
                     "the broker did not take a message; the sweep will enqueue its events",
@@ -81,6 +78,24 @@ def _messages(chunks: Sequence[DueChunk]) -> list[list[tuple[int, list[str], boo
     return messages
 
 
+def _send(arguments: list[Any]) -> None:
+    """Send one message, over a new connection if the broker closed the one at hand for being idle
+    (RabbitMQ does after minutes), or has been restarted."""
+    begun_at = time.monotonic()
+    try:
+        _send_once(arguments)
+    except connection_errors():
+        if time.monotonic() - begun_at > _AT_ONCE_SECONDS:
+            raise
+        _send_once(arguments)
+
+
+def _send_once(arguments: list[Any]) -> None:
+    current_app.send_task(
+        "eventing.tasks.deliver_chunks", args=arguments, queue=DELIVER_QUEUE, retry=False
+    )
+
+
 enqueuer = Enqueuer()
 
 
@@ -100,7 +115,7 @@ class BackgroundEnqueuer:
     def put(self, trigger_id: int, event_ids: Sequence[str], log_number: int) -> None:
         """Have these events of a trigger, named by their ids' texts, enqueued as soon as may be."""
         with self._changed:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="enqueues", daemon=True)
                 self._thread.start()
             waiting = self._waiting.setdefault((trigger_id, log_number), [])
@@ -145,13 +160,11 @@ def waiting_messages() -> int | None:
     """How many chunks wait for a worker; None if the broker does not answer."""
     try:
         with current_app.pool.acquire(block=True, timeout=2) as connection:
-            try:
-                declared = connection.default_channel.queue_declare(DELIVER_QUEUE, passive=True)
-            except connection.channel_errors:
-                # An empty queue does not exist in Redis, nor in RabbitMQ one that nobody has used;
-                # that error ends the channel there.
-                connection.close()
-                return 0
+            # Not a passive one: for a queue that nobody has used, and in Redis for an empty one,
+            # that is an error, and then the connection could not be used again.
+            declared = connection.default_channel.queue_declare(
+                DELIVER_QUEUE, durable=True, auto_delete=False
+            )
             return int(declared.message_count)
     except connection_errors() as error:
         logger.warning("the broker did not tell how many messages wait", error=str(error))
@@ -159,7 +172,7 @@ def waiting_messages() -> int | None:
 
 
 def connection_errors() -> tuple[type[Exception], ...]:
-    """What the broker's client raises when the broker is away."""
+    """What the broker's client raises when the broker is away, or takes nothing (it is full)."""
     connection = current_app.connection_for_write()
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
-    return (OperationalError, *errors)
+    return (OperationalError, LimitExceeded, *errors)

@@ -1,10 +1,16 @@
 """The whole product on RabbitMQ: restarted in the middle, with its messages and without."""
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
+from celery import Celery
 
+from config.celery import app
+from eventing.enqueueing import enqueuer, waiting_messages
+from eventing.logs.base import DueChunk
 from tests.product import Product
+from tests.proxy import Proxy
 from tests.receiver import Receiver
 from tests.servers import (
     ExternalPostgres,
@@ -50,6 +56,26 @@ def stack(
 def receiver() -> Iterator[Receiver]:
     with Receiver() as endpoint:
         yield endpoint
+
+
+def test_a_message_goes_out_although_rabbitmq_has_closed_the_idle_connection(
+    rabbitmq: RabbitMqServer,
+) -> None:
+    """As it does with one from which nothing has come for two or three minutes."""
+    with Proxy("127.0.0.1", rabbitmq.port) as proxy:
+        url = rabbitmq.url().replace(f":{rabbitmq.port}/", f":{proxy.port}/")
+        with Celery("idle", broker=url, set_as_current=True) as idle:
+            names = ("task_queues", "task_default_queue", "broker_transport_options")
+            idle.conf.update({name: app.conf[name] for name in names})
+            try:
+                assert waiting_messages() == 0
+                for number in (1, 2, 3):
+                    proxy.cut()
+                    enqueuer.enqueue([DueChunk(1, [uuid4()])], 0)
+                    # The count comes over another connection than the message did.
+                    wait_until(lambda number=number: waiting_messages() == number, 10)  # type: ignore[misc]
+            finally:
+                app.set_current()
 
 
 def test_a_change_is_delivered_at_once(

@@ -1,5 +1,6 @@
 """What reaches the queue of the workers, on a real broker that nobody reads."""
 
+import time
 import uuid
 from base64 import b64decode
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from django.conf import settings
 
 from config.celery import app
 from eventing.enqueueing import DELIVER_QUEUE, BackgroundEnqueuer, waiting_messages
+from eventing.enqueueing import enqueuer as shared_enqueuer
 from tests.servers import RedisServer
+from tests.waiting import wait_until
 
 IDS = [uuid.uuid4() for _ in range(2_500)]
 TEXTS = [str(event_id) for event_id in IDS]
@@ -64,6 +67,49 @@ def told(broker: Any) -> list[tuple[int, dict[int, list[uuid.UUID]]]]:
         (log_number, {trigger_id: list(map(uuid.UUID, ids)) for trigger_id, ids, _ in chunks})
         for chunks, log_number, _ in messages(broker)
     ]
+
+
+def test_who_looks_at_the_queue_again_and_again_opens_no_connection_each_time(broker: Any) -> None:
+    def opened() -> int:
+        return int(broker.info("stats")["total_connections_received"])
+
+    assert waiting_messages() == 0
+    before = opened()
+    for _ in range(5):
+        assert waiting_messages() == 0
+    assert opened() == before
+    # The broker forgets its clients, as one that was restarted does.
+    broker.client_kill_filter(_type="normal", skipme=True)
+    assert 0 in (waiting_messages(), waiting_messages())
+
+
+def test_a_message_goes_out_although_the_broker_has_closed_the_connection(broker: Any) -> None:
+    enqueuer = BackgroundEnqueuer()
+    enqueuer.put(1, TEXTS[:1], 0)
+    wait_until(lambda: len(messages(broker)) == 1, 10)
+    broker.client_kill_filter(_type="normal", skipme=True)
+    enqueuer.put(1, TEXTS[1:2], 0)
+    enqueuer.close()
+    assert told(broker) == [(0, {1: [event_id]}) for event_id in IDS[:2]]
+
+
+def test_a_broker_that_was_full_is_told_again_once_it_has_room(broker: Any) -> None:
+    enqueuer = BackgroundEnqueuer()
+    broker.config_set("maxmemory", 1)
+    try:
+        enqueuer.put(1, TEXTS[:1], 0)
+        wait_until(lambda: is_left_alone(), 10, "the broker took it")
+    finally:
+        broker.config_set("maxmemory", 0)
+    wait_until(lambda: not is_left_alone(), 10)
+    enqueuer.put(1, TEXTS[1:2], 0)
+    enqueuer.close()
+    assert told(broker) == [(0, {1: [IDS[1]]})]
+
+
+def is_left_alone() -> bool:
+    """Whether the broker, having failed, is left alone at present."""
+    return shared_enqueuer._paused_until > time.monotonic()
 
 
 def test_of_very_many_only_the_first_are_told_and_that_there_are_more(broker: Any) -> None:
