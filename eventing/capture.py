@@ -30,7 +30,12 @@ from eventing.projects import configuration_version
 from eventing.sources import source_of
 from eventing.sources.base import Source, SourceBlocked, SourceUnavailable
 
-_BATCH_CHANGES: Final = 1000
+# What is stored at once, at most: so many events, or so many characters of payloads. A change is an
+# event for each trigger that it matches, so that fewer changes are read the more those are.
+_BATCH_EVENTS: Final = 1000
+_BATCH_CHARACTERS: Final = 8 * 1024 * 1024
+# How many events the first batch may make if all triggers match.
+_FIRST_EVENTS: Final = 200
 _READ_SECONDS: Final = 0.25
 # How often a position without events is stored, so that the source may drop its log.
 _IDLE_POSITION_SECONDS: Final = 5.0
@@ -147,6 +152,7 @@ class CaptureLoop:
         self._matcher = Matcher([])
         self._builder = EventBuilder(self._origin, "", self._matcher)
         self._held: frozenset[int] = frozenset()
+        self._most_changes = 1
         self.streamed = False
 
     @classmethod
@@ -180,7 +186,7 @@ class CaptureLoop:
             self._source.open(self._matcher, None)
             # Where it begins is stored before anybody is told that it does: a connection that
             # breaks in between would else begin anew, later.
-            self._step(self._source.read(_BATCH_CHANGES, _READ_SECONDS))
+            self._step(self._source.read(self._most_changes, _READ_SECONDS))
         else:
             self._source.open(self._matcher, self._stored)
         self._lease.publish(
@@ -190,7 +196,7 @@ class CaptureLoop:
         while not self._stopping() and not self._lease.lost.is_set():
             if self._lease.configuration_version != self._version:
                 self._reconfigure()
-            self._step(self._source.read(_BATCH_CHANGES, _READ_SECONDS))
+            self._step(self._source.read(self._most_changes, _READ_SECONDS))
 
     def close(self) -> None:
         self._enqueuer.close()
@@ -243,6 +249,8 @@ class CaptureLoop:
     def _step(self, batch: Batch) -> None:
         """Store a batch with its position, then enqueue, then acknowledge."""
         events = self._builder.events(batch.changes)
+        if events:
+            self._fit(len(batch.changes), events)
         idle = time.monotonic() - self._stored_at
         moved = batch.position != self._stored
         if events or (moved and (self._stored == _BEGUN or idle >= _IDLE_POSITION_SECONDS)):
@@ -253,6 +261,14 @@ class CaptureLoop:
             self._enqueue(events)
             self._source.acknowledge(batch.position)
         self._publish(batch)
+
+    def _fit(self, changes: int, events: Sequence[Event]) -> None:
+        """Have as many changes read next time as one may expect to make a batch of events."""
+        characters = sum(len(event.payload) for event in events)
+        fitting = min(
+            _BATCH_EVENTS * changes // len(events), _BATCH_CHARACTERS * changes // characters
+        )
+        self._most_changes = max(1, min(fitting, 2 * self._most_changes, _BATCH_EVENTS))
 
     def _enqueue(self, events: Sequence[Event]) -> None:
         """Tell the workers; what is held or cannot be sent stays where it is."""
@@ -327,6 +343,7 @@ class CaptureLoop:
                 for item in watching
             ]
         )
+        self._most_changes = max(1, _FIRST_EVENTS // max(1, len(watching)))
         node_id = settings.NODE_ID or str(installation.node_id)
         self._builder = EventBuilder(self._origin, node_id, self._matcher)
 

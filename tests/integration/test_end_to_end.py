@@ -223,6 +223,29 @@ def test_a_hundred_thousand_rows_of_one_insert_are_delivered_in_bounded_memory(
     assert logged == [(rows,)]
 
 
+def test_rows_that_many_triggers_match_are_captured_in_bounded_memory(
+    product: Product, stack: Stack
+) -> None:
+    rows, triggers = 200, 50
+    product.run_sql("CREATE TABLE files (id bigint PRIMARY KEY, content text)")
+    unreachable = {"url": "http://127.0.0.1:1/", "tables": ["files"], "state": "paused"}
+    product.apply(*({"name": f"t{number}", **unreachable} for number in range(triggers)))
+    capture = psutil.Process(stack.pid("capture"))
+    product.run_sql(
+        f"INSERT INTO files SELECT i, repeat(md5(i::text), 1250) FROM generate_series(1, {rows}) i"
+    )
+    most = 0
+
+    def all_are_stored() -> bool:
+        nonlocal most
+        sizes = [child.memory_info().rss for child in capture.children(recursive=True)]
+        most = max(most, *sizes)
+        return product.stats()["pending"] == rows * triggers
+
+    wait_until(all_are_stored, 180, "not all are stored")
+    assert most < 150 * 1024 * 1024
+
+
 def _made_at(url: str) -> tuple[int, int]:
     """How many slots and publications there are in the source."""
     slots = execute(
