@@ -159,6 +159,12 @@ class _Transfer:
         self._body = []
         self.curl.setopt(pycurl.POSTFIELDS, b"")
 
+    @property
+    def was_multiplexed(self) -> bool:
+        """Whether its answer shared a connection with others (HTTP/2)."""
+        lines = self._header_lines
+        return bool(lines) and lines[0].startswith(b"HTTP/2")
+
     def _open_socket(self, _purpose: int, address: Any) -> Any:
         """libcurl's question for a socket, with the very address it is about to connect to."""
         refusal = self._guard.refusal(address.addr[0])
@@ -290,6 +296,13 @@ class WebhookDestination:
         # What epoll is told of each socket, and of those that libcurl does not care for at present.
         self._watched: dict[int, int] = {}
         self._parked: dict[int, int] = {}
+        # Of the parked ones, those that may have been closed, and others have their numbers.
+        self._doubted: set[int] = set()
+        # Sockets of HTTP/2, on which an endpoint may speak unasked.
+        self._multiplexed: set[int] = set()
+        # What takes the place of a socket that is not to be used again: its other end is closed.
+        self._ended, other_end = socket.socketpair()
+        other_end.close()
         self._under_way: dict[Any, _Transfer] = {}
         self._idle: list[_Transfer] = []
         # Handles at rest, but for what they still hold of their last request.
@@ -327,13 +340,16 @@ class WebhookDestination:
             # Some may have been answered, or have failed, in the meantime.
             self._finish_what_is_done()
         self._put_to_rest()
-        for number, events in self._poll():
+        polled = self._poll()
+        # Before libcurl does anything, which may be to close them.
+        for number, events in polled:
+            if number in self._parked:
+                self._end_parked(number, events)
+        for number, events in polled:
             if number == self._wake_file:
                 os.eventfd_read(self._wake_file)
                 continue
-            if number in self._parked:
-                # Its other end closed it, or says what nobody asked for: libcurl will see.
-                self._forget_socket(number)
+            if number not in self._watched:
                 continue
             ready = (pycurl.CSELECT_IN if events & _READABLE else 0) | (
                 pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
@@ -441,6 +457,8 @@ class WebhookDestination:
 
     def _finish(self, curl: Any, code: int = 0, message: str = "") -> None:
         transfer = self._under_way.pop(curl)
+        if transfer.was_multiplexed:
+            self._multiplexed.add(curl.getinfo(pycurl.ACTIVESOCKET))
         self._multi.remove_handle(curl)
         exchange = transfer.exchange(code, message)
         self._just_done.append(transfer)
@@ -484,7 +502,9 @@ class WebhookDestination:
         if known is None:
             known = self._watched.get(number)
         self._watched[number] = wanted
-        if known == wanted:
+        if self._doubted and number in self._doubted:
+            self._doubted.discard(number)
+        elif known == wanted:
             return
         if known is not None:
             try:
@@ -492,20 +512,23 @@ class WebhookDestination:
                 return
             except FileNotFoundError:
                 pass  # It was closed, and this is another socket with its number.
+        self._multiplexed.discard(number)
         self._epoll.register(number, wanted)
 
     def _doubt_parked(self) -> None:
         """A socket is opened: it may get the number of one that was parked and then closed."""
-        for number in list(self._parked):
-            self._forget_socket(number)
+        self._doubted.update(self._parked)
 
-    def _forget_socket(self, number: int) -> None:
-        """Hear no more of a parked socket, which may be closed already."""
+    def _end_parked(self, number: int, events: int) -> None:
+        """The other end of an idle connection has closed it, or says what nobody asked for: see to
+        it that libcurl, which looks for that only a second after the last request, sends nothing
+        more there, and does not take what was said for the answer to it."""
         del self._parked[number]
-        try:
+        self._doubted.discard(number)
+        if number in self._multiplexed or not events & _READABLE:
             self._epoll.unregister(number)
-        except OSError:
-            return
+        else:
+            os.dup2(self._ended.fileno(), number, inheritable=False)
 
     def _close(self) -> None:
         for transfer in list(self._under_way.values()):
@@ -527,6 +550,7 @@ class WebhookDestination:
             self._closed = True
             self._epoll.close()
             os.close(self._wake_file)
+            self._ended.close()
 
 
 def _connections_allowed() -> int:

@@ -25,6 +25,7 @@ from eventing.destinations.webhook import (
     WebhookDestination,
 )
 from tests.receiver import Receiver
+from tests.waiting import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -197,3 +198,67 @@ def test_a_connection_that_was_closed_between_two_requests_is_not_used_again() -
     finally:
         destination.stop(0)
         listener.close()
+
+
+ANSWER = OK + b"Content-Length: 0\r\n\r\n"
+UNASKED = OK + b"Content-Length: 4\r\n\r\nfake"
+
+
+class Talkative:
+    """An endpoint that answers the first request with 200, the next one with 202, and says more
+    than it was asked: together with its first answer, or when it is told to."""
+
+    def __init__(self, unasked: bytes, *, at_once: bool) -> None:
+        self._unasked = unasked
+        self._at_once = at_once
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self.may_speak = threading.Event()
+        self.has_spoken = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._talk, args=[connection], daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            while request := connection.recv(65536):
+                if b"first" not in request:
+                    connection.sendall(ANSWER.replace(b"200", b"202"))
+                    continue
+                connection.sendall(ANSWER + (self._unasked if self._at_once else b""))
+                self.may_speak.wait(10)
+                if not self._at_once:
+                    connection.sendall(self._unasked)
+                self.has_spoken.set()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["with its answer", "afterwards"])
+@pytest.mark.parametrize(
+    "unasked", [UNASKED, b"HTTP/1.1 200", b"\n"], ids=["an answer", "its beginning", "a line"]
+)
+def test_what_an_endpoint_says_unasked_is_no_answer_to_the_next_request(
+    unasked: bytes, at_once: bool
+) -> None:
+    endpoint = Talkative(unasked, at_once=at_once)
+    destination = WebhookDestination(AddressGuard(["127.0.0.0/8"]))
+    answers: queue.Queue[Exchange] = queue.Queue()
+    try:
+        destination.submit(Request(endpoint.url, (), b'"first"', 10_000), answers.put)
+        assert answers.get(timeout=10).status_code == 200
+        # Whatever comes from now on comes to a connection that is idle.
+        wait_until(lambda: destination._asleep, 10)
+        endpoint.may_speak.set()
+        assert endpoint.has_spoken.wait(10)
+        destination.submit(Request(endpoint.url, (), b'"second"', 10_000), answers.put)
+        second = answers.get(timeout=10)
+        assert (second.status_code, second.response_body) == (202, b"")
+    finally:
+        destination.stop(0)
+        endpoint.close()
