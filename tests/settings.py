@@ -20,6 +20,12 @@ os.environ.update(
 )
 
 from config.settings import *  # noqa: F403
+from config.settings import INSTALLED_APPS as _APPS_OF_THE_PRODUCT
 
 # Static files are served from where they lie; nothing is collected.
 STATIC_ROOT = None
+# For the `flush` of tests/management.
+INSTALLED_APPS = [*_APPS_OF_THE_PRODUCT, "tests"]
+# What is slow on purpose would be most of what a test of the pages takes. Whoever signs in to the
+# product that runs (tests/stack.py) does so with its own.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
