@@ -5,6 +5,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import psycopg2
@@ -55,6 +56,11 @@ class Product:
         if live:
             names = [trigger["name"] for trigger in triggers]
             wait_until(lambda: all(map(self.is_live, names)), 30, "the triggers are not live")
+
+    def disable(self) -> None:
+        """Turn eventing off: its places in the logs of the sources are given up."""
+        eventing = {"enabled": False, "db": "builtin"}
+        self._request("PATCH", "settings/", {}, json.dumps({"eventing": eventing}).encode())
 
     def is_live(self, trigger: str) -> bool:
         return bool(self.get(f"triggers/{trigger}/")["live"])
@@ -111,12 +117,16 @@ class Product:
     def delete(self, path: str) -> Any:
         return self._request("DELETE", path, {})
 
-    def _request(self, method: str, path: str, query: dict[str, Any]) -> Any:
+    def _request(
+        self, method: str, path: str, query: dict[str, Any], body: bytes | None = None
+    ) -> Any:
         url = f"{self.stack.url}/api/v1/projects/{self.name}/{path}"
         if query:
             url += "?" + urllib.parse.urlencode(query)
-        request = urllib.request.Request(url, method=method)
+        request = urllib.request.Request(url, body, method=method)
         request.add_header("Authorization", f"Bearer {self.token}")
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
                 return json.loads(response.read() or b"null")
@@ -133,14 +143,14 @@ class Product:
         connection.close()
 
 
+@cache
 def _token(stack: Stack) -> str:
-    """A token of an administrator, who is made if there is none."""
-    if not stack.execute("SELECT 1 FROM auth_user WHERE username = 'root'"):
-        stack.manage(
-            "shell",
-            "-c",
-            "from django.contrib.auth.models import User;"
-            " User.objects.create_superuser('root', password='correct horse battery')",
-        )
+    """A token of an administrator, who is made; the same one for all projects of a stack."""
+    stack.manage(
+        "shell",
+        "-c",
+        "from django.contrib.auth.models import User;"
+        " User.objects.create_superuser('root', password='correct horse battery')",
+    )
     created = stack.manage("token", "create", "--user", "root", "--role", "admin")
     return created.stdout.strip().splitlines()[-1]

@@ -192,7 +192,7 @@ def product(
     # Too large: a document and an id in Postgres, an id in MongoDB.
     product.wait_for(120, delivered=count - 3, failed=3, pending=0, delivering=0)
     yield product
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def sign_in(page: Page, stack: Stack) -> None:

@@ -94,7 +94,7 @@ def test_a_retry_comes_after_its_pause_whatever_the_worker_takes_for_now(
     first, second, *_ = receiver.wait_for(2, "/all", timeout=FOUND_AGAIN_SECONDS)
     assert second.at - first.at > 3 * 0.8
     product.wait_for(delivered=1)
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 @pytest.mark.parametrize("off", [DAY, -DAY], ids=["a day ahead", "a day behind"])
@@ -119,7 +119,7 @@ def test_what_the_broker_loses_is_found_again_whatever_capture_takes_for_now(
     receiver.wait_for(1, "/all", timeout=FOUND_AGAIN_SECONDS)
     product.wait_for(delivered=1)
     assert product.capture()["state"] == "streaming"
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 @pytest.mark.parametrize("off", [3600, -3600], ids=["an hour ahead", "an hour back"])
@@ -134,7 +134,7 @@ def test_retries_go_on_when_the_clock_of_beat_jumps(
     clocks.set("beat", off)
     product.run_sql("INSERT INTO orders VALUES (1)")
     receiver.wait_for(3, "/all", timeout=FOUND_AGAIN_SECONDS)
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def test_a_worker_two_months_ahead_forgets_nothing_that_is_to_be_kept(
@@ -157,7 +157,7 @@ def test_a_worker_two_months_ahead_forgets_nothing_that_is_to_be_kept(
     assert done.returncode == 0, done.stderr
     (event,) = product.events()
     assert product.event(event["id"])["payload"]["data"]["doc"] == {"id": 1}
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def lost_messages(stack: Stack) -> int:

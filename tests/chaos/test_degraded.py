@@ -73,7 +73,7 @@ def test_a_full_disk_of_the_log_is_told_and_nothing_is_lost_once_there_is_room(
     assert {request.id for request in receiver.received("/all")} == {
         event["id"] for event in product.events()
     }
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def delivered(product: Product) -> int:
@@ -134,7 +134,7 @@ def test_a_source_that_restarts_ten_times_in_a_minute_is_said_to_and_loses_nothi
     stored = Counter(event["doc_id"] for event in product.events())
     assert stored == {str(number): 1 for number in range(RESTARTS + 1)}
     assert product.capture()["state"] == "streaming"
-    product.apply(enabled=False, live=False)
+    product.disable()
     wait_until(
         lambda: not stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "a slot stays"
     )

@@ -47,7 +47,7 @@ def pour(product: Product, receiver: Receiver, disturb: Callable[[], None]) -> N
     assert {event["doc_id"] for event in events} == committed
     ids = {request.id for request in receiver.received("/all")}
     assert ids == {event["id"] for event in events}
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 @pytest.mark.parametrize("process", ["capture", "worker", "beat"])
@@ -123,7 +123,7 @@ def test_an_event_whose_worker_dies_mid_request_is_sent_again_with_the_same_id(
     assert {request.id for request in receiver.received("/all")} == {first.id}
     detail = product.event(first.id)
     assert [item["error_kind"] for item in detail["invocations"]] == ["lost", None]
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def test_events_of_a_document_stay_in_order_when_the_worker_is_killed(
@@ -159,4 +159,4 @@ def test_events_of_a_document_stay_in_order_when_the_worker_is_killed(
         # An attempt may be repeated, right after itself.
         assert [version for version, _ in itertools.groupby(sent)] == wanted
     assert len(versions) == 20
-    product.apply(enabled=False, live=False)
+    product.disable()

@@ -166,7 +166,7 @@ def product(machines: Stack, source_database: str, second_database: str) -> Iter
             [list(items)],
         )
     yield found
-    found.apply(enabled=False, live=False)
+    found.disable()
     wait_until(
         lambda: not machines.execute("SELECT 1 FROM eventing_retiredsource"), 30, "a source stays"
     )

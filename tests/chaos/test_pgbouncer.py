@@ -77,7 +77,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def finish(product: Product) -> None:
-    product.apply(enabled=False, live=False)
+    product.disable()
     wait_until(
         lambda: not product.stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
     )

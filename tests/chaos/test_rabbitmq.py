@@ -89,7 +89,7 @@ def test_a_change_is_delivered_at_once(
     receiver.wait_for(1, "/all", timeout=3)
     product.run_sql(f"INSERT INTO orders SELECT generate_series(2, {ROWS})")
     product.wait_for(delivered=ROWS)
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["with-its-disk", "empty"])
@@ -114,7 +114,7 @@ def test_a_broker_that_restarts_loses_no_event(
     before = len(receiver.received("/all"))
     product.run_sql(f"INSERT INTO orders VALUES ({2 * ROWS + 1})")
     receiver.wait_for(before + 1, "/all", timeout=3)
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def test_while_the_broker_is_away_web_says_so_and_does_not_hang(

@@ -99,7 +99,7 @@ def test_a_restored_control_database_reads_again_or_says_what_it_cannot(
         wait_until(lambda: product.capture()["state"] == "streaming", 30, "it does not start anew")
         subjects["main"].insert("users", (4, "x"))
         product.wait_for(delivered=4 + 6 + 1)
-        product.apply(enabled=False, live=False)
+        product.disable()
         wait_until(
             lambda: not own_stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
         )
@@ -132,7 +132,7 @@ def test_a_backup_older_than_the_first_capture_is_not_taken_for_a_new_beginning(
         wait_until(lambda: product.capture()["state"] == "streaming", 30, "it does not start anew")
         subject.insert("users", (2, "x"))
         product.wait_for(delivered=1)
-        product.apply(enabled=False, live=False)
+        product.disable()
         wait_until(
             lambda: not own_stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
         )

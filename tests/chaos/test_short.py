@@ -67,7 +67,7 @@ def test_a_worker_with_64_mb_left_says_so_and_loses_nothing_of_its_backlog(
         event["id"] for event in product.events()
     }
     stack.start("worker-2")
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def test_a_worker_for_which_one_event_is_too_much_sends_it_once_it_has_room(
@@ -98,7 +98,7 @@ def test_a_worker_for_which_one_event_is_too_much_sends_it_once_it_has_room(
     (event,) = product.events()
     assert [each["status_code"] for each in product.event(event["id"])["invocations"]] == [200]
     stack.start("worker-2")
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def test_a_worker_that_stood_still_for_longer_than_its_claims_changes_nothing_by_what_it_knows(
@@ -129,7 +129,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_claims_changes_nothing_by
     later = invocations(product)
     assert all(later[event_id] >= count for event_id, count in attempts.items())
     stack.start("worker-2")
-    product.apply(enabled=False, live=False)
+    product.disable()
 
 
 def invocations(product: Product) -> Counter[str]:

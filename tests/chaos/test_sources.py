@@ -52,7 +52,7 @@ def product(stack: Stack, subject: Subject) -> Iterator[Product]:
     project = subject.name.replace("_", "-")
     found = Product(stack, project, subject.url, source_type=_TYPES[type(subject)])
     yield found
-    found.apply(enabled=False, live=False)
+    found.disable()
     wait_until(
         lambda: not stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "a source stays"
     )

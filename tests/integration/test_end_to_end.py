@@ -32,7 +32,7 @@ def product(
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name)[:60].strip("-")
     found = Product(stack, name, source_database)
     yield found
-    found.apply(enabled=False, live=False)
+    found.disable()
     wait_until(
         lambda: not stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "the slot stays"
     )
@@ -263,7 +263,7 @@ def test_the_products_own_tables_are_never_captured(stack: Stack, receiver: Rece
     product.run_sql("INSERT INTO guests VALUES (2)")
     product.wait_for(delivered=2)
     assert {event["table"] for event in product.events()} == {"guests"}
-    product.apply(enabled=False, live=False)
+    product.disable()
     product.run_sql("DROP TABLE guests")
     wait_until(
         lambda: not stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "the slot stays"

@@ -46,7 +46,7 @@ def product(
     found = Product(stack, name, source_database, more_databases=others)
     execute(source_database, "CREATE TABLE users (id bigint PRIMARY KEY, email text)")
     yield found
-    found.apply(enabled=False, live=False)
+    found.disable()
     wait_until(
         lambda: not stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "the slot stays"
     )
@@ -303,7 +303,7 @@ def mariadb_product(
     found = Product(stack, name, mariadb_database, "mysql", more_databases=others)
     run_on_mysql(mariadb_database, "CREATE TABLE users (id BIGINT PRIMARY KEY, email TEXT)")
     yield found
-    found.apply(enabled=False, live=False)
+    found.disable()
 
 
 def stored_in_mysql(url: str, project: str) -> int:
