@@ -22,6 +22,7 @@ import pymysql.cursors
 from pymongo.errors import PyMongoError
 
 from demo.servers import Server, ServerError, give_away, without_root
+from tests.ports import free_port
 from tests.servers import temporary_folder
 
 _FETCHED = Path(__file__).resolve().parent.parent / "var" / "servers"
@@ -109,7 +110,7 @@ class MySqlServer(Server):
     name = "MySQL"
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
-        super().__init__(folder)
+        super().__init__(folder, free_port())
         self.password = secrets.token_urlsafe(18)
         self._files = folder / "data"
         self.settings = {**_MYSQL_SETTINGS, **self._own_settings(), **(settings or {})}
@@ -236,7 +237,7 @@ class MongoDbServer(Server):
     name = "MongoDB"
 
     def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, free_port())
         self._files = folder / "data"
         self.options = options
         # None: the next start is that of a server that stands alone.

@@ -11,17 +11,19 @@ import threading
 from types import TracebackType
 from typing import Final
 
+from tests.ports import free_port
+
 _CHUNK_BYTES: Final = 64 * 1024
 _LOOK_MS: Final = 20
 
 
 class Proxy:
-    """Listens on a free port of 127.0.0.1 and connects to `host:port` for each connection."""
+    """Listens on a port of 127.0.0.1 and connects to `host:port` for each connection."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._passes = threading.Event()

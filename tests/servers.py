@@ -27,11 +27,11 @@ from demo.servers import (
     Server,
     ServerError,
     execute,
-    free_port,
     give_away,
     wheel_postgres,
     wheel_redis,
 )
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 __all__ = [
@@ -103,7 +103,7 @@ class PgBouncer(Server):
     name = "PgBouncer"
 
     def __init__(self, folder: Path, postgres: PostgresServer, mode: str, connections: int) -> None:
-        super().__init__(folder)
+        super().__init__(folder, free_port())
         self._postgres = postgres
         self._settings = {
             "listen_addr": "127.0.0.1",
@@ -173,10 +173,10 @@ class RabbitMqServer(Server):
     name = "RabbitMQ"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, free_port())
         self.password = secrets.token_urlsafe(18)
         self._files = folder / "files"
-        self._ports = ErlangPorts(folder / "epmd")
+        self._ports = ErlangPorts(folder / "epmd", free_port())
 
     def start(self) -> None:
         self._files.mkdir(exist_ok=True)
@@ -247,7 +247,9 @@ def new_postgres(
     """A Postgres of our own, not yet started: the wheel's `version` (16, 18) or the usual one."""
     binaries = wheel_postgres(version) if version else _debian_postgres() or wheel_postgres(16)
     folder = folder or temporary_folder() / "postgres"
-    server = PostgresServer(folder, binaries, settings={**_POSTGRES_SETTINGS, **settings})
+    server = PostgresServer(
+        folder, binaries, free_port(), settings={**_POSTGRES_SETTINGS, **settings}
+    )
     atexit.register(server.stop, "immediate")
     return server
 
@@ -256,7 +258,7 @@ def new_redis() -> RedisServer:
     """A Redis of our own, not started yet."""
     debian = shutil.which("redis-server")
     binary = Path(debian) if debian else wheel_redis()
-    server = RedisServer(temporary_folder() / "redis", binary)
+    server = RedisServer(temporary_folder() / "redis", binary, free_port())
     atexit.register(server.stop)
     return server
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from demo.processes import ROOT, Processes, procfile
-from demo.servers import execute, free_port
+from demo.servers import execute
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 _READY_SECONDS = 60.0

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.servers import free_port
 from eventing.changes import Exchange
 from eventing.destinations.webhook import MOST_BODY_BYTES, WebhookDestination
 from tests.integration.test_webhook import OPEN, certificate, request_to, send
+from tests.ports import free_port
 from tests.receiver import Behaviour, Receiver
 from tests.waiting import wait_until
 

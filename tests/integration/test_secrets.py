@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from demo.servers import free_port
+from tests.ports import free_port
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.stack import Stack
@@ -200,6 +200,6 @@ def test_no_planted_secret_is_found_where_it_must_not_be(
         assert answer.status_code == 422
         seen.look("REST of a bad address", answer.text)
     seen.look("the processes' logs", stack.everything_written())
-    product.apply(enabled=False, live=False)
+    product.disable()
     assert seen.looked_at > 100
     assert seen.found == []

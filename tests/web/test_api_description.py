@@ -12,10 +12,10 @@ from django.core.management import call_command
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.servers import free_port
 from eventing.breakers import Breakers
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_outcome
+from tests.ports import free_port
 from tests.receiver import Receiver
 from tests.web.api import Shop, deliver, make_shop
 
