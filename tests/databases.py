@@ -34,6 +34,8 @@ _MYSQL_SETTINGS = {
     "server_id": "1",
     "sync_binlog": "0",
     "innodb_flush_log_at_trx_commit": "0",
+    "innodb_flush_method": "nosync",
+    "innodb_doublewrite": "OFF",
     "max_allowed_packet": "64M",
     "character_set_server": "utf8mb4",
     "default_time_zone": "+01:00",
@@ -130,7 +132,8 @@ class MySqlServer(Server):
                 f"--basedir={root / 'root/usr'}", "--secure-file-priv="]  # fmt: skip
 
     def _initialize(self) -> None:
-        self._run_once([*self._program, "--initialize-insecure", f"--datadir={self._files}"])
+        self._run_once([*self._program, "--initialize-insecure", f"--datadir={self._files}",
+                        "--innodb-flush-method=nosync"])  # fmt: skip
 
     def _run_once(self, command: Sequence[str]) -> None:
         done = subprocess.run(
@@ -227,7 +230,7 @@ class MariaDbServer(MySqlServer):
             raise ServerError("MariaDB is not there: apt-get install mariadb-server")
         self._run_once(
             [installer, "--no-defaults", f"--datadir={self._files}", "--skip-test-db",
-             "--auth-root-authentication-method=normal"]
+             "--auth-root-authentication-method=normal", "--innodb-flush-method=nosync"]
         )  # fmt: skip
 
 
@@ -254,7 +257,9 @@ class MongoDbServer(Server):
         command = [*loader, str(_FETCHED / "openssl1.1" / _LIBRARIES), str(program)]
         command += ["--dbpath", str(self._files), "--port", str(self.port)]
         command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"]
-        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self.options]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        # How often a position moves on where nobody writes; else every ten seconds.
+        command += ["--setParameter", "periodicNoopIntervalSecs=1", *self.options]
         if self.replica_set is not None:
             command += ["--replSet", self.replica_set]
         self._spawn(command)

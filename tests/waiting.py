@@ -8,7 +8,10 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
-_INTERVAL_SECONDS = 0.02
+# Asking is work, too: whoever has waited for long is not in a hurry.
+_SHORTEST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 0.1
+_PAUSE_OF_WAITED = 0.05
 
 
 def wait_until(
@@ -18,14 +21,16 @@ def wait_until(
 
     Raises AssertionError with `message` and the last answer when the time is up.
     """
-    deadline = time.monotonic() + timeout_seconds
+    begun = time.monotonic()
     while True:
         answer = condition()
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        waited_seconds = time.monotonic() - begun
+        if waited_seconds > timeout_seconds:
             waited = (
                 f"after {timeout_seconds:g} s: {message or 'the condition still does not hold'}"
             )
             raise AssertionError(f"{waited} (last answer: {answer!r})")
-        time.sleep(_INTERVAL_SECONDS)
+        pause_seconds = max(_SHORTEST_PAUSE_SECONDS, waited_seconds * _PAUSE_OF_WAITED)
+        time.sleep(min(pause_seconds, _LONGEST_PAUSE_SECONDS))

@@ -205,7 +205,7 @@ def test_passwords_that_only_this_machine_knows_are_sent_to_no_source(
 
 
 class LoadsFiles:
-    """A MySQL that asks for a file of its client in answer to the first statement."""
+    """A MySQL that asks for a file of its client in answer to every statement."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -227,10 +227,9 @@ class LoadsFiles:
                 self._send(connection, 0, greeting)
                 connection.recv(65536)
                 self._send(connection, 2, b"\x00\x00\x00\x02\x00\x00\x00")
-                connection.recv(65536)
-                self._send(connection, 1, b"\xfb" + self._file.encode())
                 while data := connection.recv(65536):
                     self.received += data
+                    self._send(connection, 1, b"\xfb" + self._file.encode())
         self.ended.set()
 
     def _send(self, connection: socket.socket, number: int, body: bytes) -> None:
@@ -245,6 +244,7 @@ def test_a_mysql_that_asks_for_a_file_of_ours_gets_none(tmp_path: Path) -> None:
     findings = check(definition("mysql", url))
     assert server.ended.wait(10)
     assert not passes(findings)
+    assert b"SET NAMES" in server.received
     assert b"planted" not in server.received
 
 
