@@ -3,6 +3,7 @@
 A server that cannot be started fails the tests that asked for it.
 """
 
+import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -50,10 +51,36 @@ _LOG_TABLES = (
     "overdue_payload",
 )
 
+# Those that take longest begin first, lest one worker is still at them when all others are done.
+_FOLDERS = ("chaos", "browser", "integration", "web", "unit")
+
 
 def pytest_configure() -> None:
     # So that a run that is told to end stops its servers and removes their folders.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # It is part of tests' names, which every worker must know by the same.
+    os.environ.setdefault("CHAOS_SEED", str(secrets.randbelow(1_000_000) + 1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many workers `-n auto` means: two a core, since most tests wait more than they compute.
+
+    None for tests that are named: each worker would start servers and look at all files first. And
+    none where tests use somebody's servers, which are one for all workers.
+    """
+    are_named = config.option.keyword or any(".py" in argument for argument in config.args)
+    others = ("TEST_POSTGRES_URL", "TEST_MYSQL_URL", "TEST_MONGODB_URL")
+    if are_named or any(os.environ.get(name) for name in others):
+        return 0
+    return 2 * len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {name: rank for rank, name in enumerate(_FOLDERS)}
+        items.sort(key=lambda item: ranks.get(item.path.parent.name, 0))
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +172,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(
-    postgres_server: PostgresServer | ExternalPostgres, redis_server: RedisServer
+    postgres_server: PostgresServer | ExternalPostgres,
+    redis_server: RedisServer,
+    django_db_modify_db_settings_parallel_suffix: None,
 ) -> None:
     """Whatever uses Django's database needs the servers first (pytest-django asks for this)."""
 

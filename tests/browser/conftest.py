@@ -17,6 +17,7 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    expect,
     sync_playwright,
 )
 
@@ -33,6 +34,9 @@ from tests.web.conftest import Shop
 
 # Playwright's loop runs in the tests' thread, where Django would refuse to touch the database.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+
+# A busy machine is no failure.
+expect.set_options(timeout=30_000)
 
 LONG = "a-trigger-whose-name-is-as-long-as-names-may-be-63-characters-x"
 _FLAGS = [
@@ -100,7 +104,7 @@ def complaints() -> Iterator[Complaints]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     yield context
     context.close()
 

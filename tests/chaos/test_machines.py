@@ -23,7 +23,7 @@ from tests.servers import ExternalPostgres, PostgresServer, drop_database
 from tests.stack import Stack
 from tests.waiting import wait_until
 
-SEED = int(os.environ.get("CHAOS_SEED", "0")) or secrets.randbelow(1_000_000) + 1
+SEED = int(os.environ["CHAOS_SEED"])
 STEPS = int(os.environ.get("CHAOS_STEPS", "30"))
 COPIES = {"capture": 2, "worker": 3, "beat": 2}
 CONCURRENCY = 6

@@ -50,7 +50,7 @@ from tests.servers import new_postgres, new_redis, temporary_folder
 from tests.stack import Stack
 from tests.waiting import wait_until
 
-SEED: Final = int(os.environ.get("CHAOS_SEED", "0")) or secrets.randbelow(1_000_000) + 1
+SEED: Final = int(os.environ["CHAOS_SEED"])
 ROUNDS: Final = int(os.environ.get("CHAOS_ROUNDS", "2"))
 ROUNDS_A_PROJECT: Final = 10
 STORM_SECONDS: Final = 5.0

@@ -7,7 +7,6 @@ CHAOS_KILLS=20 bin/test tests/chaos/test_sources.py
 
 import os
 import random
-import secrets
 from collections import Counter
 from collections.abc import Iterator
 from threading import Event, Thread
@@ -23,7 +22,7 @@ from tests.subjects import MongoSubject, MySqlSubject, PostgresSubject, Subject
 from tests.waiting import wait_until
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
-SEED = int(os.environ.get("CHAOS_SEED", "0")) or secrets.randbelow(1_000_000) + 1
+SEED = int(os.environ["CHAOS_SEED"])
 _TYPES = {MongoSubject: "mongodb", MySqlSubject: "mysql", PostgresSubject: "postgres"}
 _NAMES = {"mongodb": "mongodb", "mysql": "sql-mysql", "postgres": "sql-postgres"}
 
