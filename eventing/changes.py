@@ -46,6 +46,8 @@ class Change(NamedTuple):
     `document_id` is the contract's `docId`. `document` is JSON text in UTF-8. `old` is the row
     before the change as JSON text, where the source knows it. `committed_at_ms` counts from the
     Unix epoch. `problem`, if set, says why the row could not be decoded; `document` is then `{}`.
+    `shown_position` is the position as people look it up with the source's own tools: a few
+    characters that need no escaping anywhere.
     """
 
     position: str
@@ -57,6 +59,7 @@ class Change(NamedTuple):
     committed_at_ms: int
     old: str | None = None
     problem: str | None = None
+    shown_position: str | None = None
 
 
 class Batch(NamedTuple):
@@ -79,7 +82,7 @@ class Event(NamedTuple):
 
     The id is text, since storing wants nothing else of it. `order_key` is set
     for a trigger that delivers in order: events of one trigger with the same key (a 64-bit number)
-    are sent one after another.
+    are sent one after another. `position` is the change's, as it is shown.
     """
 
     id_text: str
@@ -92,6 +95,7 @@ class Event(NamedTuple):
     committed_at_ms: int
     problem: str | None
     order_key: int | None = None
+    position: str | None = None
 
     @property
     def id(self) -> UUID:

@@ -61,6 +61,7 @@ class EventBuilder:
                         order_key(database_id, change.table, change.document_id)
                         if rule.ordered and problem is None
                         else None,
+                        change.shown_position,
                     )
                 )
         return events

@@ -43,6 +43,7 @@ def make_change(
         document_id=document_id,
         document=orjson.dumps({"id": 1} if document is None else document).decode(),
         committed_at_ms=committed_at_ms or int(time.time() * 1000),
+        shown_position=f"0/{number:X}#0",
     )
 
 

@@ -358,6 +358,7 @@ def event_shown_whole(detail: EventDetail) -> dict[str, Any]:
     """An event with its payload, digit for digit as it is stored, and every invocation."""
     return {
         **event_shown(detail.row),
+        "position": detail.position,
         "payload": None if detail.payload is None else orjson.Fragment(detail.payload),
         "withheld": detail.withheld,
         "invocations": [_invocation_shown(each) for each in detail.invocations],

@@ -361,6 +361,11 @@ class Event(serializers.Serializer[object]):
 
 
 class EventDetail(Event):
+    position = _Text(
+        allow_null=True,
+        help_text="Where the change stands in its source's log; null if an earlier version stored"
+        " the event.",
+    )
     payload = serializers.DictField(
         allow_null=True, help_text="null once it has expired, or if it is withheld."
     )

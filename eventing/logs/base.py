@@ -154,12 +154,14 @@ class Invocation:
 class EventDetail:
     """One event with all that is known of it. `payload` is JSON text, None once it has expired.
 
-    `withheld`: payload and response bodies were taken out for someone who may not see them.
+    `position` is None for an event that an earlier version stored. `withheld`: payload and response
+    bodies were taken out for someone who may not see them.
     """
 
     row: EventRow
     payload: str | None
     invocations: list[Invocation]
+    position: str | None = None
     withheld: bool = False
 
 

@@ -106,8 +106,8 @@ def detail_of(connections: Connections, project_id: int, event_id: UUID) -> Even
     """One event with its payload and invocations, oldest first."""
     with connections.transaction() as at:
         found = at.rows(_ROWS.format(ids=hexadecimal(event_id), project_id=project_id))
-        payloads = at.rows(f"SELECT payload FROM {EVENT_LOG} WHERE id = %s", event_id.bytes)
-        if not found or not payloads:
+        parts = at.rows(f"SELECT payload, position FROM {EVENT_LOG} WHERE id = %s", event_id.bytes)
+        if not found or not parts:
             return None
         # By primary key.
         invocations = at.rows(
@@ -119,7 +119,8 @@ def detail_of(connections: Connections, project_id: int, event_id: UUID) -> Even
         invocation((attempt, _moment(started_at), *rest))
         for attempt, started_at, *rest in invocations
     ]
-    return EventDetail(_event_row(found[0]), payloads[0][0], attempts)
+    payload, position = parts[0]
+    return EventDetail(_event_row(found[0]), payload, attempts, position)
 
 
 def rows_of(connections: Connections, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:

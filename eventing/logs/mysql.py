@@ -603,13 +603,13 @@ def _insert_events(
     at.insert(
         f"INSERT INTO {EVENT_LOG} (id, project_id, project, trigger_id, `trigger`,"
         " database_id, `database`, database_type, `table`, operation, kind_hash, doc_hash, doc_id,"
-        " payload, problem, committed_at, stored_at)",
+        " payload, problem, committed_at, stored_at, position)",
         (
             f"(x'{event.id_hex}{head}{event.trigger_id},{triggers[event.trigger]}{source}"
             f"{tables[event.table]},'{event.operation}',{kinds[_kind_of(origin, event)]},"
             f"{mypages.hash_of(event.document_id)},"
             f"{quote(event.document_id)},{quote(event.payload or None)},"
-            f"{quote(event.problem)},{event.committed_at_ms},{NOW})"
+            f"{quote(event.problem)},{event.committed_at_ms},{NOW},{quote(event.position)})"
             for event in events
         ),
     )

@@ -73,6 +73,8 @@ CREATE TABLE IF NOT EXISTS {EVENT_LOG} (
     problem MEDIUMTEXT,
     committed_at BIGINT NOT NULL,
     stored_at BIGINT NOT NULL,
+    -- The change's, as it is shown. NULL for what earlier versions stored.
+    position VARCHAR(1000),
     PRIMARY KEY (id),
     KEY event_log_kind (kind_hash, id),
     KEY event_log_doc (doc_hash, id)
@@ -210,6 +212,8 @@ class Tables:
                 f"ALTER TABLE {EVENT_LOG}"
                 f" ADD COLUMN kind_hash BINARY(8) NOT NULL DEFAULT {_NO_KIND}"
             )
+        if "position" not in self._columns(EVENT_LOG):
+            self._define_now(f"ALTER TABLE {EVENT_LOG} ADD COLUMN position VARCHAR(1000)")
         if "noted_at" not in self._columns(EVENT_KIND):
             # What is there may have had its last event just now.
             now = int(time.time() * 1000)

@@ -24,6 +24,9 @@ IMPATIENT: Final = "SET LOCAL lock_timeout = '2s'"
 # A batch is a few rows of a large table, of which stale statistics would have all read.
 BY_INDEX: Final = "SET LOCAL enable_seqscan = off;"
 
+# In COPY's text format.
+NULL: Final = "\\N"
+
 # A claim that a crash of the server undoes is an event that is sent again.
 NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
 
@@ -51,7 +54,7 @@ def escaped(text: str) -> str:
 
 
 def nullable(value: str | int | None) -> str:
-    return "\\N" if value is None else escaped(str(value))
+    return NULL if value is None else escaped(str(value))
 
 
 def headers_text(headers: tuple[tuple[str, str], ...]) -> str:

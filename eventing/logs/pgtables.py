@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS mission_control.event_log (
     stored_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
+-- The change's, as it is shown. NULL for what earlier versions stored.
+ALTER TABLE mission_control.event_log ADD COLUMN IF NOT EXISTS position text;
 
 -- Claims touch no indexed column, so that their updates stay within the page (HOT). `sweep_at` is
 -- infinite for what must not be claimed: finished events, and those of an ordered trigger that

@@ -60,6 +60,7 @@ from eventing.logs.pgstatements import (
     BY_INDEX,
     IN_ORDER_OF_THE_INDEX,
     NEED_NOT_LAST,
+    NULL,
     SCHEMA,
     array,
     escaped,
@@ -231,13 +232,13 @@ class PostgresEventLog:
             f"{event.id_text}\t{head}{event.trigger_id}\t{escaped(event.trigger)}{source}"
             f"{escaped(event.table)}\t{event.operation}\t{escaped(event.document_id)}\t"
             f"{escaped(event.payload)}\t{nullable(event.problem)}\t"
-            f"{timestamp(event.committed_at_ms)}\n"
+            f"{timestamp(event.committed_at_ms)}\t{event.position or NULL}\n"
             for event in events
         ]
         at.copy(
             f"COPY {SCHEMA}.event_log (id, project_id, project, trigger_id, trigger, database_id,"
-            ' database, database_type, "table", operation, doc_id, payload, problem, committed_at)'
-            " FROM STDIN",
+            ' database, database_type, "table", operation, doc_id, payload, problem, committed_at,'
+            " position) FROM STDIN",
             lines,
         )
 
@@ -661,8 +662,8 @@ class PostgresEventLog:
             rows = pgpages.rows_of(at, project_id, [event_id])
             if not rows:
                 return None
-            at.run(f"SELECT payload FROM {SCHEMA}.event_log WHERE id = %s", str(event_id))
-            payload = cast(tuple[Any], at.fetchone())[0]
+            at.run(f"SELECT payload, position FROM {SCHEMA}.event_log WHERE id = %s", str(event_id))
+            payload, position = cast(tuple[Any, Any], at.fetchone())
             # By invocation_log_event.
             at.run(
                 f"SELECT {INVOCATION_COLUMNS} FROM {SCHEMA}.invocation_log WHERE event_id = %s"
@@ -670,7 +671,7 @@ class PostgresEventLog:
                 str(event_id),
             )
             invocations = [invocation(found) for found in at.fetchall()]
-        return EventDetail(rows[0], payload, invocations)
+        return EventDetail(rows[0], payload, invocations, position)
 
     def rows(self, project_id: int, event_ids: Sequence[UUID]) -> list[EventRow]:
         """Those of these events that there are, newest first."""

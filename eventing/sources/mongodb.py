@@ -368,6 +368,7 @@ class MongoSource:
             document=document,
             committed_at_ms=int(wall_time) if wall_time is not None else time.time * 1000,
             old=old,
+            shown_position=f"{time.time}.{time.inc}",
         )
 
     def _failure(self, error: PyMongoError) -> SourceBlocked | SourceUnavailable:

@@ -5,6 +5,7 @@ large a transaction is. What nobody wants is stepped over undecoded, and still c
 so that a row's position does not depend on what is wanted.
 """
 
+import re
 import struct
 import time
 import zlib
@@ -74,6 +75,8 @@ _STANDALONE: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 # The rest of a transaction whose beginning is here is about to arrive.
 _REST_SECONDS: Final = 0.005
+# What a file's name hardly has, and is not shown of it.
+_ODD: Final = re.compile(r"[^A-Za-z0-9_.-]")
 # How many events that nobody wants are read between two looks at the clock.
 _EVENTS_A_LOOK: Final = 2000
 
@@ -117,6 +120,7 @@ class Stream:
         self._moment = moment_of(after.done)
         # The transaction at hand; and how much of it is stored already.
         self._transaction = ""
+        self._transaction_shown = ""
         self._begun = False
         self._committed_at_ms = 0
         self._event = -1
@@ -215,15 +219,19 @@ class Stream:
         self._committed_at_ms = event.timestamp * 1000
         if event.type == BINLOG.MARIADB_GTID_EVENT:
             number, domain, flags = struct.unpack_from("<QIB", body)
-            self._transaction = f"{domain}-{event.server_id}-{number}"
+            self._transaction = self._transaction_shown = f"{domain}-{event.server_id}-{number}"
             self._begun = not flags & _STANDALONE
         else:
+            begin = event.end - event.size
+            at = self.offset + ((begin - self.offset) & 0xFFFFFFFF)
+            # A GTID of MySQL would take twice the room.
+            self._transaction_shown = f"{_ODD.sub('?', self.file)}:{at}"
             if event.type == BINLOG.GTID_LOG_EVENT and self._kind == "mysql":
                 raw = body[1:17].hex()
                 source = f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
                 self._transaction = f"{source}:{int.from_bytes(body[17:25], 'little')}"
             else:
-                self._transaction = f"{self.file}:{event.end - event.size}"
+                self._transaction = f"{self.file}:{begin}"
             if len(body) >= 49:
                 # MySQL 8: microseconds; the highest bit says that the original's follow.
                 stamp = int.from_bytes(body[42:49], "little") & ~(1 << 55)
@@ -342,6 +350,7 @@ class Stream:
             self._committed_at_ms,
             row.old,
             problem,
+            f"{self._transaction_shown}#{self._index}",
         )
 
     def _failing(self, rows: _RowsAtHand) -> Operation:

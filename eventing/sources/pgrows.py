@@ -104,7 +104,14 @@ class Rows:
         self.tables[relation.oid] = Table(relation, name, self._wanted(relation))
 
     def change(
-        self, payload: bytes, table: Table, position: str, index: int, committed_at_ms: int, at: int
+        self,
+        payload: bytes,
+        table: Table,
+        position: str,
+        index: int,
+        committed_at_ms: int,
+        shown_position: str,
+        at: int,
     ) -> Change:
         """The change of a message of a wanted kind; it will stand at `at` of its batch."""
         if table.shape is None:
@@ -128,6 +135,7 @@ class Rows:
             committed_at_ms,
             old,
             problem,
+            shown_position,
         )
 
     @property

@@ -16,6 +16,7 @@ from eventing.changes import Change
 from eventing.sources import pgoutput
 from eventing.sources.pgoutput import BEGIN, COMMIT, DELETE, INSERT, RELATION, UPDATE
 from eventing.sources.pgrows import Rows
+from eventing.sources.pgserver import lsn_text
 
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 # Values that the stream left out are read from their tables; so many rows of them make a batch.
@@ -68,6 +69,7 @@ class Stream:
         self._in_transaction = False
         self._commit_lsn = 0
         self._commit_text = ""
+        self._commit_shown = ""
         self._committed_at_ms = 0
         self._index = -1
         self._lsn = 0
@@ -139,6 +141,7 @@ class Stream:
             self._in_transaction = True
             self._commit_lsn = begin.commit_lsn
             self._commit_text = f"{begin.commit_lsn:016X}/"
+            self._commit_shown = f"{lsn_text(begin.commit_lsn)}#"
             self._committed_at_ms = begin.committed_at_ms
             self._index = -1
             self._lsn = self._place = 0
@@ -165,7 +168,15 @@ class Stream:
             return None
         # As Position writes it, once a row.
         position = f"{self._commit_text}{lsn:016X}/{self._place:08X}"
-        return self._rows.change(payload, table, position, self._index, self._committed_at_ms, at)
+        return self._rows.change(
+            payload,
+            table,
+            position,
+            self._index,
+            self._committed_at_ms,
+            f"{self._commit_shown}{self._index}",
+            at,
+        )
 
     def _wait(self, changes: list[Change], deadline: float) -> bool:
         """Nothing is there to be read. Whether there is something to be read now."""

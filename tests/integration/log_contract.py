@@ -170,6 +170,13 @@ class LogContract:
 
     # Capture
 
+    def test_an_event_may_have_no_position_that_is_shown(self, log: Log) -> None:
+        (event,) = make_events([make_change()._replace(shown_position=None)])
+        log.append(ORIGIN, [event], None, "A")
+        detail = log.event(1, event.id)
+        assert detail is not None
+        assert detail.position is None
+
     def test_events_and_their_position_are_stored_together(self, log: Log) -> None:
         text = "tab\t, newline\n, back\\slash, 'quotes\", %s %, ünï, 🦆, \\N, \x1a"
         (event,) = make_events(
@@ -179,6 +186,7 @@ class LogContract:
         detail = log.event(1, event.id)
         assert detail is not None
         assert detail.payload == event.payload
+        assert detail.position == event.position is not None
         row = detail.row
         assert (row.table, row.document_id, row.status) == ("odd 'täble'", text, "pending")
         assert (row.trigger, row.database, row.database_type) == (

@@ -194,6 +194,23 @@ class SourceContract:
         reader.open()
         assert len(reader.until(7)) == 7
 
+    def test_where_a_change_stands_is_shown_in_few_bytes_and_alike_when_it_is_read_again(
+        self, subject: Subject, reader: Reader
+    ) -> None:
+        subject.create("users")
+        reader.open()
+        start = reader.position
+        reader.acknowledges = False
+        with subject.transaction() as writer:
+            writer.insert("users", (1, "a"), (2, "a"))
+        subject.insert("users", (3, "a"))
+        shown = [change.shown_position or "" for change in reader.until(3)]
+        assert all(1 <= len(each) <= 30 for each in shown)
+        assert shown[2] not in shown[:2]
+        reader.position, reader.stored = start, []
+        reader.open()
+        assert [change.shown_position for change in reader.until(3)] == shown
+
     def test_a_huge_transaction_needs_little_memory(self, subject: Subject, reader: Reader) -> None:
         subject.create("users")
         reader.open()

@@ -181,13 +181,14 @@ def test_a_chosen_log_of_an_older_version_is_upgraded_before_anything_is_stored_
 # What versions before this one did not have.
 _OLDER_POSTGRES = (
     "ALTER TABLE mission_control.delivery DROP COLUMN order_key, DROP COLUMN order_seq",
+    "ALTER TABLE mission_control.event_log DROP COLUMN position",
     "DROP SEQUENCE mission_control.delivery_order_block",
     "DROP TABLE mission_control.event_kind, mission_control.kept",
     "COMMENT ON TABLE mission_control.event_log IS NULL",
 )
 _OLDER_MYSQL = (
     "ALTER TABLE mission_control_event_log DROP KEY event_log_kind, DROP COLUMN kind_hash,"
-    " ADD KEY event_log_trigger (trigger_id, id)",
+    " DROP COLUMN position, ADD KEY event_log_trigger (trigger_id, id)",
     "ALTER TABLE mission_control_event_stats DROP COLUMN latency_0, DROP COLUMN latency_9",
     "DROP TABLE mission_control_event_kind",
 )

@@ -80,6 +80,9 @@ def test_inserts_updates_replacements_and_deletes_are_read_in_order(
     assert json.loads(changes[0].document) == {"_id": 7, "email": "a@example.com"}
     assert json.loads(changes[3].document) == {"_id": 7}
     assert len({change.position for change in changes}) == 4
+    oplog = database.client["local"]["oplog.rs"]
+    (logged,) = oplog.find({"op": "i", "ns": f"{database.name}.users"})
+    assert changes[0].shown_position == f"{logged['ts'].time}.{logged['ts'].inc}"
     age = datetime.now(UTC).timestamp() * 1000 - changes[0].committed_at_ms
     assert -1000 < age < 60_000
 

@@ -435,7 +435,7 @@ def test_a_log_made_by_an_older_version_is_upgraded_with_what_it_holds(
     events = stored(log, 3) + stored(log, 2, trigger_id=2, trigger="other")
     older = (
         f"ALTER TABLE {OWN_TABLES}event_log DROP KEY event_log_kind, DROP COLUMN kind_hash,"
-        " ADD KEY event_log_trigger (trigger_id, id)",
+        " DROP COLUMN position, ADD KEY event_log_trigger (trigger_id, id)",
         f"ALTER TABLE {OWN_TABLES}event_stats DROP COLUMN latency_0, DROP COLUMN latency_9",
         f"DROP TABLE {OWN_TABLES}event_kind",
     )
@@ -449,6 +449,9 @@ def test_a_log_made_by_an_older_version_is_upgraded_with_what_it_holds(
     upgraded.catch_up()
     assert not upgraded.is_behind()
     assert found(upgraded) == ids_of(events)[::-1]
+    earlier = upgraded.event(1, events[0].id)
+    assert earlier is not None
+    assert (earlier.payload, earlier.position) == (events[0].payload, None)
     assert found(upgraded, EventFilter(trigger="other")) == ids_of(events)[:2:-1]
     deliver(upgraded, stored(upgraded, 1))
     assert upgraded.counts(1)["delivered"] == 1

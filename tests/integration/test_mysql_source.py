@@ -303,6 +303,24 @@ def test_rows_at_random_are_what_the_server_says_they_are(capture: Capture, data
     compare()
 
 
+def test_a_change_shows_where_its_transaction_begins_and_its_number_there(
+    capture: Capture, database: str
+) -> None:
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY)")
+    execute(database, "INSERT INTO users VALUES (1), (2)")
+    shown = [str(change.shown_position).split("#") for change in capture.until(2)]
+    assert [number for _, number in shown] == ["0", "1"]
+    (place,) = {place for place, _ in shown}
+    if "MariaDB" in str(execute(database, "SELECT version()")[0][0]):
+        assert execute(database, "SELECT @@gtid_binlog_pos") == [(place,)]
+    else:
+        file, _, offset = place.partition(":")
+        ((_, begin, kind, *_),) = execute(
+            database, f"SHOW BINLOG EVENTS IN '{file}' FROM {int(offset)} LIMIT 1"
+        )
+        assert (begin, kind) in ((int(offset), "Gtid"), (int(offset), "Anonymous_Gtid"))
+
+
 def test_compressed_logs_are_read(capture: Capture, database: str) -> None:
     execute(database, "CREATE TABLE users (id int PRIMARY KEY, v text)")
     is_mariadb = "MariaDB" in str(execute(database, "SELECT version()")[0][0])

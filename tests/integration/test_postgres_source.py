@@ -25,6 +25,7 @@ from psycopg2.extensions import make_dsn
 from demo.servers import give_away
 from eventing.changes import OPERATIONS, Change, Finding, Operation
 from eventing.sources.base import MOST_ROW_BYTES, SourceBlocked, SourceUnavailable
+from eventing.sources.pgserver import lsn_number
 from eventing.sources.postgres import PostgresSource
 from tests.servers import PostgresServer, drop_database, execute, new_postgres
 from tests.waiting import wait_until
@@ -818,6 +819,20 @@ def test_a_locked_table_keeps_nobody_waiting_and_is_published_later(capture: Cap
 
 
 # Nothing twice, nothing missing
+
+
+def test_a_change_shows_the_lsn_of_its_commit_and_its_number_in_the_transaction(url: str) -> None:
+    run(url, "CREATE TABLE t (id int PRIMARY KEY)")
+    capture = Capture(url).open()
+    now = "SELECT pg_current_wal_insert_lsn()"
+    ((before,),) = execute(url, now)
+    run(url, "INSERT INTO t VALUES (1), (2)")
+    ((after,),) = execute(url, now)
+    shown = [str(change.shown_position).split("#") for change in capture.until(2)]
+    assert [number for _, number in shown] == ["0", "1"]
+    (commit,) = {lsn_number(lsn) for lsn, _ in shown}
+    assert lsn_number(before) < commit < lsn_number(after)
+    capture.source.remove()
 
 
 def test_reading_resumes_after_every_single_position(url: str) -> None:

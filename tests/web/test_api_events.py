@@ -101,6 +101,7 @@ def test_every_invocation_is_shown_oldest_first(shop: Shop, log: PostgresEventLo
         "error",
         "worker",
     }
+    assert shown["position"] == events[0].position
     assert (first["attempt"], first["error_kind"], first["status_code"]) == (1, "refused", None)
     assert first["request_headers"] == {"User-Agent": "MissionControl"}
     assert (second["attempt"], second["status_code"], second["error"]) == (2, 503, None)

@@ -158,6 +158,7 @@ def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
         "type": EVENT_TYPES[row.operation],
         "is_findable": len(quote(row.document_id)) <= _MOST_IN_ADDRESS,
         "payload": detail.payload,
+        "position": detail.position,
         "withheld": detail.withheld,
         "is_long": detail.payload is not None and len(detail.payload) > MOST_SHOWN,
         "most_shown": MOST_SHOWN,
