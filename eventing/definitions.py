@@ -235,13 +235,13 @@ class _Reader:
         return ()
 
     def days(self, name: str, default: int) -> int:
-        value = self.raw(name, f"{default}d")
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = f"{value}d"
-        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        value = self.raw(name, default)
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        written = f"{value}d" if is_number else value
+        match = _DURATION.fullmatch(written) if isinstance(written, str) else None
         if match and int(match[1]) <= 36_500:
             return int(match[1])
-        self.refuse(name, value, "a number of days from 1d to 36500d, such as 30d")
+        self.refuse(name, value, "a whole number of days from 1 to 36500, such as 30 or 30d")
         return default
 
     def moment(self, name: str) -> datetime | None:

@@ -234,7 +234,7 @@ def test_settings_are_saved_and_bad_ones_refused(shop: Shop, admin: Client) -> N
     assert shop.project.eventing_enabled
     for change, words in (
         ({"db": "elsewhere"}, "one of builtin"),
-        ({"retention_events": "many"}, "a number of days"),
+        ({"retention_events": "many"}, "a whole number of days from 1 to 36500"),
         ({"retention_payloads": "9"}, "at most as long as events"),
     ):
         answer = admin.post(path, given | change)
