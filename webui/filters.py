@@ -66,6 +66,38 @@ class LogQuery(_Query):
         """Whether a filter is set that the bar does not show at first."""
         return any(self.given.get(name) for name in _MORE)
 
+    @property
+    def fields_of_time(self) -> list["TimeField"]:
+        """The fields for times, as the bar shows them."""
+        return [
+            TimeField(name, _LABELS[name], self.given.get(name, ""), name in self.errors)
+            for name in ("after", "before")
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeField:
+    """A field for a time. Browsers send it without zone: in UTC, unless a script makes it local."""
+
+    name: str
+    label: str
+    given: str
+    is_refused: bool
+
+    @property
+    def value(self) -> str:
+        """UTC, as fields of type `datetime-local` take it; what was refused, as it was given."""
+        if self.is_refused or not self.given:
+            return self.given
+        moment = _utc(self.given)
+        precision = "milliseconds" if moment.microsecond else "seconds"
+        return moment.replace(tzinfo=None).isoformat(timespec=precision)
+
+    @property
+    def step(self) -> str:
+        """The least difference between two times that the field takes, in seconds."""
+        return "0.001" if "." in self.value else "1"
+
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery(_Query):
@@ -140,14 +172,18 @@ def _choice(
 
 
 def _moment(given: Mapping[str, str], name: str, problems: list[Problem]) -> datetime | None:
-    """A time; one without zone, as browsers send it, is UTC."""
+    """A time, if one was given."""
     value = given.get(name)
     if value is None:
         return None
     try:
-        moment = datetime.fromisoformat(value)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC)
+        return _utc(value)
     except (ValueError, OverflowError):
-        problems.append(Problem(name, repr(value[:80]), "a time such as 2026-01-31T12:00"))
+        problems.append(Problem(name, repr(value[:80]), "a time such as 2026-01-31T12:00Z"))
         return None
+
+
+def _utc(text: str) -> datetime:
+    """A time; one without zone is UTC. Raises ValueError, OverflowError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

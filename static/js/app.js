@@ -43,6 +43,28 @@ function writeTimes() {
 
 setInterval(() => { if (!document.hidden) writeTimes(); }, 1000);
 
+// Fields for a time: UTC in the page and in addresses, local for the reader.
+
+function localText(moment) {
+  const local = new Date(moment.getTime() - moment.getTimezoneOffset() * 60000);
+  return local.toISOString().slice(0, -1).replace(/\.000$/, "");
+}
+
+function utcText(local) {
+  const moment = new Date(local);
+  return Number.isNaN(moment.getTime()) ? local : moment.toISOString().replace(".000Z", "Z");
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const field of all("[data-utc]")) {
+    const moment = new Date(`${field.defaultValue}Z`);
+    if (!Number.isNaN(moment.getTime())) field.value = localText(moment);
+    const zone = field.labels[0].querySelector("[data-zone]");
+    zone.textContent = "your time";
+    zone.title = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  }
+});
+
 // Polling: an element with `data-poll` (milliseconds) is asked for anew while it is on the page. It
 // stops while the tab is hidden, slows down while nothing is new, and waits while it is in use.
 
@@ -111,7 +133,9 @@ document.addEventListener("htmx:afterOnLoad", ({ detail }) => { if (detail.xhr.s
 // Forms that filter leave out what is blank, so that addresses stay short.
 
 document.addEventListener("htmx:configRequest", ({ detail }) => {
-  if (detail.elt.closest("[data-clean-get]")) {
+  const form = detail.elt.closest("[data-clean-get]");
+  if (form) {
+    for (const { name, value } of all("[data-utc]", form)) if (value) detail.formData.set(name, utcText(value));
     for (const [name, value] of [...detail.formData.entries()]) if (!value) detail.formData.delete(name);
   }
   if ("logNews" in detail.elt.dataset) {

@@ -83,6 +83,20 @@ def test_a_bad_filter_is_refused_and_shows_nothing(shop: Shop, viewer: Client, q
     assert _shown(answer.content.decode()) == []
 
 
+def test_times_of_the_filters_are_shown_in_utc_and_are_so_without_a_zone(
+    shop: Shop, viewer: Client
+) -> None:
+    shop.add_events(1)
+    path = shop.path("events/")
+    for given in ("2026-01-31T13:00:05+01:00", "2026-01-31T12:00:05Z", "2026-01-31T12:00:05"):
+        text = viewer.get(path, {"after": given}).content.decode()
+        assert 'value="2026-01-31T12:00:05"' in text
+        assert "From (<span data-zone>UTC</span>)" in text
+        assert 'class="event-row"' in text
+    text = viewer.get(path, {"after": "2026-01-31T12:00:05.250Z"}).content.decode()
+    assert 'step="0.001" id="id_after" name="after" value="2026-01-31T12:00:05.250"' in text
+
+
 def test_older_events_follow_page_by_page(shop: Shop, viewer: Client) -> None:
     ids = shop.add_events(120)
     path = shop.path("events/?trigger=welcome-email")
