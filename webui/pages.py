@@ -18,7 +18,6 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import cache_control
-from django_htmx.http import HttpResponseClientRefresh
 
 from eventing.access import ADMIN, EDITOR, RANK, VIEWER, Actor
 from eventing.logs.base import LogUnavailable
@@ -76,10 +75,22 @@ def project_page(
     return decorate
 
 
+def signed_in(view: View) -> View:
+    """A view for everyone who has signed in."""
+
+    @wraps(view)
+    def page(request: Request, **named: Any) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return _sign_in_first(request)
+        return view(request, **named)
+
+    return page
+
+
 def _sign_in_first(request: Request) -> HttpResponse:
-    """To the sign-in page; a part of a page cannot show it, so the whole page is asked for anew."""
+    """To the sign-in page; a part of a page cannot show that one, and the page then says so."""
     if request.htmx:
-        return HttpResponseClientRefresh()
+        return HttpResponse("Your session has ended.", status=401, content_type="text/plain")
     return redirect_to_login(_page_of(request))
 
 

@@ -70,6 +70,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
 const SLOWEST = 15000;
 const pace = new WeakMap();
+let sessionEnded = false;
 
 // What has an id gets its focus back after a swap; an open menu, other focus or a selection would go.
 function inUse(element) {
@@ -82,7 +83,7 @@ function inUse(element) {
 
 function poll() {
   const now = performance.now();
-  if (document.hidden) return;
+  if (document.hidden || sessionEnded) return;
   for (const element of all("[data-poll]")) {
     const state = pace.get(element) || { next: now + Number(element.dataset.poll), wait: Number(element.dataset.poll) };
     pace.set(element, state);
@@ -105,7 +106,11 @@ document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   if (!detail.serverResponse.includes('class="waiting"')) announce("The first event is here.");
 });
 
-document.addEventListener("visibilitychange", quicken);
+document.addEventListener("visibilitychange", () => {
+  // One may have signed in again in another tab.
+  sessionEnded = false;
+  quicken();
+});
 addEventListener("pointerdown", quicken);
 
 document.addEventListener("htmx:afterRequest", ({ detail }) => {
@@ -126,9 +131,26 @@ function say(text) {
 
 document.addEventListener("htmx:sendError", () => say("Mission Control does not answer. Trying again…"));
 document.addEventListener("htmx:responseError", ({ detail }) => {
+  if (detail.xhr.status === 401) return saySessionEnded();
   say(detail.xhr.status === 403 ? "You may not do that." : `That did not work (${detail.xhr.status}). Load the page again.`);
 });
-document.addEventListener("htmx:afterOnLoad", ({ detail }) => { if (detail.xhr.status < 400) say(""); });
+document.addEventListener("htmx:afterOnLoad", ({ detail }) => {
+  if (detail.xhr.status >= 400) return;
+  say("");
+  sessionEnded = false;
+  document.getElementById("signed-out")?.setAttribute("hidden", "");
+});
+
+// The page stays as it is, with all that was typed; signing in leads back to it.
+function saySessionEnded() {
+  sessionEnded = true;
+  say("");
+  const notice = document.getElementById("signed-out");
+  const link = notice.querySelector("a");
+  link.search = new URLSearchParams({ next: location.pathname + location.search });
+  document.getElementById("draft-is-kept").hidden = !document.querySelector("[data-draft]");
+  notice.hidden = false;
+}
 
 // Forms that filter leave out what is blank, so that addresses stay short.
 
@@ -526,7 +548,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (document.querySelector(".notice-success")) {
     for (const key of Object.keys(sessionStorage)) if (key.startsWith(DRAFT)) sessionStorage.removeItem(key);
   }
-  if (document.querySelector(".notice-error, #h-findings")) return;
+  if (document.querySelector(".notice-error, #h-findings, #h-plan")) return;
   for (const form of all("[data-draft]")) {
     const kept = JSON.parse(sessionStorage.getItem(draftKey(form)) || "null");
     if (kept) takeUpDraft(form, kept);

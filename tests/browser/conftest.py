@@ -69,7 +69,10 @@ class Complaints:
         page.on("response", self._answered)
 
     def _console(self, message: ConsoleMessage) -> None:
-        refused = any(f"status of {status}" in message.text for status in self.expected)
+        refused = any(
+            f"status of {status}" in message.text or f"Error Code {status}" in message.text
+            for status in self.expected
+        )
         if message.type in ("error", "warning") and not refused:
             self.found.append(f"console: {message.text}")
 

@@ -5,6 +5,8 @@ and the same forms without JavaScript.
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from eventing.models import Trigger
@@ -314,9 +316,84 @@ def test_tables_are_suggested_from_the_database_name_by_name(
     expect(option).to_have_attribute("value", "users, customers")
 
 
-def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing_typed(
-    shop: Shop, live_server: Any, page: Page, context: BrowserContext
+def test_a_session_that_ends_while_one_types_is_said_in_place(
+    shop: Shop, live_server: Any, page: Page, context: BrowserContext, complaints: Complaints
 ) -> None:
+    complaints.expect(401)
+    address = live_server.url + shop.path("triggers/add/?from=paused")
+    page.goto(address)
+    page.get_by_label("Trigger Name").fill("kept")
+    context.clear_cookies(name="sessionid")
+    page.get_by_label("Webhook URL").fill("https://example.com/kept")
+    notice = page.get_by_role("alert").filter(has_text="Your session has ended.")
+    expect(notice).to_be_visible()
+    assert violations(page) == []
+    # One may go on typing; it is kept, too.
+    page.get_by_label("Collection / Table name(s)").fill("orders")
+    assert page.url == address
+    notice.get_by_role("link", name="Sign in").click()
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("correct-horse-battery")
+    page.keyboard.press("Enter")
+    page.wait_for_url(address)
+    expect(page.get_by_label("Trigger Name")).to_have_value("kept")
+    expect(page.get_by_label("Webhook URL")).to_have_value("https://example.com/kept")
+    expect(page.get_by_label("Collection / Table name(s)")).to_have_value("orders")
+    expect(page.get_by_text("Your session has ended.")).to_be_hidden()
+
+
+@pytest.mark.parametrize("path", ["events/", "", "triggers/", "databases/"])
+def test_a_page_that_keeps_itself_up_to_date_stays_when_the_session_ends(
+    path: str,
+    shop: Shop,
+    live_server: Any,
+    page: Page,
+    context: BrowserContext,
+    complaints: Complaints,
+) -> None:
+    complaints.expect(401)
+    address = live_server.url + shop.path(path)
+    page.goto(address)
+    heading = page.locator("h1").inner_text()
+    context.clear_cookies(name="sessionid")
+    expect(page.get_by_text("Your session has ended.")).to_be_visible(timeout=30_000)
+    assert page.url == address
+    expect(page.locator("h1")).to_have_text(heading)
+    # Somebody has signed in again in another tab.
+    sign_in_again(context, live_server)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.get_by_text("Your session has ended.")).to_be_hidden(timeout=30_000)
+
+
+def sign_in_again(context: BrowserContext, live_server: Any) -> None:
+    client = Client()
+    client.force_login(User.objects.get(username="ada"))
+    cookie = client.cookies["sessionid"].value
+    context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
+
+
+def test_times_of_the_filters_are_local_here_and_utc_in_the_address(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("events/?after=2026-01-31T12:00:05Z"))
+    after = page.get_by_label("From (your time)")
+    expect(after).to_have_value("2026-01-31T13:00:05")
+    after.fill("2026-07-31T13:00:07")
+    page.wait_for_url("**/events/?after=2026-07-31T11%3A00%3A07Z")
+    expect(page.locator(".event-row")).to_have_count(12)
+    page.get_by_label("Status").select_option("failed")
+    page.wait_for_url("**/events/?status=failed&after=2026-07-31T11%3A00%3A07Z")
+    page.reload()
+    expect(after).to_have_value("2026-07-31T13:00:07")
+    page.get_by_label("Until (your time)").fill("2026-07-31T13:00:08")
+    expect(page.get_by_text("No event matches these filters.")).to_be_visible()
+
+
+def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing_typed(
+    shop: Shop, live_server: Any, page: Page, context: BrowserContext, complaints: Complaints
+) -> None:
+    # What the preview is answered, if it asks once more.
+    complaints.expect(401)
     address = live_server.url + shop.path("triggers/add/")
     page.goto(address)
     page.get_by_label("Trigger Name").fill("kept")
@@ -325,7 +402,6 @@ def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing_typed(
     page.get_by_text("Advanced settings").click()
     page.get_by_label("Retries").fill("8")
     page.get_by_label("Header name").fill("Authorization")
-    # The preview that follows would else be what meets the ended session.
     with page.expect_response(lambda answer: "s3cret" in (answer.request.post_data or "")):
         page.get_by_label("Header value").fill("Bearer s3cret")
     context.clear_cookies(name="sessionid")

@@ -110,7 +110,12 @@ def expect_what_was_typed(page: Page, form: Typing) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.path} {form.button}")
 def test_a_session_that_ends_loses_nothing_typed(
-    form: Typing, shop: Shop, live_server: Any, page: Page, context: BrowserContext
+    form: Typing,
+    shop: Shop,
+    live_server: Any,
+    page: Page,
+    context: BrowserContext,
+    complaints: Complaints,
 ) -> None:
     address = live_server.url + shop.path(form.path)
     page.goto(address)
@@ -118,6 +123,8 @@ def test_a_session_that_ends_loses_nothing_typed(
         fill_in(page, form)
     context.clear_cookies(name="sessionid")
     page.get_by_role("button", name=form.button, exact=True).click()
+    # What the preview of the trigger form is answered, if it asks once more.
+    complaints.expect(401)
     page.get_by_label("Username").fill("ada")
     page.get_by_label("Password").fill("correct-horse-battery")
     page.keyboard.press("Enter")

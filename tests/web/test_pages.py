@@ -314,11 +314,13 @@ def test_a_part_that_has_not_changed_is_not_sent_again(shop: Shop, admin: Client
         assert "<html" not in other.content.decode()
 
 
-def test_a_part_of_a_page_without_session_asks_for_the_whole_page(
+def test_a_part_of_a_page_without_session_says_so_and_leads_nowhere(
     shop: Shop, client: Client
 ) -> None:
-    answer = client.get(shop.path("events/"), {"seen": ""}, headers={"HX-Request": "true"})
-    assert answer.headers["HX-Refresh"] == "true"
+    for path in (shop.path("events/?seen="), shop.path(""), "/projects/", "/health/"):
+        answer = client.get(path, headers={"HX-Request": "true"})
+        assert (answer.status_code, answer.content) == (401, b"Your session has ended."), path
+        assert "HX-Refresh" not in answer.headers
 
 
 def test_a_form_that_was_not_ours_is_refused_in_words(shop: Shop, admin: Client) -> None:

@@ -8,7 +8,6 @@ from allauth.socialaccount.providers.openid_connect.views import callback
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import authenticate, login, logout, update_session_auth_hash
-from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -25,7 +24,7 @@ from eventing.audit import history_of_user
 from eventing.models import Installation
 from webui import throttle
 from webui.frame import THEMES
-from webui.pages import SeeOther, form_answer
+from webui.pages import SeeOther, form_answer, signed_in
 from webui.requests import Request
 from webui.sign_in import PROVIDER, note, refused
 
@@ -101,7 +100,7 @@ def back_from_provider(request: Request, provider_id: str) -> HttpResponse:
 
 @require_safe
 @never_cache
-@login_required
+@signed_in
 def show(request: Request) -> HttpResponse:
     """One's account: how one signs in, and the latest sign-ins."""
     factors = {each.type: each for each in Authenticator.objects.filter(user=request.user)}
@@ -118,7 +117,7 @@ def show(request: Request) -> HttpResponse:
 
 @sensitive_post_parameters("old", "password", "again")
 @never_cache
-@login_required
+@signed_in
 def change_password(request: Request) -> HttpResponse:
     """Change one's password; every other session of one's own ends."""
     if not request.user.has_usable_password():

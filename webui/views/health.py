@@ -1,19 +1,18 @@
 """The health panel: which process was last seen when, what is not ready, and what stands still."""
 
-from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from eventing.health import CAPTURE_STATES, health_of
-from webui.pages import actor_of
+from webui.pages import actor_of, signed_in
 from webui.requests import Request
 
 
 @require_safe
 @never_cache
-@login_required
+@signed_in
 def show(request: Request) -> HttpResponse:
     """The panel as a page, or for the menu in the top bar; of projects only those one may see."""
     health = health_of(actor_of(request).projects())

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q
@@ -27,7 +26,7 @@ from eventing.projects import capture_statuses, create_project
 from eventing.stats import LAST_HOUR, series
 from webui.charts import sparkline
 from webui.forms import Form
-from webui.pages import SeeOther, actor_of, form_answer, project_page
+from webui.pages import SeeOther, actor_of, form_answer, project_page, signed_in
 from webui.requests import Request
 from webui.views.begin import steps
 
@@ -54,7 +53,7 @@ def figures(request: Request, project: Project) -> HttpResponse:
 
 @require_safe
 @never_cache
-@login_required
+@signed_in
 def index(request: Request) -> HttpResponse:
     """Every project one has a role in, and how its sources fare."""
     projects = (
@@ -99,7 +98,7 @@ def _by_state(states: list[str]) -> list[tuple[str, int]]:
 
 
 @never_cache
-@login_required
+@signed_in
 def add(request: Request) -> HttpResponse:
     """Create a project, the first step to its first event; its creator administers it."""
     actor = actor_of(request)
