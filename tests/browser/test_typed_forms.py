@@ -54,6 +54,12 @@ FORMS = (
         secret="Address",
     ),
     Typing("settings/members/", {"User name": "somebody"}, "Add", ticked=("A new user",)),
+    Typing(
+        "settings/configuration/",
+        {"The project as YAML": "projects: [{name: shop, triggers: []}]"},
+        "Show the plan",
+        ticked=("Delete what it does not mention",),
+    ),
     Typing("settings/tokens/", {"Name": "deploy"}, "Create", chosen={"Role": "admin"}),
 )
 
@@ -117,14 +123,14 @@ def test_a_session_that_ends_loses_nothing_typed(
     context: BrowserContext,
     complaints: Complaints,
 ) -> None:
+    # What the preview of the trigger form is answered, if it asks once more.
+    complaints.expect(401)
     address = live_server.url + shop.path(form.path)
     page.goto(address)
     with awaiting_preview(page, form):
         fill_in(page, form)
     context.clear_cookies(name="sessionid")
     page.get_by_role("button", name=form.button, exact=True).click()
-    # What the preview of the trigger form is answered, if it asks once more.
-    complaints.expect(401)
     page.get_by_label("Username").fill("ada")
     page.get_by_label("Password").fill("correct-horse-battery")
     page.keyboard.press("Enter")
