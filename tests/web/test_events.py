@@ -32,7 +32,7 @@ from tests.factories import (
     make_trigger,
 )
 from tests.web.conftest import HOOK, Shop, kept_locked
-from webui.templatetags.console import folding_json
+from webui.templatetags.console import folding_json, quick_part
 
 HTMX = {"HX-Request": "true"}
 BY = command_line()
@@ -168,6 +168,7 @@ def test_an_event_shows_payload_invocations_and_the_command(shop: Shop, viewer: 
     position = str(detail.position)
     for words in ("DB_INSERT", "Attempt 1", "curl -X POST", "500", event_id, position):
         assert words in text
+    assert "specversion" in text
     assert "Redeliver" not in text
     part = viewer.get(shop.path(f"events/{event_id}/"), headers=HTMX).content.decode()
     assert "<html" not in part
@@ -182,7 +183,6 @@ def test_an_editor_redelivers_a_finished_event(shop: Shop, editor: Client) -> No
     assert (answer.status_code, answer.headers["Location"]) == (
         303,
         shop.path(f"events/{event_id}/"),
-    assert "specversion" in text
     )
     assert shop.log.counts(shop.project.pk)["pending"] == 1
     text = editor.get(answer.headers["Location"]).content.decode()
@@ -224,6 +224,21 @@ def test_numbers_of_a_payload_are_shown_as_they_were_stored() -> None:
     assert "&lt;y,{" in shown
     assert (shown.count("<details"), shown.count("</details>")) == (3, 3)
     assert html.unescape(re.sub("<[^>]*>", "", shown)).replace(": ", ":") == text
+
+
+def test_of_brackets_beside_right_to_left_text_only_so_many_are_shown() -> None:
+    values = {"many": "[" * 100_000 + "x", "deep": ""}
+    text = json.dumps(values, separators=(",", ": "))
+    text = text.replace('""', "[" * 50_000 + "]" * 50_000)
+    assert html.unescape(re.sub("<[^>]*>", "", folding_json(text))) == text
+    assert quick_part(text) == text
+    for other in ("\u05d0", "\u202e"):
+        mixed = text.replace("many", other)
+        lines = re.split("</?(?:div|summary|details)", folding_json(mixed))
+        assert max(line.count("[") + line.count("]") for line in lines) == 2000
+        assert "… 98,002 more characters" in folding_json(mixed)
+        assert mixed.startswith(quick_part(mixed))
+        assert quick_part(mixed).count("[") == 1999
 
 
 @pytest.mark.parametrize(

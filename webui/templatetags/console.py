@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -150,6 +151,33 @@ def size(number: int | None) -> str:
 
 # Characters of a payload on a page; beyond that a browser takes seconds to lay it out.
 MOST_SHOWN: Final = 200_000
+# Beside right-to-left text a browser looks for the pair of each bracket of a paragraph, in a time
+# that grows with the square of their number: a hundred thousand take it half a minute.
+_MOST_BRACKETS: Final = 2_000
+_RIGHT_TO_LEFT: Final = re.compile(
+    "[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2068\ufb1d-\ufdff\ufe70-\ufefc"
+    "\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
+_BRACKET: Final = re.compile(
+    "[()\\[\\]{}\u0f3a-\u0f3d\u169b\u169c\u2045\u2046\u207d\u207e\u208d\u208e\u2308-\u230b"
+    "\u2329\u232a\u2768-\u2775\u27c5\u27c6\u27e6-\u27ef\u2983-\u2998\u29d8-\u29db\u29fc\u29fd"
+    "\u2e22-\u2e29\u2e55-\u2e5c\u3008-\u3011\u3014-\u301b\ufe59-\ufe5e"
+    "\uff08\uff09\uff3b\uff3d\uff5b\uff5d\uff5f\uff60\uff62\uff63]"
+)
+
+
+@register.filter
+def quick_part(text: str) -> str:
+    """What of a text a browser lays out in a moment: nearly always all of it."""
+    return _up_to_most_brackets(text) if _RIGHT_TO_LEFT.search(text) else text
+
+
+def _up_to_most_brackets(text: str) -> str:
+    for bracket in islice(_BRACKET.finditer(text), _MOST_BRACKETS, None):
+        return text[: bracket.start()]
+    return text
+
+
 _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
@@ -159,14 +187,15 @@ def folding_json(text: str) -> SafeString:
 
     Objects and arrays fold, without a script.
     """
-    return mark_safe("".join(_lines(text)))  # noqa: S308 — every token is escaped below
+    is_mixed = _RIGHT_TO_LEFT.search(text) is not None
+    return mark_safe("".join(_lines(text, is_mixed)))  # noqa: S308 — every token is escaped below
 
 
 # Browsers do not nest elements much deeper than five times this.
 _DEEPEST: Final = 100
 
 
-def _lines(text: str) -> Iterator[str]:
+def _lines(text: str, is_mixed: bool) -> Iterator[str]:
     tokens = _TOKENS.findall(text)
     key = ""
     depth = 0
@@ -179,7 +208,7 @@ def _lines(text: str) -> Iterator[str]:
             if depth > _DEEPEST:
                 continue
             comma = "," if tokens[number + 1 : number + 2] == [","] else ""
-            yield f"<div>{key}{_coloured(''.join(flat), is_key=False)}{comma}</div>"
+            yield f"<div>{key}{_coloured(''.join(flat), 'text', is_mixed)}{comma}</div>"
             key = ""
             flat.clear()
             continue
@@ -199,23 +228,26 @@ def _lines(text: str) -> Iterator[str]:
             else:
                 yield f"</div><div>{part}{comma}</div></details>"
         elif after == ":":
-            key = f"{_coloured(part, is_key=True)}: "
+            key = f"{_coloured(part, 'key', is_mixed)}: "
         else:
-            yield f"<div>{key}{_coloured(part, is_key=False)}{comma}</div>"
+            kind = "text" if part.startswith('"') else "number"
+            yield f"<div>{key}{_coloured(part, kind, is_mixed)}{comma}</div>"
             key = ""
 
 
 _CLOSED_BY: Final = {"{": "}", "[": "]"}
 
 
-def _coloured(token: str, *, is_key: bool) -> str:
-    if is_key:
-        kind = "key"
-    elif token.startswith('"'):
-        kind = "text"
-    else:
-        kind = "number"
-    return format_html('<span class="json-{}">{}</span>', kind, token)
+def _coloured(token: str, kind: str, is_mixed: bool) -> str:
+    shown = _up_to_most_brackets(token) if is_mixed else token
+    if len(shown) == len(token):
+        return format_html('<span class="json-{}">{}</span>', kind, token)
+    return format_html(
+        '<span class="json-{}">{}</span><span class="muted">… {} more characters</span>',
+        kind,
+        shown,
+        count(len(token) - len(shown)),
+    )
 
 
 @register.filter
