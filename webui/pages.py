@@ -91,15 +91,15 @@ def _sign_in_first(request: Request) -> HttpResponse:
     """To the sign-in page; a part of a page cannot show that one, and the page then says so."""
     if request.htmx:
         return HttpResponse("Your session has ended.", status=401, content_type="text/plain")
-    return redirect_to_login(_page_of(request))
+    return redirect_to_login(page_sent_from(request) or request.get_full_path())
 
 
-def _page_of(request: Request) -> str:
-    """The page that was asked for, or that a form was sent from: what takes it may not be one."""
+def page_sent_from(request: Request) -> str | None:
+    """The page of ours that a form was sent from: what takes it may not be one."""
     came_from = request.headers.get("Referer", "")
     is_ours = url_has_allowed_host_and_scheme(came_from, {request.get_host()})
     if request.method != "POST" or not is_ours:
-        return request.get_full_path()
+        return None
     return urlsplit(came_from)._replace(scheme="", netloc="", fragment="").geturl()
 
 

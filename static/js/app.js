@@ -132,7 +132,8 @@ function say(text) {
 document.addEventListener("htmx:sendError", () => say("Mission Control does not answer. Trying again…"));
 document.addEventListener("htmx:responseError", ({ detail }) => {
   if (detail.xhr.status === 401) return saySessionEnded();
-  say(detail.xhr.status === 403 ? "You may not do that." : `That did not work (${detail.xhr.status}). Load the page again.`);
+  const refusal = detail.xhr.getResponseHeader("Content-Type")?.startsWith("text/plain") ? detail.xhr.responseText : "You may not do that.";
+  say(detail.xhr.status === 403 ? refusal : `That did not work (${detail.xhr.status}). Load the page again.`);
 });
 document.addEventListener("htmx:afterOnLoad", ({ detail }) => {
   if (detail.xhr.status >= 400) return;

@@ -13,7 +13,13 @@ from eventing.models import Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.browser.test_every_page import violations
-from tests.factories import make_database
+from tests.factories import (
+    make_change,
+    make_database,
+    make_events,
+    make_origin,
+    make_outcome,
+)
 from tests.servers import execute
 from tests.web.conftest import Shop
 
@@ -387,6 +393,26 @@ def test_times_of_the_filters_are_local_here_and_utc_in_the_address(
     expect(after).to_have_value("2026-07-31T13:00:07")
     page.get_by_label("Until (your time)").fill("2026-07-31T13:00:08")
     expect(page.get_by_text("No event matches these filters.")).to_be_visible()
+
+
+def test_brackets_beside_right_to_left_text_keep_no_browser_busy(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    origin = make_origin(shop.project, shop.database.pk)
+    change = make_change(document={"\u05d0": "[" * 100_000})
+    (event,) = make_events([change], origin, shop.trigger.pk, shop.trigger.name)
+    before = shop.log.position(shop.database.pk)
+    shop.log.append(origin, [event], before, change.position)
+    claims = shop.log.claim([event.id], 30)
+    body = ("\u05d0" + "[" * 9_990).encode()
+    shop.log.record([make_outcome(each, 500, response_body=body) for each in claims], "worker-1")
+    page.goto(live_server.url + shop.path(f"events/{event.id}/"))
+    expect(page.get_by_text("98,001 more characters")).to_be_visible()
+    expect(page.get_by_text("Copy takes them all.")).to_be_visible()
+    page.get_by_text("Body", exact=True).click()
+    expect(page.get_by_label("Request body of attempt 1")).to_be_visible()
+    command = page.locator("[data-copy^='#curl-']").get_attribute("data-copy")
+    assert page.locator(str(command)).text_content().count("[") == 100_000  # type: ignore[union-attr]
 
 
 def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing_typed(

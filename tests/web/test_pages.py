@@ -323,12 +323,30 @@ def test_a_part_of_a_page_without_session_says_so_and_leads_nowhere(
         assert "HX-Refresh" not in answer.headers
 
 
+def test_what_is_not_there_is_said_in_its_own_words_and_leads_back(
+    shop: Shop, viewer: Client
+) -> None:
+    nowhere = viewer.get("/projects/nowhere/").content.decode()
+    assert "There is no such project." in nowhere
+    assert "All projects" in nowhere
+    gone = viewer.get(shop.path("events/00000000-0000-8000-8000-000000000000/")).content.decode()
+    assert "it may have expired." in gone
+    assert f'href="{shop.path("")}">Overview of shop' in gone
+    for path in ("/nothing-here/", shop.path("triggers/nothing/")):
+        assert "There is nothing at this address" in viewer.get(path).content.decode()
+
+
 def test_a_form_that_was_not_ours_is_refused_in_words(shop: Shop, admin: Client) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = admin.cookies
-    answer = strict.post(shop.path("triggers/welcome-email/state/"), {"state": "paused"})
-    assert answer.status_code == 403
-    assert "Nothing was changed" in answer.content.decode()
+    path, page = shop.path("triggers/welcome-email/state/"), shop.path("triggers/")
+    for came_from, back in ((f"http://testserver{page}", page), ("https://elsewhere.test/", "/")):
+        answer = strict.post(path, {"state": "paused"}, headers={"Referer": came_from})
+        assert answer.status_code == 403
+        assert "Nothing was changed" in answer.content.decode()
+        assert f'href="{back}">Load the page again' in answer.content.decode()
+    part = strict.post(path, {"state": "paused"}, headers={"HX-Request": "true"})
+    assert (part.status_code, part.content) == (403, b"This page is out of date. Load it again.")
 
 
 def test_a_log_that_breaks_off_is_said_on_the_page(shop: Shop, admin: Client) -> None:
