@@ -266,7 +266,8 @@ class CaptureLoop:
         """Have as many changes read next time as one may expect to make a batch of events."""
         characters = sum(len(event.payload) for event in events)
         fitting = min(
-            _BATCH_EVENTS * changes // len(events), _BATCH_CHARACTERS * changes // characters
+            _BATCH_EVENTS * changes // len(events),
+            _BATCH_CHARACTERS * changes // max(1, characters),
         )
         self._most_changes = max(1, min(fitting, 2 * self._most_changes, _BATCH_EVENTS))
 
