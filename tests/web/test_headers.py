@@ -26,8 +26,10 @@ EVERYWHERE = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
-# What the last words of an address lead to, where it is no page.
-NO_PAGES = {"payload": "application/json", "export": "application/yaml; charset=utf-8"}
+# What the last words of an address lead to, where it is no page, or no JSON.
+YAML = "application/yaml; charset=utf-8"
+NO_PAGES = {"payload": "application/json", "export": YAML}
+NO_JSON = {"configuration": YAML}
 
 
 def test_every_answer_tells_browsers_what_they_may_do(world: World) -> None:
@@ -44,7 +46,8 @@ def test_every_answer_tells_browsers_what_they_may_do(world: World) -> None:
             assert secure.headers["Strict-Transport-Security"] == "max-age=31536000", path
             kind = answer.headers.get("Content-Type", "")
             if route in API:
-                assert kind in ("application/json", "application/problem+json"), path
+                shown = NO_JSON.get(path.split("/")[-2], "application/json")
+                assert kind in (shown, "application/problem+json"), path
                 assert answer.headers["Cache-Control"] == "no-store", path
             elif answer.status_code == 200 and path.startswith(("/projects/", "/health/")):
                 assert kind == NO_PAGES.get(path.split("/")[-2], "text/html; charset=utf-8"), path
