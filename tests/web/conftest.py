@@ -101,10 +101,8 @@ def kept_locked(table: str) -> Iterator[None]:
 
 
 def somebody_waits_for_a_lock() -> bool:
-    """Whether a session of the control database waits for what another one holds."""
+    """Whether a session of the database server waits for what another one holds."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
+        # Not pg_stat_activity, which is the same throughout a transaction.
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return bool(cursor.fetchone()[0])

@@ -9,10 +9,16 @@ import pytest
 import yaml
 from django.db import connection
 
+from eventing.access import command_line
 from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Database, Project, Trigger
-from eventing.projects import configuration_version, trigger_definition_of
+from eventing.projects import (
+    configuration_held,
+    configuration_version,
+    delete_project,
+    trigger_definition_of,
+)
 from tests.waiting import wait_until
 from tests.web.api import SOURCE, Answer, Api, Shop, make_shop
 from tests.web.conftest import somebody_waits_for_a_lock
@@ -112,6 +118,26 @@ def test_what_changes_while_a_configuration_waits_is_noticed(shop: Shop) -> None
         assert waiting.result().status == 412
     trigger = Trigger.objects.get()
     assert (trigger.retries, trigger.timeout_ms) == (3, 1234)
+
+
+def test_a_project_that_is_deleted_meanwhile_does_not_come_back(shop: Shop) -> None:
+    document, _ = taken_out(shop)
+
+    def send() -> Answer:
+        try:
+            return put(Api(shop.admin.token), document)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with configuration_held():
+            waiting = pool.submit(send)
+            wait_until(somebody_waits_for_a_lock)
+            delete_project(shop.project, by=command_line())
+        answer = waiting.result()
+    assert answer.status == 422
+    assert "it has just been deleted" in answer.problems["line 1: projects"]
+    assert not Project.objects.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
 from eventing.models import Database, Notification, Project, Trigger
-from eventing.projects import trigger_definition_of
+from eventing.projects import configuration_held, trigger_definition_of
 from tests.factories import make_token
+from tests.waiting import wait_until
 from tests.web.api import Api
-from tests.web.conftest import SOURCE, Shop
+from tests.web.conftest import SOURCE, Shop, somebody_waits_for_a_lock
 
 TRIGGER = {
     "name": "welcome-email",
@@ -204,3 +207,22 @@ def test_a_refused_title_leaves_the_form_beside_it_as_it_was(
     page = admin.post(shop.path("settings/rename/"), {"title": "x" * 64}).content.decode()
     form = {"enabled": "on", "db": "builtin", "retention_events": "41", "retention_payloads": "5"}
     assert admin.post(shop.path("settings/"), {**form, "seen": seen(page)}).status_code == 303
+
+
+def test_turning_eventing_on_leaves_what_others_are_just_setting(shop: Shop, admin: Client) -> None:
+    Project.objects.update(eventing_enabled=False)
+
+    def enable() -> None:
+        try:
+            assert admin.post(shop.path("begin/enable/")).status_code == 303
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with configuration_held():
+            waiting = pool.submit(enable)
+            wait_until(somebody_waits_for_a_lock)
+            Project.objects.update(retention_events_days=50)
+        waiting.result()
+    project = Project.objects.get()
+    assert (project.eventing_enabled, project.retention_events_days) == (True, 50)
