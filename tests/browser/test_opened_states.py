@@ -89,6 +89,18 @@ def grace_is_faster_with_a_database(page: Page) -> None:
     press("Save")(page)
 
 
+def grace_is_faster_than_the_plan(page: Page) -> None:
+    text = page.locator("#id_text")
+    text.fill(text.input_value().replace("concurrency: 64", "concurrency: 32"))
+    press("Show the plan")(page)
+    expect(page.get_by_role("heading", name="Plan")).to_be_visible()
+    trigger = Trigger.objects.get(name=LONG)
+    definition = trigger_definition_of(trigger)
+    changed = replace(definition, retries=definition.retries + 1)
+    save_trigger(trigger.project, changed, trigger, by=command_line())
+    press("Apply")(page)
+
+
 def choose_two(page: Page) -> None:
     for number in (0, 1):
         page.locator(".event-row .c-choose input").nth(number).check()
@@ -153,6 +165,9 @@ STATES = {
         "databases/main/",
         grace_is_faster_with_a_database,
         "text=has been changed while you were editing",
+    ),
+    "plan out of date": State(
+        "settings/configuration/", grace_is_faster_than_the_plan, "text=since its plan was shown"
     ),
     "database row menu": State("databases/", click(".c-menu summary"), "text=Edit and test"),
     "database refused": State("databases/add/", press("Save"), "text=Nothing was saved"),

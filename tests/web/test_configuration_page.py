@@ -1,6 +1,8 @@
 """Settings, Configuration: a project's YAML taken out, planned, and applied to it alone."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ import yaml
 from django.contrib.auth.models import User
 from django.test import Client
 
+from eventing.access import command_line
 from eventing.models import Database, Project, Trigger
-from eventing.projects import trigger_definition_of
+from eventing.projects import save_trigger, trigger_definition_of
 from tests.factories import make_project, make_trigger
 from tests.web.conftest import SOURCE, Shop
 
@@ -56,6 +59,27 @@ def test_the_plan_is_shown_and_then_applied_with_secrets_kept(shop: Shop, admin:
     database = Database.objects.get()
     assert (database.url, database.url_reference) == (SOURCE, "")
     assert database.schemas == ["public"]
+
+
+def test_what_is_applied_is_the_plan_that_was_shown(shop: Shop, admin: Client) -> None:
+    document = exported(shop, admin)
+    document["projects"][0]["triggers"][0]["retries"] = 9
+
+    def planned(page: str) -> str:
+        (tag,) = re.findall(r'name="planned" value="(\w+)"', page)
+        return str(tag)
+
+    tag = planned(send(shop, admin, document, "plan")[1])
+    changed = replace(trigger_definition_of(shop.trigger), timeout_ms=1234)
+    save_trigger(shop.project, changed, shop.trigger, by=command_line())
+    status, text = send(shop, admin, document, "apply", planned=tag)
+    assert (status, "since its plan was shown" in text) == (409, True)
+    assert "~ trigger shop/welcome-email: retries, timeout_ms" in text
+    trigger = Trigger.objects.get()
+    assert (trigger.retries, trigger.timeout_ms) == (3, 1234)
+    assert send(shop, admin, document, "apply", planned=planned(text))[0] == 303
+    trigger.refresh_from_db()
+    assert (trigger.retries, trigger.timeout_ms) == (9, 5000)
 
 
 def test_a_stored_secret_stands_in_its_own_place_alone(shop: Shop, admin: Client) -> None:
