@@ -66,6 +66,8 @@ class Server:
     """A server process of ours: started in a folder, its output in the folder's `log`."""
 
     name = "server"
+    # What it is sent when the process that started it is gone.
+    farewell: str = "INT"
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder
@@ -93,7 +95,7 @@ class Server:
     ) -> None:
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 — a server's own program
-                [*without_root(self.folder, Path(command[0])), *command],
+                [*without_root(self.folder, Path(command[0]), farewell=self.farewell), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -320,7 +322,7 @@ def give_away(*paths: Path) -> None:
             os.chown(path, user.pw_uid, user.pw_gid)
 
 
-def without_root(*paths: Path) -> list[str]:
+def without_root(*paths: Path, farewell: str = "INT") -> list[str]:
     """The command's beginning that ends the server with us and, as root, makes it `nobody`'s.
 
     Where `nobody` cannot get to `paths` (a clone under /root), the server keeps the one capability
@@ -330,7 +332,7 @@ def without_root(*paths: Path) -> list[str]:
         if os.geteuid() == 0:
             raise ServerError("run as an ordinary user, or install `setpriv` (util-linux)")
         return []
-    command = ["setpriv", "--pdeathsig", "INT"]
+    command = ["setpriv", "--pdeathsig", farewell]
     user = _unprivileged()
     if user is None:
         return command

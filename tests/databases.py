@@ -110,6 +110,8 @@ class MySqlServer(Server):
     """A MySQL 9, run with the libraries it was built for. Its superuser is `root`."""
 
     name = "MySQL"
+    # It takes no notice of an interrupt.
+    farewell = "TERM"
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(folder, free_port())

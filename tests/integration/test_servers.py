@@ -63,9 +63,10 @@ def test_the_broker_answers(redis_server: RedisServer) -> None:
 
 def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     starter = (
+        "from tests.databases import new_mariadb, new_mongodb, new_mysql\n"
         "from tests.servers import new_postgres, new_redis\n"
         "import sys, signal\n"
-        "servers = new_postgres(), new_redis()\n"
+        "servers = new_postgres(), new_redis(), new_mariadb(), new_mysql(), new_mongodb()\n"
         "for server in servers: server.start()\n"
         "print(*(server.port for server in servers), flush=True)\n"
         "signal.pause()\n"
@@ -78,7 +79,7 @@ def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         ports = [int(port) for port in process.stdout.readline().split()]
-        assert len(ports) == 2
+        assert len(ports) == 5
         assert all(accepts_connections(port) for port in ports)
         process.kill()
     for port in ports:
