@@ -64,7 +64,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many workers `-n auto` means: two a core, since most tests wait more than they compute.
+    """How many workers `-n auto` means: one more than cores, since many tests wait for something.
 
     None for tests that are named: each worker would start servers and look at all files first. And
     none where tests use somebody's servers, which are one for all workers.
@@ -73,7 +73,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     others = ("TEST_POSTGRES_URL", "TEST_MYSQL_URL", "TEST_MONGODB_URL")
     if are_named or any(os.environ.get(name) for name in others):
         return 0
-    return 2 * len(os.sched_getaffinity(0))
+    return 1 + len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(trylast=True)
