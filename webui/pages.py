@@ -96,9 +96,13 @@ def _sign_in_first(request: Request) -> HttpResponse:
 
 def page_sent_from(request: Request) -> str | None:
     """The page of ours that a form was sent from: what takes it may not be one."""
+    return page_come_from(request) if request.method == "POST" else None
+
+
+def page_come_from(request: Request) -> str | None:
+    """The page of ours that a request comes from."""
     came_from = request.headers.get("Referer", "")
-    is_ours = url_has_allowed_host_and_scheme(came_from, {request.get_host()})
-    if request.method != "POST" or not is_ours:
+    if not url_has_allowed_host_and_scheme(came_from, {request.get_host()}):
         return None
     return urlsplit(came_from)._replace(scheme="", netloc="", fragment="").geturl()
 

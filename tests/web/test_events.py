@@ -175,6 +175,21 @@ def test_an_event_shows_payload_invocations_and_the_command(shop: Shop, viewer: 
     assert "curl -X POST" in part
 
 
+def test_from_an_event_one_goes_back_to_the_log_as_it_was_filtered(
+    shop: Shop, viewer: Client
+) -> None:
+    (event_id,) = shop.add_events(1)
+    path, log = shop.path(f"events/{event_id}/"), shop.path("events/")
+    filtered = f"{log}?status=delivered&trigger=welcome-email"
+    for came_from, back in (
+        (f"http://testserver{filtered}", filtered),
+        (f"http://testserver{shop.path('triggers/')}", log),
+        (f"https://elsewhere.test{filtered}", log),
+    ):
+        text = viewer.get(path, headers={"Referer": came_from}).content.decode()
+        assert f'<a href="{html.escape(back)}">Event Logs</a>' in text
+
+
 def test_an_editor_redelivers_a_finished_event(shop: Shop, editor: Client) -> None:
     (event_id,) = shop.add_events(1, status_code=500)
     path = shop.path(f"events/{event_id}/redeliver/")

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 from django.contrib import messages
@@ -24,7 +24,7 @@ from eventing.history import LogPage
 from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
-from webui.pages import SeeOther, project_page
+from webui.pages import SeeOther, page_come_from, project_page
 from webui.requests import Request
 from webui.templatetags.console import MOST_SHOWN, event_token
 
@@ -119,8 +119,17 @@ def show(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     detail = _event(project, event_id, request.actor)
     if request.GET.get("seen") == _state_token(detail):
         return HttpResponse(status=204)
-    template = "events/_event.html" if request.htmx else "events/event.html"
-    return render(request, template, detail_context(project, detail))
+    if request.htmx:
+        return render(request, "events/_event.html", detail_context(project, detail))
+    context = {**detail_context(project, detail), "log_address": _log_address(request, project)}
+    return render(request, "events/event.html", context)
+
+
+def _log_address(request: Request, project: Project) -> str:
+    """The event log, with the filters it had if one comes from there."""
+    log = resolve_url("events", project.name)
+    came_from = page_come_from(request) or ""
+    return came_from if urlsplit(came_from).path == log else log
 
 
 @require_safe
