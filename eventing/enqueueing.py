@@ -21,7 +21,7 @@ from eventing.logs.chunks import CHUNK_SIZE, chunked
 DELIVER_QUEUE: Final = "deliver"
 _PAUSE_SECONDS: Final = 2.0
 # A connection that was closed fails sooner than a broker that does not answer.
-_AT_ONCE_SECONDS: Final = 0.5
+_AT_ONCE_SECONDS: Final = 1.5
 # A message costs a worker as much as twenty events do, so under load events go together: the more
 # there were, the longer the next ones wait for others.
 _LEAST_PAUSE_SECONDS: Final = 0.004
