@@ -342,9 +342,9 @@ class WebhookDestination:
         self._put_to_rest()
         polled = self._poll()
         # Before libcurl does anything, which may be to close them.
-        for number, events in polled:
+        for number, _ in polled:
             if number in self._parked:
-                self._end_parked(number, events)
+                self._end_parked(number)
         for number, events in polled:
             if number == self._wake_file:
                 os.eventfd_read(self._wake_file)
@@ -493,7 +493,13 @@ class WebhookDestination:
         if what == pycurl.POLL_REMOVE:
             known = self._watched.pop(number, None)
             if known is not None:
-                self._parked[number] = known
+                if known != select.EPOLLIN:
+                    # It can always be written to: what matters is what comes.
+                    try:
+                        self._epoll.modify(number, select.EPOLLIN)
+                    except OSError:
+                        return  # closed already
+                self._parked[number] = select.EPOLLIN
             return
         wanted = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (
             select.EPOLLOUT if what & pycurl.POLL_OUT else 0
@@ -519,13 +525,13 @@ class WebhookDestination:
         """A socket is opened: it may get the number of one that was parked and then closed."""
         self._doubted.update(self._parked)
 
-    def _end_parked(self, number: int, events: int) -> None:
+    def _end_parked(self, number: int) -> None:
         """The other end of an idle connection has closed it, or says what nobody asked for: see to
         it that libcurl, which looks for that only a second after the last request, sends nothing
         more there, and does not take what was said for the answer to it."""
         del self._parked[number]
         self._doubted.discard(number)
-        if number in self._multiplexed or not events & _READABLE:
+        if number in self._multiplexed:
             self._epoll.unregister(number)
         else:
             os.dup2(self._ended.fileno(), number, inheritable=False)
