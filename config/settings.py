@@ -50,6 +50,26 @@ def _list(variable: str) -> list[str]:
     return [item.strip() for item in env.str(variable, "").split(",") if item.strip()]
 
 
+def _hosts(variable: str) -> list[str]:
+    hosts = _list(variable)
+    if any("/" in host or any(map(str.isspace, host)) for host in hosts):
+        _stop(variable, "comma-separated host names such as example.com, without http://")
+    return hosts
+
+
+def _origins(variable: str) -> list[str]:
+    allowed = "comma-separated origins such as https://example.com"
+    origins = _list(variable)
+    for origin in origins:
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            _stop(variable, allowed)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            _stop(variable, allowed)
+    return origins
+
+
 def _networks(variable: str) -> list[str]:
     try:
         return [str(ipaddress.ip_network(item)) for item in _list(variable)]
@@ -82,8 +102,18 @@ def _broker_url(variable: str) -> str:
         " amqp://USER:PASSWORD@HOST:PORT/VHOST (or amqps://) for RabbitMQ"
     )
     url = _text(variable, allowed)
-    schemes = ("redis://", "rediss://", "unix://", "amqp://", "amqps://")
-    return url if url.startswith(schemes) else _stop(variable, allowed)
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        _stop(variable, allowed)
+    number = parts.path.removeprefix("/") if parts.scheme in ("redis", "rediss") else ""
+    well_formed = {
+        **dict.fromkeys(("redis", "rediss"), has_place and (not number or number.isdecimal())),
+        **dict.fromkeys(("amqp", "amqps"), has_place),
+        "unix": bool(parts.path),
+    }
+    return url if well_formed.get(parts.scheme) else _stop(variable, allowed)
 
 
 def _encryption_keys(variable: str) -> list[str]:
@@ -95,7 +125,8 @@ def _encryption_keys(variable: str) -> list[str]:
 
 def _port(variable: str) -> int:
     value = env.str(variable, "8000")
-    if value.isdecimal() and 0 < int(value) < 65536:
+    # The shell that starts the web process reads it as well, and knows no digits but these.
+    if value.isascii() and value.isdecimal() and 0 < int(value) < 65536:
         return int(value)
     _stop(variable, "a whole number from 1 to 65535")
 
@@ -137,8 +168,8 @@ SECRET_KEY = _text("SECRET_KEY", "a long random text")
 ENCRYPTION_KEYS = _encryption_keys("ENCRYPTION_KEYS")
 DATABASES = {"default": _database("DATABASE_URL")}
 REDIS_URL = _broker_url("REDIS_URL")
-ALLOWED_HOSTS = _list("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
-CSRF_TRUSTED_ORIGINS = _list("CSRF_TRUSTED_ORIGINS")
+ALLOWED_HOSTS = _hosts("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
+CSRF_TRUSTED_ORIGINS = _origins("CSRF_TRUSTED_ORIGINS")
 NODE_ID = _node_id("NODE_ID")
 WEBHOOK_ALLOWED_NETWORKS = _networks("WEBHOOK_ALLOWED_NETWORKS")
 OIDC_APPS = _provider()
@@ -147,9 +178,6 @@ LOG_FORMAT = _choice("LOG_FORMAT", ("text", "json"), "text")
 LOG_LEVEL = _choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO")
 PORT = _port("PORT")
 VERSION = __version__
-
-if any(not origin.startswith(("http://", "https://")) for origin in CSRF_TRUSTED_ORIGINS):
-    _stop("CSRF_TRUSTED_ORIGINS", "comma-separated origins such as https://example.com")
 
 INSTALLED_APPS = [
     "django.contrib.auth",

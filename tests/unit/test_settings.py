@@ -1,0 +1,62 @@
+"""The environment as an operator gives it: what is malformed stops the process with one line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from demo.processes import ROOT
+
+
+def start(variable: str, value: str) -> "subprocess.CompletedProcess[str]":
+    """A process that reads the settings with this one in its environment."""
+    return subprocess.run(
+        [sys.executable, "-c", "import config.settings"],
+        cwd=ROOT,
+        env={**os.environ, variable: value},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_URL", "http://broker:6379/0"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://broker:port/0"),
+        ("REDIS_URL", "redis://broker/first"),
+        ("REDIS_URL", "amqp://user:password@/hooks"),
+        ("REDIS_URL", "unix://"),
+        ("ALLOWED_HOSTS", "https://mc.example.com"),
+        ("ALLOWED_HOSTS", "one.example.com two.example.com"),
+        ("CSRF_TRUSTED_ORIGINS", "https://"),
+        ("CSRF_TRUSTED_ORIGINS", "mc.example.com"),
+        ("PORT", "\u0663\u0660\u0660"),
+        ("PORT", "65536"),
+    ],
+)
+def test_a_malformed_setting_stops_the_process_with_one_line(variable: str, value: str) -> None:
+    done = start(variable, value)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{variable} is missing or malformed; allowed: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_URL", "redis://broker"),
+        ("REDIS_URL", "rediss://:secret@broker:6380/3?ssl_cert_reqs=required"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=1"),
+        ("REDIS_URL", "amqp://user:password@broker//"),
+        ("REDIS_URL", "amqps://user:password@broker:5671/hooks"),
+        ("ALLOWED_HOSTS", ".example.com, [::1], *"),
+        ("CSRF_TRUSTED_ORIGINS", "https://*.example.com,http://mc:8000"),
+        ("PORT", "8000"),
+    ],
+)
+def test_what_is_well_formed_is_taken(variable: str, value: str) -> None:
+    done = start(variable, value)
+    assert (done.returncode, done.stderr) == (0, "")
