@@ -52,7 +52,7 @@ _ADDRESS_ALLOWED = "the address of a webhook, or one that begins with mailtos://
 _USER_NAME = re.compile(r"[\w.@+-]{1,150}")
 _USER_NAME_ALLOWED = "1 to 150 letters, digits and `@`, `.`, `+`, `-`, `_`"
 _MOMENT_ALLOWED = "an ISO 8601 time such as 2026-01-31T12:00:00Z"
-_DURATION = re.compile(r"([1-9][0-9]{0,4})d")
+_DURATION = re.compile(r"([1-9][0-9]{0,4})d?")
 _RESERVED_HEADERS = frozenset(
     {"content-length", "content-type", "host", "transfer-encoding", "connection"}
     | {"webhook-id", "webhook-timestamp", "webhook-signature", "expect", "te", "upgrade"}
@@ -165,6 +165,7 @@ class _Reader:
         self._path = path
         self._environment = environment
         self._left: dict[str, Any] = {}
+        self._known: list[str] = []
         if isinstance(source, Mapping):
             self._left = dict(source)
         else:
@@ -180,7 +181,13 @@ class _Reader:
         """Refuse without showing what was given: it may be a secret, or say nothing."""
         self.problems.append(Problem(self.path_of(name), what, allowed))
 
+    def has(self, name: str) -> bool:
+        """Whether a field that may be left out is there."""
+        self._known.append(name)
+        return name in self._left
+
     def raw(self, name: str, default: object = None) -> Any:
+        self._known.append(name)
         value = self._left.pop(name, None)
         return default if value is None else value
 
@@ -237,7 +244,7 @@ class _Reader:
     def days(self, name: str, default: int) -> int:
         value = self.raw(name, default)
         is_number = isinstance(value, int) and not isinstance(value, bool)
-        written = f"{value}d" if is_number else value
+        written = str(value) if is_number else value
         match = _DURATION.fullmatch(written) if isinstance(written, str) else None
         if match and int(match[1]) <= 36_500:
             return int(match[1])
@@ -274,7 +281,8 @@ class _Reader:
     def finish(self) -> None:
         """Refuse whatever field has not been asked for."""
         for name in self._left:
-            self.reject(str(name), "an unknown field", "only the fields of the reference")
+            known = ", ".join(dict.fromkeys(self._known))
+            self.reject(str(name), "an unknown field", f"only {known}")
 
 
 def _can_be_stored(text: str) -> bool:
@@ -347,7 +355,7 @@ def parse_database(
     if not reader.problems:
         _check_database_url(reader, kind, url)
     schemas: tuple[str, ...] | None = None
-    if "schemas" in reader._left:
+    if reader.has("schemas"):
         schemas = reader.texts("schemas", "a list of schema names") or None
         if schemas and kind != "postgres":
             reader.refuse("schemas", list(schemas), "nothing: only Postgres has schemas")

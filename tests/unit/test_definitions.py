@@ -53,11 +53,14 @@ def test_a_trigger_of_three_fields_gets_the_defaults_of_the_contract() -> None:
         ({"timeout_ms": 0}, r"timeout_ms: got 0"),
         ({"state": "off"}, r"state: got 'off'; allowed: one of active, paused, disabled"),
         ({"backoff": {"factor": 0.5}}, r"backoff.factor: got 0.5"),
-        ({"backoff": {"speed": 1}}, r"backoff.speed: got an unknown field"),
+        (
+            {"backoff": {"speed": 1}},
+            r"backoff.speed: got an unknown field; allowed: only initial_ms, factor, max_ms$",
+        ),
         ({"headers": {"Content-Length": "1"}}, r"headers.Content-Length: got this header"),
         ({"headers": {"X": "a\r\nY: b"}}, r"headers.X: got what was given; allowed: text on one"),
         ({"headers": {"A b": "c"}}, r"headers: got 'A b'; allowed: a header name"),
-        ({"colour": "red"}, r"colour: got an unknown field"),
+        ({"colour": "red"}, r"colour: got an unknown field; allowed: only name, .*operations"),
     ],
 )
 def test_bad_input_names_field_value_and_what_is_allowed(
@@ -105,6 +108,17 @@ def test_a_source_of_another_kind_is_refused_by_name() -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     given = {"retention": {"payloads": "1d"}} | settings
     assert problem_of(parse_settings, given).startswith(message)
+
+
+@pytest.mark.parametrize("written", [7, "7", "7d"])
+def test_days_may_be_written_in_each_way_that_the_refusal_names(written: object) -> None:
+    given = {"retention": {"events": written, "payloads": written}}
+    assert parse_settings(given).retention_events_days == 7
+
+
+def test_a_database_names_the_field_that_may_be_left_out() -> None:
+    message = problem_of(parse_database, DATABASE | {"schema": ["public"]}, {})
+    assert message == "schema: got an unknown field; allowed: only alias, type, url, schemas"
 
 
 def test_a_project_is_checked_as_a_whole() -> None:
