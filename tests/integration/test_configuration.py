@@ -167,6 +167,16 @@ def test_the_command_prints_the_plan_and_refuses_a_bad_file(
         call_command("apply", str(tmp_path / "missing.yaml"))
 
 
+def test_the_doctor_says_which_of_its_words_names_nothing() -> None:
+    plan_of(SHOP)
+    with pytest.raises(CommandError, match="--project: got 'shoop'; allowed: an existing project"):
+        call_command("doctor", "--project", "shoop")
+    with pytest.raises(CommandError, match="--database: got 'mian'; allowed: an alias of shop"):
+        call_command("doctor", "--project", "shop", "--database", "mian")
+    with pytest.raises(CommandError, match="--database: got 'mian'; allowed: an alias of a"):
+        call_command("doctor", "--database", "mian")
+
+
 def test_a_token_acts_for_its_user_with_its_own_role_in_its_own_project() -> None:
     plan_of(SHOP)
     plan_of(SHOP.replace("shop", "other"))

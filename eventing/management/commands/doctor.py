@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from eventing.changes import Finding
 from eventing.doctor import check_database, passes
-from eventing.models import Database
+from eventing.models import Database, Project
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
@@ -24,12 +24,17 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         databases = Database.objects.select_related("project").order_by("project__name", "alias")
-        if options["project"]:
-            databases = databases.filter(project__name=options["project"])
-        if options["database"]:
-            databases = databases.filter(alias=options["database"])
-        if not databases and (options["project"] or options["database"]):
-            raise CommandError("no database has that project and alias")
+        if project := options["project"]:
+            if not Project.objects.filter(name=project).exists():
+                raise CommandError(
+                    f"--project: got {project!r}; allowed: an existing project's name"
+                )
+            databases = databases.filter(project__name=project)
+        if alias := options["database"]:
+            databases = databases.filter(alias=alias)
+            if not databases:
+                among = f"of {project}" if project else "of a database"
+                raise CommandError(f"--database: got {alias!r}; allowed: an alias {among}")
         findings = {database: check_database(database) for database in databases}
         if options["json"]:
             self._print_json(findings)
