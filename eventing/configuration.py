@@ -54,6 +54,13 @@ class Plan:
     cancelled_triggers: tuple[int, ...] = ()
 
 
+# As the file has them: a plan speaks of nothing else.
+_SETTINGS_PLACES: Final = {
+    "eventing_enabled": "eventing.enabled",
+    "eventing_db": "eventing.db",
+    "retention_events_days": "retention.events",
+    "retention_payloads_days": "retention.payloads",
+}
 # Far more than the longest file has; only messages go by them.
 _MOST_PATHS: Final = 100_000
 _DEEPEST_PATH: Final = 20
@@ -277,8 +284,10 @@ def _prepare_logs(definitions: list[ProjectDefinition], text: str, dry_run: bool
 def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
     """The projects a file describes. Raises InvalidInput whose problems begin with the line."""
     try:
-        lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
+        lines = _lines_of(yaml.compose(text, Loader=_Loader))
         document = yaml.safe_load(text)
+    except _TwiceError as error:
+        raise InvalidInput([error.told]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -307,6 +316,30 @@ def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
     if problems:
         raise InvalidInput([_with_line(problem, lines) for problem in problems])
     return definitions
+
+
+class _TwiceError(Exception):
+    """A mapping has one key twice."""
+
+    def __init__(self, key: yaml.ScalarNode) -> None:
+        field = f"line {key.start_mark.line + 1}: {key.value[:80]}"
+        self.told = Problem(field, "it a second time in one mapping", "each field once")
+        super().__init__(str(self.told))
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes no key twice, where YAML's own would silently let the last one win."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The next mapping of the file. Raises _TwiceError."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _TwiceError(key)
+                seen.add(key.value)
+        return node
 
 
 def _lines_of(root: yaml.Node | None) -> dict[str, int]:
@@ -373,7 +406,8 @@ class _Applier:
             self._apply_trigger(project, trigger, triggers.pop(trigger.name, None))
         changes = _differences(settings_of(project), definition.settings)
         if changes:
-            self.lines.append(f"~ settings {project.name}: {', '.join(changes)}")
+            places = ", ".join(_SETTINGS_PLACES[change] for change in changes)
+            self.lines.append(f"~ settings {project.name}: {places}")
             update_settings(project, definition.settings, by=self._by)
         if self._prune:
             self._prune_triggers(project, list(triggers.values()))

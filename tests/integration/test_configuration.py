@@ -51,7 +51,7 @@ def test_a_file_is_applied_and_says_what_it_did() -> None:
         "+ database shop/main",
         "+ trigger shop/welcome-email",
         "+ trigger shop/audit",
-        "~ settings shop: eventing_enabled, retention_payloads_days",
+        "~ settings shop: eventing.enabled, retention.payloads",
     )
     trigger = Trigger.objects.get(name="welcome-email")
     assert trigger.tables == ["users", "billing.*"]
@@ -102,7 +102,7 @@ def test_a_change_names_the_fields_that_differ() -> None:
     changed = SHOP.replace("example.com/audit", "example.com/other").replace("30d", "60d")
     assert plan_of(changed) == (
         "~ trigger shop/audit: url",
-        "~ settings shop: retention_events_days",
+        "~ settings shop: retention.events",
     )
 
 

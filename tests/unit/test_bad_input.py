@@ -84,6 +84,26 @@ def test_aliases_that_multiply_do_not_hang_yaml() -> None:
     quickly(lambda: parse(nested, {}), InvalidInput)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("projects:\n- name: a\n  triggers: []\n  triggers: []", "line 4: triggers"),
+        ("projects: []\nprojects: []", "line 2: projects"),
+        ("projects:\n- name: a\n  eventing: {db: a, enabled: true, db: b}", "line 3: db"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(text: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse(text, {})
+    said = "got it a second time in one mapping; allowed: each field once"
+    assert str(refused.value) == f"{told}: {said}"
+
+
+def test_a_merge_may_give_what_the_mapping_gives_itself() -> None:
+    text = "projects:\n- &a {name: shop, triggers: []}\n- {<<: *a, name: other}"
+    assert [project.name for project in parse(text, {})] == ["shop", "other"]
+
+
 @pytest.mark.parametrize("deep", ["[" * 100_000, "{a: " * 50_000, "- " * 50_000])
 def test_what_is_nested_without_end_is_refused(deep: str) -> None:
     quickly(lambda: parse(deep, {}), InvalidInput)
