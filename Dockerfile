@@ -12,7 +12,7 @@ RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent missio
 COPY requirements.txt .
 RUN pip install --require-hashes --only-binary :all: --requirement requirements.txt
 
-COPY manage.py Procfile ./
+COPY manage.py gunicorn.conf.py Procfile ./
 COPY config config
 COPY eventing eventing
 COPY webui webui

@@ -1,12 +1,23 @@
 """The environment as an operator gives it: what is malformed stops the process with one line."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from demo.processes import ROOT
+from demo.processes import ROOT, Processes, procfile
+from tests.ports import free_port
+from tests.waiting import wait_until
+
+# With a broker that nobody reaches, and the programs of this very Python.
+PLACES = {
+    "DJANGO_SETTINGS_MODULE": "config.settings",
+    "REDIS_URL": "redis://127.0.0.1:1",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+}
 
 
 def start(variable: str, value: str) -> "subprocess.CompletedProcess[str]":
@@ -42,6 +53,35 @@ def test_a_malformed_setting_stops_the_process_with_one_line(variable: str, valu
     assert done.returncode == 1
     assert done.stderr.startswith(f"{variable} is missing or malformed; allowed: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["web", "capture", "worker", "beat"])
+def test_every_process_ends_with_that_line_and_is_not_started_again(name: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", procfile()[name]],
+        cwd=ROOT,
+        env={**os.environ, **PLACES, "PORT": "x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "PORT is missing or malformed; allowed: a whole number from 1 to 65535\n"
+
+
+@pytest.mark.parametrize(("name", "said"), [("web", "Booting worker"), ("beat", "Trying again")])
+def test_whatever_a_process_says_is_json_where_that_is_asked_for(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    asked = {"BIND": "127.0.0.1", "PORT": str(free_port()), "LOG_FORMAT": "json"}
+    processes = Processes({name: procfile()[name]}, {**PLACES, **asked}, tmp_path)
+    processes.start(name)
+    try:
+        wait_until(lambda: said in processes.log(name).read_text(), 60, f"{name} says nothing")
+    finally:
+        processes.stop_all()
+    for line in processes.log(name).read_text().splitlines():
+        assert json.loads(line)["event"]
 
 
 @pytest.mark.parametrize(
