@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from eventing.changes import DATABASE_TYPES, OPERATIONS, DatabaseType, Operation
 from eventing.connection_strings import SCHEMES, ConnectionString
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, shown
 
 TriggerState = Literal["active", "paused", "disabled"]
 TRIGGER_STATES: Final[tuple[TriggerState, ...]] = ("active", "paused", "disabled")
@@ -169,13 +169,15 @@ class _Reader:
         if isinstance(source, Mapping):
             self._left = dict(source)
         else:
-            self.problems.append(Problem(path or "input", _shown(source), "a mapping is expected"))
+            self.problems.append(
+                Problem(path or "input", shown(source), "a mapping of names to values")
+            )
 
     def path_of(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
 
     def refuse(self, name: str, given: object, allowed: str) -> None:
-        self.problems.append(Problem(self.path_of(name), _shown(given), allowed))
+        self.problems.append(Problem(self.path_of(name), shown(given), allowed))
 
     def reject(self, name: str, what: str, allowed: str) -> None:
         """Refuse without showing what was given: it may be a secret, or say nothing."""
@@ -290,19 +292,6 @@ def _can_be_stored(text: str) -> bool:
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _shown(value: object) -> str:
-    """A value as a message may show it: short, and never a structure's contents."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return repr(value if len(value) <= 80 else value[:77] + "...")
-    if isinstance(value, bool | int | float):
-        return str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, Sequence) and all(isinstance(item, str | int) for item in value):
-        return _shown(", ".join(map(str, value))) if value else "an empty list"
-    return f"a {type(value).__name__}"
-
-
 def references_in(written: str) -> list[str]:
     """The names of the environment variables that `written` refers to."""
     return _REFERENCE.findall(written)
@@ -316,7 +305,7 @@ def parse_project_name(value: object, path: str = "name") -> str:
     """A project's name, checked."""
     if isinstance(value, str) and _PROJECT_NAME.fullmatch(value):
         return value
-    raise InvalidInput([Problem(path, _shown(value), _PROJECT_NAME_ALLOWED)])
+    raise InvalidInput([Problem(path, shown(value), _PROJECT_NAME_ALLOWED)])
 
 
 def parse_project_title(value: object) -> str:
@@ -324,7 +313,7 @@ def parse_project_title(value: object) -> str:
     title = value.strip() if isinstance(value, str) else value
     if isinstance(title, str) and _LABEL.fullmatch(title) and _can_be_stored(title):
         return title
-    raise InvalidInput([Problem("title", _shown(value), _LABEL_ALLOWED)])
+    raise InvalidInput([Problem("title", shown(value), _LABEL_ALLOWED)])
 
 
 def proposed_project_name(title: str) -> str:
@@ -656,7 +645,7 @@ def _unknown_databases(
         Problem(
             f"{place}.databases",
             repr(alias),
-            "an alias of this project is: " + (", ".join(sorted(aliases)) or "it has none"),
+            "a database of this project: " + (", ".join(sorted(aliases)) or "it has none"),
         )
         for place, trigger in triggers
         for alias in trigger.databases

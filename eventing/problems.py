@@ -1,5 +1,6 @@
 """How bad input is reported: one message a field, with what was given and what is allowed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -24,3 +25,16 @@ class InvalidInput(Exception):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+
+
+def shown(value: object) -> str:
+    """A value as a message may show it: short, and never a structure's contents."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:77] + "...")
+    if isinstance(value, bool | int | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, Sequence) and all(isinstance(item, str | int) for item in value):
+        return shown(", ".join(map(str, value))) if value else "an empty list"
+    return f"a {type(value).__name__}"

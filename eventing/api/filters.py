@@ -16,7 +16,7 @@ from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.exports import EXPORT_KINDS, ExportKind
 from eventing.logs.base import EventFilter
 from eventing.models import Project, Trigger
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, shown
 from eventing.stats import LAST_HOUR, PERIODS, Period
 
 FILTERS: Final = (
@@ -167,7 +167,7 @@ def event_ids_of(body: Mapping[str, Any]) -> list[UUID]:
     given = body.get("ids")
     found: list[UUID] = []
     if not isinstance(given, list) or not 0 < len(given) <= MOST_CHOSEN:
-        problems.append(Problem("ids", "something else", f"a list of 1 to {MOST_CHOSEN} event ids"))
+        problems.append(Problem("ids", shown(given), f"a list of 1 to {MOST_CHOSEN} event ids"))
     else:
         for index, text in enumerate(given):
             try:
@@ -197,7 +197,7 @@ def _texts(
             continue
         elif not isinstance(value, str) or "\x00" in value or len(value) > _LONGEST:
             allowed = f"text of at most {_LONGEST} characters, without U+0000"
-            problems.append(Problem(name, "something else", allowed))
+            problems.append(Problem(name, shown(value), allowed))
         else:
             given[name] = value
     return given, problems

@@ -27,7 +27,7 @@ from eventing.access import Actor
 from eventing.api.bodies import as_json
 from eventing.api.problem_details import Conflict
 from eventing.models import KeptAnswer
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, shown
 
 HEADER: Final = "Idempotency-Key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
@@ -98,7 +98,7 @@ def _claim(request: Request) -> tuple[KeptAnswer, bool]:
     key = request.headers[HEADER]
     if not _KEY.fullmatch(key):
         allowed = "1 to 255 visible ASCII characters"
-        raise InvalidInput([Problem(HEADER, "something else", allowed)])
+        raise InvalidInput([Problem(HEADER, shown(key), allowed)])
     token = cast(Actor, request.auth).token
     path = request.get_full_path()
     digest = sha256(f"{path}\n{key}".encode()).hexdigest()

@@ -10,7 +10,7 @@ from eventing.api.filters import audit_selection_of
 from eventing.api.representations import entry_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.logs.base import InvalidCursor
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, shown
 
 
 class AuditLog(ProjectView):
@@ -29,7 +29,7 @@ class AuditLog(ProjectView):
         try:
             page = audit.browse(self.project, selection.filters, selection.cursor, selection.limit)
         except InvalidCursor:
-            problem = Problem("cursor", "something else", "`next` of the page before")
+            problem = Problem("cursor", shown(selection.cursor), "`next` of the page before")
             raise InvalidInput([problem]) from None
         return Response(
             {"results": [entry_shown(each) for each in page.entries], "next": page.next_cursor}

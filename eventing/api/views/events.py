@@ -25,7 +25,7 @@ from eventing.api.views.base import ProjectView, operation
 from eventing.history import redeliver, redeliver_matching
 from eventing.logs.base import EventDetail, InvalidCursor
 from eventing.models import Project, Trigger
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, shown
 
 
 def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
@@ -53,7 +53,7 @@ class Events(ProjectView):
                 self.project, selection.filters, selection.cursor, selection.limit
             )
         except InvalidCursor:
-            problem = Problem("cursor", "something else", "`next` of the page before")
+            problem = Problem("cursor", shown(selection.cursor), "`next` of the page before")
             raise InvalidInput([problem]) from None
         return Response(
             {"results": [event_shown(row) for row in page.rows], "next": page.next_cursor}

@@ -28,8 +28,10 @@ class Command(BaseCommand):
         name = options["file"]
         try:
             text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"{name} cannot be read: {error}") from None
+        except OSError as error:
+            raise CommandError(f"{name} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise CommandError(f"{name} cannot be read: it is not UTF-8") from None
         try:
             plan = apply(
                 text,
