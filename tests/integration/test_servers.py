@@ -4,8 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 
 import psycopg2
 import pytest
@@ -61,7 +61,14 @@ def test_the_broker_answers(redis_server: RedisServer) -> None:
         assert client.ping()
 
 
-def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """One whose path leaves room for that of a server's socket."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_servers_end_with_a_process_that_is_killed(short_folder: str) -> None:
     starter = (
         "from tests.databases import new_mariadb, new_mongodb, new_mysql\n"
         "from tests.servers import new_postgres, new_redis\n"
@@ -75,7 +82,7 @@ def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-c", starter],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": short_folder},
     ) as process:
         assert process.stdout is not None
         ports = [int(port) for port in process.stdout.readline().split()]

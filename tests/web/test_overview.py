@@ -131,14 +131,14 @@ def test_projects_and_health_take_a_fixed_number_of_queries(shop: Shop, admin: C
 
 def test_the_health_page_tells_only_of_projects_one_may_see(shop: Shop, admin: Client) -> None:
     other = make_project("hidden")
-    make_database(other, "postgresql://h/d", "secret-database")
-    Breakers().open(make_trigger(other, "https://example.com/", "secret-trigger").pk, "it fails")
+    make_database(other, "postgresql://h/d", "unseen-database")
+    Breakers().open(make_trigger(other, "https://example.com/", "unseen-trigger").pk, "it fails")
     Breakers().open(shop.trigger.pk, "it fails here")
     text = admin.get("/health/").content.decode()
     assert "It fails here" in text
     assert "1 open" in text
     assert "main" in text
-    assert "secret" not in text
+    assert "unseen" not in text
     panel = admin.get("/health/", headers={"HX-Request": "true"}).content.decode()
     assert "<html" not in panel
     assert "starting" in panel
