@@ -14,6 +14,8 @@ from bench.product import Bench
 from bench.results import Figure
 from eventing.logs.base import EventFilter
 from eventing.logs.counting import LATENCY_BUCKETS, SPANS
+from eventing.logs.pgconnections import Connections
+from eventing.logs.pgtables import Tables
 from eventing.logs.postgres import PostgresEventLog
 
 # Twenty of as many events each, and one of ten.
@@ -113,7 +115,9 @@ def filled(url: str, count: int, owner: Owner = Owner()) -> PostgresEventLog:  #
     log.make_tables()
     now_ms = int(time.time() * 1000)
     today = now_ms // _DAY_MS
-    log.make_partitions(range(today - _DAYS, today + 1))
+    connections = Connections(url, of_a_project=False)
+    Tables(connections).make_partitions(range(today - _DAYS, today + 1))
+    connections.close()
     connection = psycopg2.connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
