@@ -162,13 +162,9 @@ def upkeep() -> None:
             logger.warning("an Eventing DB cannot be looked after", number=number, error=str(error))
 
 
-_catching_up: set[int] = set()
-
-
 def _catch_up_meanwhile(log_number: int, log: EventLog) -> None:
     """Have a log catch up on a thread that nobody waits for, least of all who ends this process."""
-    if log_number not in _catching_up:
-        _catching_up.add(log_number)
+    if _patience.begin("catch up", log_number):
         threading.Thread(
             target=_catch_up, args=[log_number, log], name="catches up", daemon=True
         ).start()
@@ -183,7 +179,7 @@ def _catch_up(log_number: int, log: EventLog) -> None:
         logger.exception("an Eventing DB could not catch up", number=log_number)
     finally:
         log.close()
-        _catching_up.discard(log_number)
+        _patience.end("catch up", log_number, 0.0)
 
 
 def settle_statistics() -> None:
