@@ -52,6 +52,7 @@ from eventing.logs.mystatements import (
     portions,
 )
 from eventing.logs.mytables import Tables, note_late
+from eventing.logs.places import Due, Places
 
 _CANCELLED_AT_ONCE: Final = 5_000
 _EXPIRED_AT_ONCE: Final = 9_000
@@ -70,6 +71,7 @@ class MySqlEventLog:
         self._connections = Connections(url)
         self._tables = Tables(self._connections)
         self._known_kinds: KnownKinds[Kind] = KnownKinds()
+        self._places = Places()
         self._writer = f"{int(time.time() * 1000):x}"
 
     @property
@@ -177,18 +179,10 @@ class MySqlEventLog:
     @again_after_a_deadlock
     def _claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
         with self._connections.transaction() as at:
-            # By delivery_due; what was stored a moment ago stands within the grace.
-            found = at.rows(
-                f"""
-                SELECT event_id, attempts + 1, failures, order_key
-                FROM {DELIVERY} FORCE INDEX (delivery_due)
-                WHERE trigger_id = %s AND sweep_at <= {AFTER_THE_GRACE}
-                  AND state = 'pending' AND next_attempt_at <= {NOW}
-                ORDER BY sweep_at, event_id LIMIT {limit:d}
-                FOR UPDATE SKIP LOCKED""",
-                trigger_id,
+            found = self._places.find(
+                trigger_id, limit, lambda place: _due(at, trigger_id, limit, place)
             )
-            return _taken(at, found, lease_seconds)
+            return _taken(at, [(event_id, *rest) for event_id, _, *rest in found], lease_seconds)
 
     @again_after_a_deadlock
     def record(self, outcomes: Sequence[Outcome], worker: str) -> Recorded:
@@ -642,6 +636,24 @@ def _insert_deliveries(at: Transaction, origin: Origin, events: Sequence[Event])
 
 
 # What claiming is made of
+
+
+def _due(at: Transaction, trigger_id: int, limit: int, place: Due | None) -> Sequence[Due]:
+    """Up to `limit` events that are due, behind `place`, locked: id, when due, what a claim needs.
+
+    By delivery_due; what was stored a moment ago stands within the grace.
+    """
+    behind = f"AND sweep_at >= {place[1]:d}" if place else ""
+    return at.rows(
+        f"""
+        SELECT event_id, sweep_at, attempts + 1, failures, order_key
+        FROM {DELIVERY} FORCE INDEX (delivery_due)
+        WHERE trigger_id = %s {behind} AND sweep_at <= {AFTER_THE_GRACE}
+          AND state = 'pending' AND next_attempt_at <= {NOW}
+        ORDER BY sweep_at, event_id LIMIT {limit:d}
+        FOR UPDATE SKIP LOCKED""",
+        trigger_id,
+    )
 
 
 def _taken(at: Transaction, found: Sequence[tuple[Any, ...]], lease_seconds: float) -> list[Claim]:

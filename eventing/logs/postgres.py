@@ -69,6 +69,7 @@ from eventing.logs.pgstatements import (
     timestamp,
 )
 from eventing.logs.pgtables import Tables
+from eventing.logs.places import Due, Places
 
 KindName: TypeAlias = tuple[int, int, str, str, int, str, str]
 """A row of event_kind, but for when it was noted."""
@@ -84,6 +85,7 @@ class PostgresEventLog:
         self._connections = Connections(dsn, of_a_project)
         self._tables = Tables(self._connections)
         self._known_kinds: KnownKinds[KindName] = KnownKinds()
+        self._places = Places()
         self._writer = f"{int(time.time() * 1000):x}"
         # Events whose outcomes could not be recorded, unless only the server's answer was lost.
         self._in_doubt: set[str] = set()
@@ -301,23 +303,35 @@ class PostgresEventLog:
     def claim_due(self, trigger_id: int, limit: int, lease_seconds: float) -> list[Claim]:
         """Take up to `limit` events of a trigger that are due, those due longest first."""
         with self._connections.transaction() as at:
-            # By delivery_due; what was stored a moment ago stands within the grace.
-            at.run(
-                f"""{IN_ORDER_OF_THE_INDEX}
-                SELECT d.event_id::text FROM {SCHEMA}.delivery d
-                WHERE trigger_id = %s AND sweep_at <= now() + %s * interval '1 second'
-                  AND state = 'pending' AND next_attempt_at <= now()
-                ORDER BY d.sweep_at, d.event_id LIMIT %s
-                FOR UPDATE SKIP LOCKED""",
-                trigger_id,
-                SWEEP_GRACE_SECONDS,
-                limit,
+            found = self._places.find(
+                trigger_id, limit, lambda place: self._due(at, trigger_id, limit, place)
             )
-            texts = [event_id for (event_id,) in at.fetchall()]
-            if not texts:
+            if not found:
                 return []
             at.run("SET LOCAL enable_sort TO DEFAULT")
-            return self._claim_locked(at, texts, lease_seconds)
+            return self._claim_locked(at, [event_id for event_id, _ in found], lease_seconds)
+
+    def _due(
+        self, at: Transaction, trigger_id: int, limit: int, place: Due | None
+    ) -> Sequence[Due]:
+        """Up to `limit` events that are due, behind `place`, locked: ids, and when they are due.
+
+        By delivery_due; what was stored a moment ago stands within the grace.
+        """
+        behind = "AND (d.sweep_at, d.event_id) > (%s::timestamptz, %s::uuid)" if place else ""
+        at.run(
+            f"""{IN_ORDER_OF_THE_INDEX}
+            SELECT d.event_id::text, d.sweep_at::text FROM {SCHEMA}.delivery d
+            WHERE trigger_id = %s {behind} AND sweep_at <= now() + %s * interval '1 second'
+              AND state = 'pending' AND next_attempt_at <= now()
+            ORDER BY d.sweep_at, d.event_id LIMIT %s
+            FOR UPDATE SKIP LOCKED""",
+            trigger_id,
+            *((place[1], place[0]) if place else ()),
+            SWEEP_GRACE_SECONDS,
+            limit,
+        )
+        return at.fetchall()
 
     def _claim(self, at: Transaction, texts: Sequence[str], lease_seconds: float) -> list[Claim]:
         # By primary key.

@@ -49,6 +49,42 @@ class TestPostgres(LogContract):
         left = "SELECT count(*) FROM mission_control.delivery"
         assert execute(source_database, left)[0][0] == 0
 
+    def test_claims_of_a_backlog_do_not_read_what_is_gone_although_a_backup_keeps_it(
+        self, log: Log, source_database: str
+    ) -> None:
+        stored(log, 3000)
+        with backup_of(source_database):
+            while claims := log.claim_due(1, 30, 60):
+                log.record([make_outcome(claim, 200) for claim in claims], "w")
+        log.close()
+        read = (
+            "SELECT idx_tup_read FROM pg_stat_all_indexes"
+            " WHERE schemaname = 'mission_control' AND indexrelname = 'delivery_due'"
+        )
+        read_entries = wait_until(
+            lambda: (found := execute(source_database, read)[0][0]) >= 3000 and found,
+            10,
+            "the server has not counted",
+        )
+        # From the beginning each time it would be 150 000.
+        assert read_entries < 75_000
+
+    def test_what_another_worker_let_go_of_is_claimed_although_later_ones_are_claimed_already(
+        self, log: Log, source_database: str
+    ) -> None:
+        ids = ids_of(stored(log, 30))
+        with closing(psycopg2.connect(source_database)) as other, other.cursor() as cursor:
+            cursor.execute(
+                "SELECT 1 FROM mission_control.delivery WHERE event_id = ANY (%s::uuid[])"
+                " FOR UPDATE",
+                [[str(event_id) for event_id in ids[:3]]],
+            )
+            claimed = [claim.event_id for claim in log.claim_due(1, 10, 60)]
+        assert claimed == ids[3:13]
+        while some := log.claim_due(1, 10, 60):
+            claimed += [claim.event_id for claim in some]
+        assert sorted(claimed) == ids
+
     def test_a_backup_keeps_no_event_waiting_when_old_days_are_to_go(
         self, log: Log, source_database: str
     ) -> None:
