@@ -34,7 +34,9 @@ _ENOUGH_MESSAGES: Final = 100
 _EXPIRE_EVERY_SECONDS: Final = 3.0
 _EXPIRE_SHARE: Final = 0.01
 _EXPIRE_AT_LEAST_EVERY_SECONDS: Final = 60.0
-_UNAVAILABLE_PAUSE_SECONDS: Final = 10.0
+# While a backup keeps what is gone in the indexes, a sweep reads all of it.
+_SWEEP_SHARE: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 10.0
 # Long enough for every worker to have read the change.
 _LATELY_SECONDS: Final = 4
 
@@ -131,14 +133,17 @@ _patience = _Patience()
 
 
 def sweep_patiently(log_number: int) -> None:
-    """Sweep a log that may be far away: one sweep at a time, and a pause if it does not answer."""
+    """Sweep a log that may be far away: one sweep at a time, the more seldom the longer it takes,
+    and a pause if it does not answer."""
     if not _patience.begin("sweep", log_number):
         return
-    pause = 0.0
+    pause = _LONGEST_PAUSE_SECONDS
+    began = time.monotonic()
     try:
         sweep(log_number)
+        took = time.monotonic() - began
+        pause = min(took / _SWEEP_SHARE - took, _LONGEST_PAUSE_SECONDS)
     except LogUnavailable as error:
-        pause = _UNAVAILABLE_PAUSE_SECONDS
         logger.warning("an Eventing DB cannot be swept", number=log_number, error=str(error))
     finally:
         _patience.end("sweep", log_number, pause)

@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -292,6 +292,22 @@ def session_postgres() -> PostgresServer | ExternalPostgres:
 def session_redis() -> RedisServer:
     """The broker that most tests share; its address is known before it is started."""
     return new_redis()
+
+
+@contextlib.contextmanager
+def backup_of(url: str) -> Iterator[None]:
+    """As pg_dump does it: no table can be altered, and nothing that goes is forgotten meanwhile."""
+    connection = psycopg2.connect(url)
+    with connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        cursor.execute(
+            "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables"
+            " WHERE schemaname IN ('public', 'mission_control')"
+        )
+        ((tables,),) = cursor.fetchall()
+        cursor.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
+        yield
+    connection.close()
 
 
 def drop_database(server: PostgresServer | ExternalPostgres, name: str) -> None:

@@ -26,6 +26,7 @@ from tests.integration.log_contract import (
     stored,
 )
 from tests.proxy import Proxy
+from tests.servers import backup_of
 from tests.waiting import wait_until
 
 
@@ -338,17 +339,3 @@ def in_a_transaction(url: str, sql: str) -> Iterator[None]:
 
 def waits_for_a_lock(url: str) -> bool:
     return bool(execute(url, "SELECT 1 FROM pg_locks WHERE NOT granted"))
-
-
-@contextmanager
-def backup_of(url: str) -> Iterator[None]:
-    """As pg_dump does it: tables are locked against being changed, until all is read."""
-    connection = psycopg2.connect(url)
-    with connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        cursor.execute(
-            "LOCK TABLE mission_control.event_log, mission_control.delivery,"
-            " mission_control.invocation_log IN ACCESS SHARE MODE"
-        )
-        yield
-    connection.close()

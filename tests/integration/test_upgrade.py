@@ -3,10 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import psycopg2
 import pytest
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
@@ -15,7 +12,7 @@ from django.test import Client
 from demo.processes import ROOT
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_change, make_events, make_origin
-from tests.servers import execute
+from tests.servers import backup_of, execute
 
 BEFORE = "0007_kept_answers_and_rate_limits"
 
@@ -43,22 +40,6 @@ def migrated(url: str, *arguments: str) -> None:
     upgrade = migrate(url, *arguments)
     _, said = upgrade.communicate()
     assert upgrade.returncode == 0, said
-
-
-@contextmanager
-def backup_of(url: str) -> Iterator[None]:
-    """As pg_dump begins: every table is locked against being altered until all is read."""
-    opened = psycopg2.connect(url)
-    with opened.cursor() as at:
-        at.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        at.execute(
-            "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables"
-            " WHERE schemaname IN ('public', 'mission_control')"
-        )
-        ((tables,),) = at.fetchall()
-        at.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
-        yield
-    opened.close()
 
 
 def test_migrate_waits_for_a_backup_and_nobody_waits_for_migrate(older_database: str) -> None:
