@@ -33,7 +33,7 @@ SELECT {project}, {before} + t, 'orders', 'insert', {database}, 'trigger-' || t,
 FROM generate_series(1, {triggers}) t
 """
 # Events `first` to `last`, spread evenly over `span` milliseconds from `start`: of twenty triggers,
-# and of one that has an event in a thousand of the first ten thousand.
+# and of one that has an event in a thousand of the first ten thousand; of documents with five each.
 _EVENTS: Final = """
 INSERT INTO mission_control.event_log (id, project_id, project, trigger_id, trigger, database_id,
     database, database_type, "table", operation, doc_id, payload, committed_at)
@@ -41,7 +41,7 @@ SELECT (lpad(to_hex(ms), 12, '0') || '8' || lpad(to_hex(i % 4096), 3, '0') || 'a
         || substr(md5(i::text), 1, 15))::uuid,
        {project}, 'bench', {before} + t, 'trigger-' || t, {database}, 'main', 'postgres', 'orders',
        'insert',
-       (i % 2000003)::text,
+       (i % ({count} / 5))::text,
        '{{"data": {{"doc": {{"note": "' || repeat(md5(i::text), 9) || '"}}}}}}',
        to_timestamp(ms / 1000.0)
 FROM (
@@ -83,7 +83,7 @@ def measure_logs(bench: Bench, events: int) -> list[Figure]:
         ("no filter", EventFilter()),
         ("a trigger", EventFilter(trigger="trigger-7")),
         ("a trigger with ten events", EventFilter(trigger="trigger-21")),
-        ("a document", EventFilter(document_id="7001")),
+        ("a document", EventFilter(document_id="701")),
         ("delivered", EventFilter(status="delivered")),
         ("failed, none", EventFilter(status="failed")),
         ("a time two days ago", EventFilter(before=now - timedelta(days=2))),

@@ -23,7 +23,7 @@ _PAGES: Final = (
     ("Event Logs", "projects/bench/events/"),
     ("Event Logs, a trigger", "projects/bench/events/?trigger=trigger-7"),
     ("Event Logs, failed, of which there are none", "projects/bench/events/?status=failed"),
-    ("Event Logs, a document", "projects/bench/events/?doc_id=7001"),
+    ("Event Logs, a document", "projects/bench/events/?doc_id=701"),
     ("audit log", "projects/bench/settings/audit/"),
 )
 
