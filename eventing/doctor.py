@@ -63,7 +63,8 @@ def sample(database: Database, definition: TriggerDefinition) -> Sample | None:
     Raises SourceUnavailable.
     """
     rule = Rule(0, "", definition.tables, frozenset(definition.operations))
-    matcher = Matcher([rule])
+    has_schemas = database.type == "postgres"
+    matcher = Matcher([rule], has_schemas=has_schemas)
     source = _source(database)
     try:
         named = sorted(matcher.named_tables)
@@ -73,7 +74,7 @@ def sample(database: Database, definition: TriggerDefinition) -> Sample | None:
             if matcher.wants(table.name, definition.operations[0])
         ]
         for table in tables[:_TABLES_SAMPLED]:
-            found = source.sample(table.removeprefix("public."))
+            found = source.sample(table.removeprefix("public.") if has_schemas else table)
             if found is not None:
                 return found
         return None

@@ -22,10 +22,13 @@ class Rule:
 
 
 class Matcher:
-    """The rules of one database. Answers are remembered per table and operation."""
+    """The rules of one database. Answers are remembered per table and operation.
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = [(rule, _pattern(rule.tables)) for rule in rules]
+    `has_schemas`: tables are named as in Postgres, where `public.users` means `users`.
+    """
+
+    def __init__(self, rules: Sequence[Rule], *, has_schemas: bool = True) -> None:
+        self._rules = [(rule, _pattern(rule.tables, has_schemas)) for rule in rules]
         self._known: dict[tuple[str, Operation], tuple[Rule, ...]] = {}
 
     def rules_for(self, table: str, operation: Operation) -> tuple[Rule, ...]:
@@ -69,11 +72,17 @@ class Matcher:
         )
 
 
-def _pattern(tables: Sequence[str]) -> re.Pattern[str] | None:
-    """One expression for all names; `public.users` means the same table as `users`."""
+def _pattern(tables: Sequence[str], has_schemas: bool) -> re.Pattern[str] | None:
+    """One expression for all names."""
     if not tables:
         return None
-    alternatives = (
-        ".*".join(map(re.escape, table.removeprefix("public.").split("*"))) for table in tables
-    )
-    return re.compile("|".join(f"(?:{alternative})" for alternative in alternatives), re.DOTALL)
+    alternatives = (f"(?:{_alternative(table, has_schemas)})" for table in tables)
+    return re.compile("|".join(alternatives), re.DOTALL)
+
+
+def _alternative(table: str, has_schemas: bool) -> str:
+    anything = ".*"
+    if has_schemas and table.startswith("public."):
+        # What has a dot in it is in another schema.
+        table, anything = table.removeprefix("public."), r"[^.]*"
+    return anything.join(map(re.escape, table.split("*")))

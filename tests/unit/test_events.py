@@ -26,7 +26,9 @@ ALL = frozenset(("insert", "update", "delete"))
     [
         ((), ("users", "billing.invoices"), ()),
         (("users",), ("users",), ("Users", "users2", "billing.users")),
-        (("public.users",), ("users",), ("billing.users",)),
+        (("public.users",), ("users",), ("billing.users", "public.users")),
+        (("public.*",), ("users", "user_log"), ("billing.users",)),
+        (("public.*_log",), ("user_log",), ("users", "billing.user_log")),
         (("billing.*",), ("billing.invoices",), ("billing", "users")),
         (("*_log", "users"), ("audit_log", "a.b_log", "users"), ("log_audit",)),
         (("a+b",), ("a+b",), ("aab",)),
@@ -38,6 +40,12 @@ def test_tables_match_by_name_and_by_star(
     matcher = Matcher([Rule(1, "t", tables, ALL)])
     assert all(matcher.wants(table, "insert") for table in matching)
     assert not any(matcher.wants(table, "insert") for table in others)
+
+
+def test_without_schemas_a_name_that_begins_with_public_is_a_name() -> None:
+    matcher = Matcher([Rule(1, "t", ("public.users",), ALL)], has_schemas=False)
+    assert matcher.wants("public.users", "insert")
+    assert not matcher.wants("users", "insert")
 
 
 def test_a_change_becomes_one_event_for_each_trigger_that_matches() -> None:
