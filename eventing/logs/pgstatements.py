@@ -30,6 +30,13 @@ NULL: Final = "\\N"
 # A claim that a crash of the server undoes is an event that is sent again.
 NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off;"
 
+# A source is told of what is stored, and then forgets it: that has to last, whatever the server's
+# default. What also waits for standbys stays as it is.
+MUST_LAST: Final = (
+    "SELECT set_config('synchronous_commit', replace(current_setting('synchronous_commit'),"
+    " 'off', 'on'), true);"
+)
+
 # Text that means the same to every session, whatever its DateStyle and time zone.
 AFTER_THE_GRACE: Final = (
     f"to_char((now() + interval '{SWEEP_GRACE_SECONDS} seconds') AT TIME ZONE 'UTC',"

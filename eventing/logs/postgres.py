@@ -59,6 +59,7 @@ from eventing.logs.pgstatements import (
     AFTER_THE_GRACE,
     BY_INDEX,
     IN_ORDER_OF_THE_INDEX,
+    MUST_LAST,
     NEED_NOT_LAST,
     NULL,
     SCHEMA,
@@ -183,12 +184,12 @@ class PostgresEventLog:
         Returns when the sweep is to look for what is stored now, by this database's clock.
         """
         if previous is None:
-            sql = f"""
+            sql = f"""{MUST_LAST}
                 INSERT INTO {SCHEMA}.capture_position (position, database_id)
                 VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING {AFTER_THE_GRACE}"""
             at.run(sql, position, database_id)
         else:
-            sql = f"""
+            sql = f"""{MUST_LAST}
                 UPDATE {SCHEMA}.capture_position SET position = %s, updated_at = now()
                 WHERE database_id = %s AND position = %s RETURNING {AFTER_THE_GRACE}"""
             at.run(sql, position, database_id, previous)

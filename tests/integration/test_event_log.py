@@ -17,6 +17,7 @@ from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_outcome
 from tests.integration.log_contract import (
     DAY_MS,
+    ORIGIN,
     Log,
     LogContract,
     deliver,
@@ -26,7 +27,7 @@ from tests.integration.log_contract import (
     stored,
 )
 from tests.proxy import Proxy
-from tests.servers import backup_of
+from tests.servers import backup_of, new_postgres
 from tests.waiting import wait_until
 
 
@@ -339,3 +340,19 @@ def in_a_transaction(url: str, sql: str) -> Iterator[None]:
 
 def waits_for_a_lock(url: str) -> bool:
     return bool(execute(url, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+
+def test_what_a_source_is_told_of_outlasts_a_crash_whatever_the_server_s_default() -> None:
+    server = new_postgres(synchronous_commit="off", wal_writer_delay="10s")
+    server.start()
+    log = PostgresEventLog(server.create_database())
+    log.make_tables()
+    events = stored(log, 3)
+    position = log.position(ORIGIN.database_id)
+    server.kill()
+    log.close()
+    server.start()
+    assert log.position(ORIGIN.database_id) == position
+    assert sorted(found(log)) == sorted(ids_of(events))
+    log.close()
+    server.stop()
