@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from django.conf import settings
 from django.db import Error, connection, transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from eventing.changes import Batch, Event, Origin
@@ -25,10 +25,10 @@ from eventing.lease import Lease
 from eventing.logs.base import LogUnavailable, PositionMoved
 from eventing.matching import Matcher, Rule
 from eventing.models import CaptureLease, Database, Installation, RetiredSource, Trigger
-from eventing.models.fields import UndecryptableValue
+from eventing.models.fields import UndecryptableValue, stored_value
 from eventing.projects import configuration_version
 from eventing.sources import source_of
-from eventing.sources.base import Source, SourceBlocked, SourceUnavailable
+from eventing.sources.base import START_ANEW, Source, SourceBlocked, SourceUnavailable
 
 # What is stored at once, at most: so many events, or so many characters of payloads. A change is an
 # event for each trigger that it matches, so that fewer changes are read the more those are.
@@ -48,11 +48,13 @@ _TELLING: Final = (SourceUnavailable, LogUnavailable, PositionMoved, Error)
 _BEGUN: Final = "begun"
 # Begins the position that is left in a log when another one takes over.
 _MOVED: Final = "moved:"
+# Begins the position of a source that was seen to have lost what lies behind it.
+_LOST: Final = "lost:"
 
 logger = structlog.get_logger(__name__)
 
 
-class _Reconfigured(Exception):
+class Reconfigured(Exception):
     """The database's row has changed so that it must be opened anew, or is not to be captured."""
 
 
@@ -73,7 +75,7 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
                     break
                 loop.run()
                 failures = 0
-            except _Reconfigured:
+            except Reconfigured:
                 failures = 0
             except UndecryptableValue as error:
                 log.error("capture is blocked", error=str(error))
@@ -182,13 +184,14 @@ class CaptureLoop:
         self._stored = self._log.position(self._database.pk)
         if self._stored is None:
             self._begin()
+        try:
+            self._open()
+        finally:
+            self._give_up_if_unwanted()
         if self._stored == _BEGUN:
-            self._source.open(self._matcher, None)
             # Where it begins is stored before anybody is told that it does: a connection that
             # breaks in between would else begin anew, later.
             self._step(self._source.read(self._most_changes, _READ_SECONDS))
-        else:
-            self._source.open(self._matcher, self._stored)
         self._lease.publish(
             state="streaming", error="", mend="", next_try_at=None, applied_version=self._version
         )
@@ -218,6 +221,48 @@ class CaptureLoop:
         self._source.refuse_if_read_before()
         self._log.append(self._origin, [], None, _BEGUN)
         self._stored = _BEGUN
+
+    def _open(self) -> None:
+        """Open the source behind the stored position. What it has lost may be hidden by what it
+        writes from now on, so that is noted; until a person accepts it, nothing is read."""
+        position = self._stored
+        if position is None or position == _BEGUN:
+            self._source.open(self._matcher, None)
+            return
+        if position.startswith(_LOST):
+            raise SourceBlocked(
+                f"{self._database.alias}: the server was put back to an earlier state, before the"
+                " place up to which it had been read; changes committed since then may be lost",
+                START_ANEW,
+            )
+        try:
+            self._source.open(self._matcher, position)
+        except SourceBlocked as error:
+            if error.for_good:
+                self._log.append(self._origin, [], position, _LOST + position)
+            raise
+
+    def _give_up_if_unwanted(self) -> None:
+        """Have what was just made at the source taken away if meanwhile the database was deleted or
+        switched off: whoever took away what was there then may have found nothing yet."""
+        database, name = self._database, self._database.source_name
+        is_wanted = Database.objects.filter(
+            pk=database.pk, source_name=name, project__eventing_enabled=True
+        ).exists()
+        retired = RetiredSource.objects.filter(source_name=name)
+        # Whoever is at that row has to look again.
+        if retired.update(attempts=F("attempts") + 1, next_try_at=Now()):
+            raise SourceUnavailable(
+                f"{database.alias}: what an earlier capture left is still there"
+            )
+        if not is_wanted:
+            RetiredSource.objects.create(
+                database_id=database.pk,
+                type=database.type,
+                url=stored_value(database, "url"),
+                source_name=name,
+            )
+            raise Reconfigured
 
     def _bring_position(self) -> None:
         """Fetch the position from the log used before, should the project have another one now.
@@ -304,9 +349,9 @@ class CaptureLoop:
             .first()
         )
         if fresh is None or not fresh.project.eventing_enabled:
-            raise _Reconfigured
+            raise Reconfigured
         if _identity(fresh) != _identity(self._database) or self._wants_restart():
-            raise _Reconfigured
+            raise Reconfigured
         self._load_rules()
         self._source.watch(self._matcher)
         self._lease.publish(applied_version=self._version)
@@ -342,7 +387,8 @@ class CaptureLoop:
                     item.ordered,
                 )
                 for item in watching
-            ]
+            ],
+            has_schemas=self._database.type == "postgres",
         )
         self._most_changes = max(1, _FIRST_EVENTS // max(1, len(watching)))
         node_id = settings.NODE_ID or str(installation.node_id)
@@ -378,7 +424,8 @@ def remove_retired_sources() -> None:
             logger.warning("a source's slot could not be removed yet", error=str(error))
             RetiredSource.objects.filter(pk=retired.pk).update(error=str(error))
             continue
-        retired.delete()
+        # Not if a capture that was just beginning has left something since.
+        RetiredSource.objects.filter(pk=retired.pk, attempts=retired.attempts + 1).delete()
 
 
 def _remove(retired: RetiredSource) -> None:

@@ -25,11 +25,13 @@ class SourceBlocked(Exception):
     """A person must act before this source can be read.
 
     `str(error)` says what is wrong and why it matters; `mend` is the exact statement or command.
+    `for_good`: the source may cease to show it, and then would be read on past what it has lost.
     """
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, mend: str = "", *, for_good: bool = False) -> None:
         super().__init__(message)
         self.mend = mend
+        self.for_good = for_good
 
 
 class SourceUnavailable(Exception):

@@ -49,10 +49,12 @@ class Table(NamedTuple):
 class Look(NamedTuple):
     """What one look at the catalogue found; `wal_end` is the server's end of the log.
 
-    `insert_schemas` are published as a whole, `schemas` are those that could be.
+    `insert_schemas` are published as a whole, `schemas` are those that could be. `missing` is one
+    of our publications that is not there.
     """
 
     wal_end: int
+    missing: str | None
     all_inserts: bool
     insert_schemas: frozenset[str]
     schemas: frozenset[str]
@@ -78,6 +80,13 @@ class Publications:
     @property
     def names(self) -> tuple[str, str, str]:
         return (self.all, self.insert, self.change)
+
+    def missing(self, opened: connection) -> str | None:
+        """One of them that is not there. Raises psycopg2.Error."""
+        with opened.cursor() as at:
+            at.execute(_MISSING, [[*self.names]])
+            found = at.fetchone()
+        return found[0] if found else None
 
     def make(self, opened: connection, facts: Facts) -> None:
         """Make those that are missing. They must be there before the slot: up to Postgres 17 a
@@ -121,8 +130,8 @@ class Publications:
     def look(self, opened: connection, facts: Facts) -> Look:
         """Read the catalogue once. Raises psycopg2.Error."""
         with opened.cursor() as at:
-            at.execute(_STATE, [self.all])
-            wal_end, all_inserts = at.fetchone() or ("0/0", False)
+            at.execute(_STATE, [[*self.names], self.all])
+            wal_end, missing, all_inserts = at.fetchone() or ("0/0", None, False)
             schemas: frozenset[str] = frozenset()
             if facts.version >= _SCHEMAS_SINCE:
                 at.execute(_PUBLISHED_SCHEMAS, [self.insert])
@@ -142,7 +151,7 @@ class Publications:
                 },
             )
             tables = [Table(*row) for row in at.fetchall()]
-        return Look(lsn_number(wal_end), bool(all_inserts), schemas, present, tables)
+        return Look(lsn_number(wal_end), missing, bool(all_inserts), schemas, present, tables)
 
     def bring_in_line(self, opened: connection, facts: Facts, look: Look, watch: Watch) -> bool:
         """Publish what `watch` wants. Returns whether all of it could be done now.
@@ -256,8 +265,15 @@ def _attempt(at: cursor, statement: sql.Composed, *, quiet: bool = False) -> boo
     return True
 
 
-_STATE = """
-SELECT pg_current_wal_lsn(), (SELECT pubinsert FROM pg_publication WHERE pubname = %s)
+_MISSING = """
+SELECT name FROM unnest(%s::text[]) AS name
+WHERE name NOT IN (SELECT pubname FROM pg_publication)
+LIMIT 1
+"""
+
+_STATE = f"""
+SELECT pg_current_wal_lsn(), ({_MISSING}),
+       (SELECT pubinsert FROM pg_publication WHERE pubname = %s)
 """
 
 _SCHEMAS = r"""

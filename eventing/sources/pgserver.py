@@ -57,6 +57,16 @@ class Facts:
     keeps_unlimited_wal: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The history of a server's log: the timeline that it writes, up to where, and at which place
+    it left each earlier one."""
+
+    number: int
+    end: int
+    left_at: dict[int, int]
+
+
 class Pooled(SourceBlocked):
     """A pooler such as PgBouncer answers in the server's place."""
 
@@ -115,6 +125,21 @@ class Server:
         if row is None:
             raise SourceUnavailable(f"{self.place}: the server did not describe itself")
         return Facts(*row)
+
+    def timeline(self, opened: LogicalReplicationConnection) -> Timeline:
+        """The timeline that the server writes, and where each one before it was left. Raises
+        psycopg2.Error."""
+        with opened.cursor() as at:
+            at.execute("IDENTIFY_SYSTEM")
+            _, number, end, _ = at.fetchall()[0]
+            lines: list[str] = []
+            if number > 1:
+                at.execute(f"TIMELINE_HISTORY {number}")
+                content = at.fetchall()[0][1]
+                text = content if isinstance(content, str) else bytes(content).decode()
+                lines = [line for line in text.splitlines() if line[:1].isdigit()]
+        left_at = {int(line.split()[0]): lsn_number(line.split()[1]) for line in lines}
+        return Timeline(int(number), lsn_number(end), left_at)
 
     def translated(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
         """An error of an open session, without the values its details may hold."""

@@ -3,7 +3,9 @@
 Positions are text that sorts in the order of the stream: the LSN of the commit record, the LSN of
 the change, and its place among those that share one (COPY writes many rows into one WAL record).
 All three come from the WAL, so a replay gives each change the same position whatever is published
-by then. `<lsn>/0/0` stands for everything that was committed before `lsn`.
+by then. `<lsn>/0/0` stands for everything that was committed before `lsn`. Up to where the stream
+was read has a fourth part, the timeline of the server: after a failover or a restore the same LSN
+may stand for something else.
 """
 
 import select
@@ -30,20 +32,22 @@ _MESSAGES_A_LOOK: Final = 2000
 
 
 class Position(NamedTuple):
-    """A place in the stream; see above."""
+    """A place in the stream; see above. `timeline` is 0 if an earlier version stored it."""
 
     lsn: int
     change_lsn: int = 0
     place: int = 0
+    timeline: int = 0
 
     def __str__(self) -> str:
-        return f"{self.lsn:016X}/{self.change_lsn:016X}/{self.place:08X}"
+        text = f"{self.lsn:016X}/{self.change_lsn:016X}/{self.place:08X}"
+        return f"{text}/{self.timeline:X}" if self.timeline else text
 
 
 def parse_position(text: str) -> Position:
     """A position from its text. Raises ValueError."""
-    lsn, change_lsn, place = (int(part, 16) for part in text.split("/"))
-    return Position(lsn, change_lsn, place)
+    lsn, change_lsn, place, *timeline = (int(part, 16) for part in text.split("/"))
+    return Position(lsn, change_lsn, place, *timeline[:1])
 
 
 class Stream:
@@ -55,13 +59,15 @@ class Stream:
     """
 
     def __init__(self, opened: LogicalReplicationConnection, rows: Rows, after: Position) -> None:
+        """`after` is on the server's present timeline."""
         self._connection = opened
         self._reader = opened.cursor()
         self._sender = opened.cursor()
         self._rows = rows
         self._after = after
+        self._stored: tuple[int, int, int] = after[:3]
         # Up to where the stream has been read: LSN of the commit and of the change, and place.
-        self._read_to: tuple[int, int, int] = after
+        self._read_to = self._stored
         self._acknowledged = after.lsn
         self._sent = 0
         self._sent_at = time.monotonic()
@@ -89,7 +95,7 @@ class Stream:
     @property
     def position(self) -> Position:
         """Up to where the stream has been read."""
-        return Position(*self._read_to)
+        return Position(*self._read_to, self._after.timeline)
 
     def read(self, max_changes: int, timeout_seconds: float) -> list[Change]:
         """Changes in order: as soon as there are enough, or the stream runs dry."""
@@ -148,7 +154,7 @@ class Stream:
             self._replayed = begin.commit_lsn <= self._after.lsn
         elif kind == COMMIT:
             self._in_transaction = False
-            self._advance(Position(pgoutput.commit(payload).end_lsn))
+            self._advance(pgoutput.commit(payload).end_lsn)
         elif kind == RELATION:
             self._rows.describe(payload)
 
@@ -160,7 +166,7 @@ class Stream:
         else:
             self._lsn = lsn
             self._place = 0
-        if self._replayed and (self._commit_lsn, lsn, self._place) <= self._after:
+        if self._replayed and (self._commit_lsn, lsn, self._place) <= self._stored:
             return None
         table = self._rows.tables[pgoutput.relation_oid(payload)]
         self._read_to = (self._commit_lsn, lsn, self._place)
@@ -183,7 +189,7 @@ class Stream:
         if not self._in_transaction:
             # All that was committed before this point has been sent to us.
             wal_end = self._reader.wal_end
-            self._advance(Position(wal_end))
+            self._advance(wal_end)
             # What the next reply to a keepalive tells: received, and not yet stored. A server
             # that shuts down waits for no more than that.
             self._reader.send_feedback(write_lsn=wal_end)  # type: ignore[no-untyped-call]
@@ -198,8 +204,9 @@ class Stream:
         self.drained = not self._in_transaction
         return False
 
-    def _advance(self, position: Position) -> None:
-        self._read_to = max(self._read_to, position)
+    def _advance(self, lsn: int) -> None:
+        """All that was committed before `lsn` has been read."""
+        self._read_to = max(self._read_to, (lsn, 0, 0))
 
     def _feed_back(self, interval_seconds: float) -> None:
         """Send what is acknowledged if that is due; also keeps wal_sender_timeout from striking."""

@@ -11,13 +11,14 @@ from typing import Final
 import psycopg2
 import structlog
 from psycopg2.extensions import connection
+from psycopg2.extras import LogicalReplicationConnection
 
 from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.sources import pgchecks, pgsample
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.pgpublishing import Publications
 from eventing.sources.pgrows import Rows
-from eventing.sources.pgserver import Facts, Server, lsn_number, lsn_text
+from eventing.sources.pgserver import Facts, Server, Timeline, lsn_number, lsn_text
 from eventing.sources.pgstream import Position, Stream, parse_position
 
 logger = structlog.get_logger(__name__)
@@ -61,6 +62,7 @@ class PostgresSource:
         self._excluded = excluded_tables
         self._publications = Publications(name, schemas, excluded_tables)
         self._connection: connection | None = None
+        self._sender: LogicalReplicationConnection | None = None
         self._facts: Facts | None = None
         self._rows: Rows | None = None
         self._stream: Stream | None = None
@@ -75,13 +77,18 @@ class PostgresSource:
         try:
             facts = self._facts = self._server.facts(opened)
             pgchecks.refuse(self._server.place, facts)
+            if after is not None:
+                self._refuse_missing(self._publications.missing(opened), after)
             self._publications.make(opened, facts)
             self._look(_PATIENT_LOCK_TIMEOUT_MS)
-            start = self._slot_position(opened, facts, after)
+            sender = self._sender = self._server.connect_for_replication()
+            timeline = self._server.timeline(sender)
+            stored = None if after is None else self._stored_position(after, timeline)
+            start = self._slot_position(opened, facts, stored)._replace(timeline=timeline.number)
             excluded = self._excluded if facts.holds_control_plane else frozenset()
             rows = self._rows = Rows(opened, watch, self._schemas, excluded)
             self._announce(opened)
-            self._stream = Stream(self._server.connect_for_replication(), rows, start)
+            self._stream = Stream(sender, rows, start)
             self._stream.start(self._name, self._publications.names)
         except psycopg2.Error as error:
             failure = self._failure(error)
@@ -152,12 +159,10 @@ class PostgresSource:
             raise self._failure(error) from None
 
     def close(self) -> None:
-        stream, opened = self._stream, self._connection
-        self._stream = self._connection = self._rows = None
-        if stream is not None:
-            stream.close()
-        if opened is not None:
-            opened.close()
+        for opened in (self._sender, self._connection):
+            if opened is not None:
+                opened.close()
+        self._sender = self._connection = self._stream = self._rows = None
 
     def remove(self) -> None:
         self.close()
@@ -211,13 +216,53 @@ class PostgresSource:
             at.execute("SELECT set_config('lock_timeout', %s, false)", [str(lock_timeout_ms)])
         look = self._publications.look(self._connection, self._facts)
         self._wal_end = look.wal_end
+        self._refuse_missing(look.missing, self._stored_text())
         in_line = self._publications.bring_in_line(self._connection, self._facts, look, self._watch)
         now = time.monotonic()
         pause = max(_LOOK_SECONDS, (now - started) / _LOOK_SHARE)
         self._next_look = now + (pause if in_line else max(pause, _POSTPONED_SECONDS))
 
-    def _slot_position(self, opened: connection, facts: Facts, after: str | None) -> Position:
+    def _refuse_missing(self, publication: str | None, after: str | None) -> None:
+        """Block if a publication of ours was dropped: made anew, it would lack what came between.
+
+        Up to Postgres 17 the stream would end; a later server goes on without it.
+        """
+        if publication is not None:
+            raise self._lost(f"the publication {publication} was dropped by someone else", after)
+
+    def _stored_position(self, after: str, timeline: Timeline) -> Position:
+        """Where to go on in the server's present log. After a failover that is no later than where
+        the new primary left the log that was read: what the old one wrote behind that is gone."""
+        try:
+            stored = parse_position(after)
+        except ValueError:
+            raise SourceBlocked(
+                f"{self._server.place}: the stored position is not one of Postgres", START_ANEW
+            ) from None
+        if stored.timeline in (0, timeline.number):
+            if stored.lsn > timeline.end:
+                raise self._lost(
+                    f"the server's log ends at {lsn_text(timeline.end)}, before what was read of"
+                    " it: the server was put back to an earlier state",
+                    after,
+                    for_good=True,
+                )
+            return stored
+        left_at = timeline.left_at.get(stored.timeline)
+        if left_at is None:
+            raise self._lost("the server's log does not go back to the one that was read", after)
+        if stored.lsn <= left_at:
+            return stored
+        logger.warning(
+            "the server that took over lacks the latest changes of the one before",
+            server=self._server.place,
+            after=lsn_text(left_at),
+        )
+        return Position(left_at)
+
+    def _slot_position(self, opened: connection, facts: Facts, stored: Position | None) -> Position:
         """Where to start: after the stored position, or at the slot's own, made if need be."""
+        after = None if stored is None else str(stored)
         with opened.cursor() as at:
             at.execute(_SLOT, [self._name])
             slot = at.fetchone()
@@ -235,14 +280,8 @@ class PostgresSource:
             raise self._lost(
                 "the server has thrown away WAL that the replication slot needs", after
             )
-        if after is None:
+        if stored is None:
             return Position(lsn_number(confirmed))
-        try:
-            stored = parse_position(after)
-        except ValueError:
-            raise SourceBlocked(
-                f"{self._server.place}: the stored position is not one of Postgres", START_ANEW
-            ) from None
         if lsn_number(confirmed) > stored.lsn:
             raise self._lost(
                 f"the replication slot was moved on to {confirmed}, or made anew, by someone else",
@@ -300,11 +339,11 @@ class PostgresSource:
                         raise
                     time.sleep(0.05)
 
-    def _lost(self, what: str, after: str | None) -> SourceBlocked:
+    def _lost(self, what: str, after: str | None, *, for_good: bool = False) -> SourceBlocked:
         since = ""
         if after is not None:
             since = f"; changes committed after {lsn_text(parse_position(after).lsn)} may be lost"
-        return SourceBlocked(f"{self._server.place}: {what}{since}", START_ANEW)
+        return SourceBlocked(f"{self._server.place}: {what}{since}", START_ANEW, for_good=for_good)
 
     def _failure(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
         """What an error of the stream or of the connection beside it means."""

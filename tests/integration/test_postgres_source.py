@@ -5,6 +5,7 @@ The oracle for documents is the server's own `to_jsonb`, compared with every dig
 
 import json
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,12 @@ from psycopg2.extensions import make_dsn
 
 from demo.servers import give_away
 from eventing.changes import OPERATIONS, Change, Finding, Operation
-from eventing.sources.base import MOST_ROW_BYTES, SourceBlocked, SourceUnavailable
+from eventing.sources.base import (
+    MOST_ROW_BYTES,
+    START_ANEW,
+    SourceBlocked,
+    SourceUnavailable,
+)
 from eventing.sources.pgserver import lsn_number
 from eventing.sources.postgres import PostgresSource
 from tests.servers import PostgresServer, drop_database, execute, new_postgres
@@ -91,7 +97,7 @@ class Capture:
 
     def step(self, max_changes: int = 1000, acknowledge: bool = True) -> list[Change]:
         batch = self.source.read(max_changes, 0.1)
-        assert self.position is None or batch.position >= self.position
+        assert not self.stored or batch.position >= self.stored[-1].position
         assert all(change.position <= batch.position for change in batch.changes)
         self.stored += batch.changes
         self.position = batch.position
@@ -1072,6 +1078,96 @@ def test_a_slot_whose_log_was_thrown_away_blocks() -> None:
     capture.source.remove()
     assert slots(capture.url, capture.name) == []
     server.stop()
+
+
+def copy_of(server: PostgresServer, *signals: str) -> PostgresServer:
+    """Another server that begins with the files of a stopped one, as a standby or a snapshot has
+    them; `signals` are the names of the files that say what it is to do with them."""
+    copy = new_postgres()
+    shutil.copytree(server.folder / "cluster", copy.folder / "cluster", symlinks=True)
+    for name in signals:
+        (copy.folder / "cluster" / name).touch()
+    give_away(copy.folder, *copy.folder.rglob("*"))
+    copy.password = server.password
+    return copy
+
+
+@pytest.fixture
+def left_behind() -> Iterator[tuple[Capture, PostgresServer]]:
+    """A capture that has read further than a copy of its server's files goes, and that copy."""
+    server = new_postgres()
+    server.start()
+    capture = Capture(server.create_database())
+    run(capture.url, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (0)")
+    capture.open()
+    run(capture.url, "INSERT INTO t VALUES (1)")
+    capture.until(1)
+    capture.source.close()
+    server.stop()
+    copy = copy_of(server, "standby.signal")
+    server.start()
+    capture.reopen()
+    # What the other one never has: more of the log than it is to write itself.
+    run(capture.url, "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(2, 999) n")
+    capture.until(999)
+    capture.source.close()
+    server.kill()
+    capture.stored.clear()
+    name = urlsplit(capture.url).path.lstrip("/")
+    capture.url = copy.url(name)
+    yield capture, copy
+    capture.source.close()
+    copy.stop("immediate")
+
+
+def test_a_standby_that_took_over_without_the_latest_changes_is_read_from_there(
+    left_behind: tuple[Capture, PostgresServer],
+) -> None:
+    capture, standby = left_behind
+    standby.start()
+    standby.execute("SELECT pg_promote()")
+    run(capture.url, "INSERT INTO t VALUES (2), (3)", "DELETE FROM t WHERE id = 0")
+    capture.reopen()
+    assert [(each.operation, each.document_id) for each in capture.until(3)] == [
+        ("insert", "2"),
+        ("insert", "3"),
+        ("delete", "0"),
+    ]
+    # From then on it is like any other.
+    run(capture.url, "INSERT INTO t VALUES (4)")
+    capture.reopen()
+    assert capture.until(4)[-1].document_id == "4"
+
+
+def test_a_server_that_was_put_back_to_an_earlier_state_blocks(
+    left_behind: tuple[Capture, PostgresServer],
+) -> None:
+    capture, restored = left_behind
+    (restored.folder / "cluster" / "standby.signal").unlink()
+    restored.start()
+    run(capture.url, "INSERT INTO t VALUES (2)")
+    with pytest.raises(SourceBlocked, match=r"earlier state; .* may be lost") as blocked:
+        capture.reopen()
+    assert (blocked.value.mend, blocked.value.for_good) == (START_ANEW, True)
+
+
+@pytest.mark.parametrize("which", ["all", "insert", "change"])
+def test_a_publication_that_somebody_drops_blocks(capture: Capture, which: str) -> None:
+    run(capture.url, "CREATE TABLE t (id int PRIMARY KEY)")
+    capture.open().step()
+    run(capture.url, "INSERT INTO t VALUES (1)")
+    capture.until(1)
+    run(
+        capture.url,
+        f"DROP PUBLICATION {capture.name}_{which}",
+        "INSERT INTO t VALUES (2)",
+        "UPDATE t SET id = 3 WHERE id = 2",
+    )
+    with pytest.raises(SourceBlocked, match=r"dropped .* may be lost") as blocked:
+        wait_until(lambda: (capture.step(), False)[1])
+    assert blocked.value.mend == START_ANEW
+    with pytest.raises(SourceBlocked, match=r"dropped .* may be lost"):
+        capture.reopen()
 
 
 def test_a_server_without_logical_wal_blocks_with_its_mend() -> None:

@@ -1,0 +1,140 @@
+"""The capture loop where what it captures is changed, given up or put back at the same moment."""
+
+from collections.abc import Callable
+
+import pytest
+
+from demo.servers import execute
+from eventing.access import command_line
+from eventing.capture import (
+    CaptureLoop,
+    Reconfigured,
+    capture_database,
+    databases_to_capture,
+    has_retired_sources_due,
+    remove_retired_sources,
+)
+from eventing.definitions import SettingsDefinition
+from eventing.lease import Lease
+from eventing.logs import control_database_dsn
+from eventing.logs.postgres import PostgresEventLog
+from eventing.models import CaptureLease, Database, Project, RetiredSource
+from eventing.projects import delete_database, start_anew, update_settings
+from eventing.sources.base import SourceUnavailable
+from tests.factories import make_database, make_origin, make_project, make_trigger
+from tests.waiting import wait_until
+
+
+def left_at(url: str) -> list[str]:
+    """The slots and publications of this database."""
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+    publications = "SELECT pubname FROM pg_publication"
+    return [name for (name,) in execute(url, f"{slots} UNION ALL {publications}")]
+
+
+def remove_all(url: str) -> None:
+    """Take away what is to be taken away, as capture's supervisor would, until nothing is."""
+
+    def nothing_is_left() -> bool:
+        RetiredSource.objects.update(next_try_at="2020-01-01T00:00Z")
+        if has_retired_sources_due():
+            remove_retired_sources()
+        return not RetiredSource.objects.exists()
+
+    wait_until(nothing_is_left, 20, "something cannot be taken away")
+    assert left_at(url) == []
+
+
+def is_(state: str, database: Database) -> Callable[[], bool]:
+    """Whether capture of a database has come to a state."""
+    rows = CaptureLease.objects.filter(database_id=database.pk, state=state)
+    return lambda: rows.exists()
+
+
+@pytest.fixture
+def project(log: PostgresEventLog) -> Project:
+    return make_project()
+
+
+def begun(database: Database) -> CaptureLoop:
+    """A capture loop that has read what it is to capture, and has not begun with it."""
+    lease = Lease.acquire(database.pk)
+    assert lease is not None
+    loop = CaptureLoop.load(database.pk, lease, lambda: True)
+    assert loop is not None
+    return loop
+
+
+def test_a_database_deleted_while_its_capture_begins_leaves_nothing_at_the_server(
+    project: Project, source_database: str
+) -> None:
+    loop = begun(make_database(project, source_database))
+    delete_database(Database.objects.get(), by=command_line())
+    # Before there is anything to be taken away.
+    remove_all(source_database)
+    with pytest.raises(Reconfigured):
+        loop.run()
+    loop.close()
+    remove_all(source_database)
+
+
+def test_eventing_switched_off_while_capture_begins_leaves_nothing_at_the_server(
+    project: Project, source_database: str
+) -> None:
+    database = make_database(project, source_database)
+    loop = begun(database)
+    update_settings(project, SettingsDefinition(eventing_enabled=False), by=command_line())
+    remove_all(source_database)
+    with pytest.raises(Reconfigured):
+        loop.run()
+    loop.close()
+    remove_all(source_database)
+
+
+def test_what_is_being_taken_away_is_looked_for_again_once_capture_has_begun(
+    project: Project, source_database: str
+) -> None:
+    database = make_database(project, source_database)
+    loop = begun(database)
+    for is_enabled in (False, True):
+        settings = SettingsDefinition(eventing_enabled=is_enabled)
+        update_settings(project, settings, by=command_line())
+    with pytest.raises(SourceUnavailable, match="still there"):
+        loop.run()
+    loop.close()
+    assert databases_to_capture() == []
+    remove_all(source_database)
+    assert databases_to_capture() == [database.pk]
+
+
+def test_a_source_that_lost_what_was_read_stays_blocked_until_it_is_started_anew(
+    project: Project, log: PostgresEventLog, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE users (id int PRIMARY KEY)")
+    database = make_database(project, source_database)
+    make_trigger(project, "http://127.0.0.1:1/hook")
+    capture_database(database.pk, is_("streaming", database))
+    position = log.position(database.pk)
+    assert position is not None
+    ahead = f"FFFFFFFF{position[8:]}"
+    move(database, position, ahead)
+    CaptureLease.objects.all().delete()
+    capture_database(database.pk, is_("blocked", database))
+    assert "earlier state" in CaptureLease.objects.get().error
+    # Even when its log has come to that place again.
+    assert log.position(database.pk) == f"lost:{ahead}"
+    move(database, f"lost:{ahead}", f"lost:{position}")
+    CaptureLease.objects.all().delete()
+    capture_database(database.pk, is_("blocked", database))
+    assert "earlier state" in CaptureLease.objects.get().error
+    start_anew(database, by=command_line())
+    capture_database(database.pk, is_("streaming", database))
+    delete_database(database, by=command_line())
+    remove_all(source_database)
+
+
+def move(database: Database, previous: str, position: str) -> None:
+    """Put the stored position of a database elsewhere."""
+    log = PostgresEventLog(control_database_dsn())
+    log.append(make_origin(database.project, database.pk), [], previous, position)
+    log.close()
