@@ -9,7 +9,8 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pymysqlreplication.constants import BINLOG
@@ -27,12 +28,15 @@ from eventing.sources.myposition import (
     moment_of,
 )
 from eventing.sources.myserver import Server
+from eventing.sources.mystatements import Touched, tables_touched
 from eventing.sources.mytables import Table, Tables
 from eventing.sources.mywire import (
+    EXECUTE_LOAD_QUERY_EVENT,
     QUERY_COMPRESSED_EVENT,
     TRANSACTION_PAYLOAD_EVENT,
     Event,
     Wire,
+    database_of,
     inflated,
     statement_of,
     unpacked_events,
@@ -68,17 +72,36 @@ _ROWS: Final[dict[int, Operation]] = {
     170: "update",
     171: "delete",
 }
+# Ends of a transaction, and what comes after one that a server's death has cut off.
+_ENDS: Final = frozenset(
+    {
+        BINLOG.XID_EVENT,
+        BINLOG.XA_PREPARE_EVENT,
+        BINLOG.ROTATE_EVENT,
+        BINLOG.FORMAT_DESCRIPTION_EVENT,
+        BINLOG.STOP_EVENT,
+    }
+)
 _BEGINNINGS: Final = frozenset(
     {BINLOG.MARIADB_GTID_EVENT, BINLOG.GTID_LOG_EVENT, BINLOG.ANONYMOUS_GTID_LOG_EVENT}
 )
 _STANDALONE: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
+# Of a transaction that may yet be rolled back in the log, so much is held until its end.
+_MOST_HELD_BYTES: Final = 8 * 1024 * 1024
+# In place of an event whose rows were rolled back: it counts as one, so that places stay the same.
+_ROLLED_BACK: Final = -1
 # The rest of a transaction whose beginning is here is about to arrive.
 _REST_SECONDS: Final = 0.005
 # What a file's name hardly has, and is not shown of it.
 _ODD: Final = re.compile(r"[^A-Za-z0-9_.-]")
 # How many events that nobody wants are read between two looks at the clock.
 _EVENTS_A_LOOK: Final = 2000
+_ROWS_NOT_LOGGED: Final = (
+    "a statement may have changed rows of this table, and the binary log does not say which: its"
+    " session does not log rows (binlog_format; a session that was open when the server was set to"
+    " ROW keeps the old format until it connects anew)"
+)
 
 
 class _RowsAtHand(NamedTuple):
@@ -129,8 +152,16 @@ class Stream:
         self._stored = BEFORE
         self._rows: _RowsAtHand | None = None
         self._row_at = 0
-        # What is left of a transaction that came compressed.
+        # What a statement may have changed, where its rows are not logged.
+        self._touched: deque[Touched] = deque()
+        # The statement that is a transaction by itself, until that has been told.
+        self._standalone: Event | None = None
+        # What is left of a transaction that came compressed; what is held of one that may yet be
+        # rolled back; and what of it was not.
         self._packed: Iterator[Event] = iter(())
+        self._held: list[Event] = []
+        self._held_bytes = 0
+        self._ready: deque[Event] = deque()
         self.file = file_and_offset(after.done)[0] if after.kind == "file" else ""
         self.offset = 0
         self.drained = False
@@ -164,13 +195,20 @@ class Stream:
                     changes.append(change)
                     size += len(change.document) + len(change.old or "")
                 continue
-            event = next(self._packed, None) or self._wire.read(0)
+            if self._touched:
+                change = self._next_touched(self._touched.popleft())
+                if change is not None:
+                    changes.append(change)
+                if self._standalone is not None and not self._touched:
+                    self._finish(self._standalone)
+                continue
+            event = self._next_event(0)
             if event is None:
                 if changes and not self._transaction:
                     self.drained = True
                     break
                 remaining = deadline - time.monotonic()
-                event = self._wire.read(min(remaining, _REST_SECONDS) if changes else remaining)
+                event = self._next_event(min(remaining, _REST_SECONDS) if changes else remaining)
                 if event is None:
                     self.drained = True
                     break
@@ -183,6 +221,29 @@ class Stream:
     def close(self) -> None:
         self._wire.close()
         self._tables.close()
+
+    def _next_event(self, patience_seconds: float) -> Event | None:
+        """The next event; None if none has come after so long.
+
+        From the first rows of a transaction on, what comes is held until the transaction ends: its
+        end, or a savepoint, may take rows back. Whole logs of MySQL with global ids never do.
+        """
+        while not self._ready:
+            event = next(self._packed, None) or self._wire.read(patience_seconds)
+            if event is None:
+                return None
+            if event.type == TRANSACTION_PAYLOAD_EVENT:
+                self._packed = unpacked_events(event, self._wire.more)
+            if not (self._held or (event.type in _ROWS and self._kind != "mysql")):
+                return event
+            self._held.append(event)
+            self._held_bytes += len(event.body)
+            word = _word_of(event)
+            is_over = event.type in _ENDS or word in (b"COMMIT", b"ROLLBACK")
+            if is_over or event.is_cut or self._held_bytes > _MOST_HELD_BYTES:
+                self._ready = deque(_without_what_was_rolled_back(self._held))
+                self._held, self._held_bytes = [], 0
+        return self._ready.popleft()
 
     def _take(self, event: Event) -> None:
         """Take in one event; after a rows event that is wanted, `_rows` holds it."""
@@ -197,12 +258,14 @@ class Stream:
             self._finish(event)
         elif kind in (BINLOG.QUERY_EVENT, QUERY_COMPRESSED_EVENT):
             self._take_query(event)
+        elif kind == EXECUTE_LOAD_QUERY_EVENT:
+            self._take_statement(event, statement_of(event))
         elif kind == BINLOG.ROTATE_EVENT:
             self._take_rotation(event)
         elif kind == BINLOG.FORMAT_DESCRIPTION_EVENT:
             self._take_beginning(event)
-        elif kind == TRANSACTION_PAYLOAD_EVENT:
-            self._packed = unpacked_events(event, self._wire.more)
+        elif kind == _ROLLED_BACK:
+            self._event, self._row = self._event + 1, -1
         elif kind == _TAGGED_GTID:
             raise SourceBlocked(
                 f"{self._server.place}: a transaction has a tagged GTID, which cannot be read",
@@ -250,18 +313,42 @@ class Stream:
             self._moment = self._committed_at_ms // 1000
         self._transaction = ""
         self._begun = False
+        self._standalone = None
 
     def _take_query(self, event: Event) -> None:
-        word = statement_of(event)[:64].strip().upper()
+        statement = statement_of(event)
+        word = statement[:64].strip().upper()
         if word == b"BEGIN" or word.startswith(b"XA START"):
             self._begun = True
         elif word in (b"COMMIT", b"ROLLBACK"):
             self._finish(event)
         else:
-            if not word.startswith((b"SAVEPOINT", b"ROLLBACK TO", b"XA ")):
+            self._take_statement(event, statement)
+            if not self._touched and not word.startswith((b"SAVEPOINT", b"ROLLBACK TO", b"XA ")):
                 self._tables.altered()
-            if not self._begun:
+            if self._touched and not self._begun:
+                self._standalone = event
+            elif not self._begun:
                 self._finish(event)
+
+    def _take_statement(self, event: Event, statement: bytes) -> None:
+        """Note the tables that a statement may have changed rows of."""
+        touched = tables_touched(statement)
+        if touched:
+            self._event += 1
+            self._row = -1
+            database = database_of(event)
+            self._touched.extend(each._replace(schema=each.schema or database) for each in touched)
+
+    def _next_touched(self, touched: Touched) -> Change | None:
+        """The failed event of a table that a statement touched; None if it is stored or nobody
+        wants what may have been done there."""
+        self._row += 1
+        wanted = self._tables.wanted(touched.schema, touched.table)
+        operation = next((each for each in touched.operations if each in wanted), None)
+        if operation is None or Place(self._event, self._row) <= self._stored:
+            return None
+        return self._change(operation, touched.table, _Row(operation), _ROWS_NOT_LOGGED)
 
     def _take_rotation(self, event: Event) -> None:
         file = event.body[8:].decode()
@@ -280,6 +367,10 @@ class Stream:
         if self._moment not in (0, event.timestamp):
             raise self._server.lost("the binary log was begun anew at the server")
         self._moment = event.timestamp
+        is_within = self._after.transaction and self._done == self._after.done
+        if not (self._transaction or is_within or "@" in self._done):
+            # Else nothing tells this file from another of its name until something is committed.
+            self._done = f"{self._done}@{self._moment}"
 
     def _take_rows(self, event: Event) -> None:
         self._event += 1
@@ -337,14 +428,18 @@ class Stream:
         except (ValueError, LookupError, struct.error, zlib.error) as error:
             # Never the error's own words: they may quote the row.
             problem = self._given_up(f"the row could not be decoded ({type(error).__name__})")
-        if is_stored or row.operation not in table.wanted:
+        if is_stored or row.operation is None or row.operation not in table.wanted:
             return None
+        return self._change(row.operation, table.name, row, problem)
+
+    def _change(self, operation: Operation, table: str, row: _Row, problem: str | None) -> Change:
+        """A change at the place that has been reached."""
         self._index += 1
         return Change(
             f"{self._transaction}/{self._event}/{self._row}",
             self._index,
-            row.operation,
-            table.name,
+            operation,
+            table,
             row.identifier,
             row.document,
             self._committed_at_ms,
@@ -393,3 +488,32 @@ class Stream:
         if operation != "insert":
             old = document if before is texts else shape.document(before)
         return _Row(operation, shape.document_id(texts), document, old)
+
+
+def _word_of(event: Event) -> bytes:
+    """The beginning of a query event's statement, in upper case; none of any other event."""
+    if event.type not in (BINLOG.QUERY_EVENT, QUERY_COMPRESSED_EVENT):
+        return b""
+    return statement_of(event)[:512].strip().upper()
+
+
+def _without_what_was_rolled_back(held: Sequence[Event]) -> list[Event]:
+    """The events of a transaction, those of rows that it took back replaced.
+
+    MariaDB logs such rows when the transaction also made or dropped a temporary table or changed a
+    table without transactions (and MySQL without global ids, the latter). What a table without
+    transactions keeps is logged apart.
+    """
+    left = list(held)
+    savepoints: dict[bytes, int] = {}
+    for at, event in enumerate(held):
+        word = _word_of(event)
+        if word.startswith(b"SAVEPOINT "):
+            savepoints[word[10:].strip()] = at
+        elif word == b"ROLLBACK" or word.startswith(b"ROLLBACK TO "):
+            # Of a savepoint from before the first rows nothing was held.
+            begin = savepoints.get(word[12:].strip(), 0) if len(word) > 8 else 0
+            for number in range(begin, at):
+                if left[number].type in _ROWS:
+                    left[number] = left[number]._replace(type=_ROLLED_BACK, body=b"")
+    return left

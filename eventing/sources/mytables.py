@@ -87,6 +87,14 @@ class Tables:
         for table in self._tables.values():
             table.problem = None
 
+    def wanted(self, schema: str, name: str) -> frozenset[Operation]:
+        """What is wanted of a table, by its names."""
+        ours = self._server.database
+        same = schema.lower() == ours.lower() if self._folds_case else schema == ours
+        if not same or name.startswith(OWN_TABLES):
+            return _NOTHING
+        return frozenset(kind for kind in _OPERATIONS if self._watch.wants(name, kind))
+
     def look_up(self, table: Table, here: LogPlace, deadline: float) -> bool:
         """Find out how the rows of a table are read that stand in the log `here`.
 
@@ -128,14 +136,8 @@ class Tables:
 
     def _want(self, table: Table) -> None:
         """Work out what is wanted of a table, by its names and by what is known of it."""
-        ours = self._server.database
-        same = table.schema.lower() == ours.lower() if self._folds_case else table.schema == ours
-        if not same or table.is_sequence or table.name.startswith(OWN_TABLES):
-            table.wanted = table.logged = _NOTHING
-            return
-        table.wanted = frozenset(
-            kind for kind in _OPERATIONS if self._watch.wants(table.name, kind)
+        table.wanted = table.logged = (
+            _NOTHING if table.is_sequence else self.wanted(table.schema, table.name)
         )
-        table.logged = table.wanted
         if table.may_have_history and "delete" in table.wanted:
             table.logged |= {"update"}

@@ -48,6 +48,9 @@ _HEADER = struct.Struct("<IBIIIH")
 _BODY_AT: Final = 1 + _HEADER.size
 _CRC32: Final = 1
 QUERY_COMPRESSED_EVENT: Final = 165
+# A query event, with four numbers about a file before what follows its own.
+EXECUTE_LOAD_QUERY_EVENT: Final = 18
+_LOAD_BYTES: Final = 13
 TRANSACTION_PAYLOAD_EVENT: Final = 40
 # Fields of a compressed transaction; a field of 0 ends them.
 _PACKED_BYTES: Final = 1
@@ -296,9 +299,19 @@ def statement_of(event: Event) -> bytes:
     LONGEST_STATEMENT_BYTES, or longer, the beginning."""
     body = event.body
     start = 13 + body[8] + int.from_bytes(body[11:13], "little") + 1
+    if event.type == EXECUTE_LOAD_QUERY_EVENT:
+        start += _LOAD_BYTES
     if event.type == QUERY_COMPRESSED_EVENT:
         return _inflated(zlib.decompressobj(), body[start:], LONGEST_STATEMENT_BYTES)
     return body[start : start + LONGEST_STATEMENT_BYTES]
+
+
+def database_of(event: Event) -> str:
+    """The default database of the session whose statement a query event has."""
+    at = 13 + int.from_bytes(event.body[11:13], "little")
+    if event.type == EXECUTE_LOAD_QUERY_EVENT:
+        at += _LOAD_BYTES
+    return event.body[at : at + event.body[8]].decode("utf-8", "replace")
 
 
 def inflated(part: bytes) -> bytes:

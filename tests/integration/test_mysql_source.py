@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 import pymysql
 import pytest
@@ -703,7 +704,9 @@ def test_a_table_whose_history_is_kept_by_transactions_is_named(mariadb_database
     )
     capture = Capture(mariadb_database)
     execute(mariadb_database, "INSERT INTO ledger (id) VALUES (1)")
-    assert capture.read() == []
+    (change,) = capture.until(1)
+    assert (change.table, change.operation, change.document) == ("ledger", "insert", "{}")
+    assert NOT_LOGGED in str(change.problem)
     capture.source.close()
     (table,) = capture.source.catalogue()
     assert "logs its changes as statements" in table.limits
@@ -711,6 +714,129 @@ def test_a_table_whose_history_is_kept_by_transactions_is_named(mariadb_database
     assert [(finding.status, finding.what) for finding in findings] == [
         ("warning", f"ledger: {table.limits}")
     ]
+
+
+@pytest.mark.parametrize("first", ["temporary", "nothing"])
+def test_rows_that_a_transaction_took_back_make_no_events(
+    mariadb_database: str, first: str
+) -> None:
+    """A MariaDB logs them, if the transaction has also done what cannot be taken back."""
+    url = mariadb_database
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY) ENGINE=InnoDB")
+    execute(url, "CREATE TABLE notes (id int PRIMARY KEY) ENGINE=MyISAM")
+    capture = Capture(url)
+    writer = connect(url, autocommit=False)
+    with writer.cursor() as at:
+        if first == "temporary":
+            at.execute("CREATE TEMPORARY TABLE passing (id int)")
+        at.execute("INSERT INTO users VALUES (1)")
+        at.execute("INSERT INTO notes VALUES (2)")
+        writer.rollback()
+        if first == "temporary":
+            at.execute("CREATE TEMPORARY TABLE passing2 (id int)")
+        at.execute("INSERT INTO users VALUES (3)")
+        at.execute("SAVEPOINT `a b`")
+        at.execute("INSERT INTO users VALUES (4)")
+        at.execute("INSERT INTO notes VALUES (5)")
+        at.execute("SAVEPOINT c")
+        at.execute("INSERT INTO users VALUES (6)")
+        at.execute("ROLLBACK TO c")
+        at.execute("INSERT INTO users VALUES (7)")
+        at.execute("ROLLBACK TO `a b`")
+        at.execute("INSERT INTO users VALUES (8), (9)")
+        writer.commit()
+    writer.close()
+    changes: list[Change] = []
+    positions: list[str] = []
+
+    def all_are_read() -> bool:
+        batch = capture.source.read(1, 0.2)
+        changes.extend(batch.changes)
+        positions.extend([batch.position] * len(batch.changes))
+        return len(changes) >= 5
+
+    wait_until(all_are_read)
+    assert capture.read() == []
+    capture.source.close()
+    assert [each.document_id for each in changes] == ["2", "5", "3", "8", "9"]
+    for number, position in enumerate(positions):
+        again = Capture(url, after=position)
+        assert again.until(4 - number) == changes[number + 1 :]
+        again.source.close()
+
+
+NOT_LOGGED = "the binary log does not say which"
+
+
+def test_what_a_session_does_not_log_as_rows_is_said_to_be_missing(
+    capture: Capture, database: str
+) -> None:
+    """Such are all sessions that were open when the server was set to log rows."""
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, v int)")
+    execute(database, "CREATE TABLE others (id int PRIMARY KEY, v int)")
+    writer = connect(database, autocommit=False)
+    with writer.cursor() as at:
+        at.execute("SET SESSION binlog_format = MIXED")
+        at.execute("INSERT INTO users VALUES (1, 1)")
+        at.execute("INSERT INTO users VALUES (length(uuid()), 2)")
+        at.execute("/* both */ UPDATE others JOIN `users` ON users.id = others.id SET others.v = 3")
+        at.execute("INSERT INTO users VALUES (length(uuid()) + 1, 4)")
+        writer.commit()
+        at.execute("SET SESSION binlog_format = STATEMENT")
+        at.execute("REPLACE INTO users VALUES (5, 5)")
+        at.execute("DELETE FROM users WHERE id = 5")
+        writer.commit()
+        at.execute("CREATE TABLE made AS SELECT 1 AS id")
+        at.execute("UPDATE mysql.help_topic SET name = name WHERE name = 'none'")
+        writer.commit()
+    writer.close()
+    execute(database, "INSERT INTO users VALUES (6, 6)")
+    changes: list[Change] = []
+    positions: list[str] = []
+
+    def all_are_read() -> bool:
+        batch = capture.source.read(1, 0.2)
+        changes.extend(batch.changes)
+        positions.extend([batch.position] * len(batch.changes))
+        return len(changes) >= 9
+
+    wait_until(all_are_read)
+    assert capture.read() == []
+    capture.source.close()
+    assert [(each.table, each.operation, each.document_id) for each in changes] == [
+        ("users", "insert", ""),
+        ("users", "insert", "36"),
+        ("others", "update", ""),
+        ("users", "update", ""),
+        ("users", "insert", "37"),
+        ("users", "insert", ""),
+        ("users", "delete", ""),
+        ("made", "insert", ""),
+        ("users", "insert", "6"),
+    ]
+    assert len({each.position for each in changes}) == 9
+    for change in changes:
+        assert (NOT_LOGGED in (change.problem or "")) is (change.document_id == "")
+    for number, position in enumerate(positions):
+        again = Capture(database, after=position)
+        assert again.until(8 - number) == changes[number + 1 :]
+        again.source.close()
+
+
+def test_of_a_statement_only_what_is_wanted_is_said(database: str) -> None:
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY, v int)")
+    capture = Capture(database, Matcher([Rule(1, "u", ("users",), frozenset({"update"}))]))  # type: ignore[arg-type]
+    writer = connect(database)
+    with writer.cursor() as at:
+        at.execute("SET SESSION binlog_format = STATEMENT")
+        at.execute("CREATE TABLE others (id int PRIMARY KEY, v int)")
+        at.execute("INSERT INTO others VALUES (1, 1)")
+        at.execute("INSERT INTO users VALUES (1, 1)")
+        at.execute("INSERT INTO users VALUES (1, 1) ON DUPLICATE KEY UPDATE v = 2")
+    writer.close()
+    (change,) = capture.until(1)
+    assert (change.operation, change.table) == ("update", "users")
+    capture.source.close()
 
 
 def test_a_sequence_is_no_table(mariadb_database: str) -> None:
@@ -811,6 +937,28 @@ def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
         _resume(url, capture.position)
     assert blocked.value.mend == START_ANEW
     server.kill()
+
+
+def test_a_file_of_the_same_name_at_another_server_blocks_though_nothing_was_committed() -> None:
+    first = new_mysql(gtid_mode="OFF", enforce_gtid_consistency="OFF")
+    first.start()
+    name = urlsplit(first.create_database("shop")).path
+    capture = Capture(first.url("shop"))
+    capture.read()
+    capture.source.close()
+    first.kill()
+    second = new_mysql(gtid_mode="OFF", enforce_gtid_consistency="OFF")
+    second.start()
+    url = second.create_database("shop")
+    assert urlsplit(url).path == name
+    reached = int(str(capture.position).partition("@")[0].rpartition(":")[2])
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
+    while execute(url, "SHOW BINARY LOG STATUS")[0][1] <= reached:
+        execute(url, "INSERT INTO users SELECT count(*) + 1 FROM users")
+    with pytest.raises(SourceBlocked, match="begun anew") as blocked:
+        _resume(url, capture.position)
+    assert blocked.value.mend == START_ANEW
+    second.kill()
 
 
 @pytest.mark.parametrize("kind", ["mysql", "mariadb"])
