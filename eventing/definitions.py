@@ -451,7 +451,7 @@ def _check_webhook_url(reader: _Reader, url: object) -> None:
 def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
     """Resolved header values, and what was written for those that refer to the environment."""
     written = reader.raw("headers", {})
-    allowed = "a mapping of header names to values"
+    allowed = "a mapping of at most 50 header names to values"
     if not isinstance(written, Mapping) or len(written) > 50:
         reader.reject("headers", "what was given", allowed)
         return {}, {}

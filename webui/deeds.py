@@ -6,7 +6,7 @@ from typing import Any, Final
 from eventing.audit import MASK
 from eventing.models import AuditEntry
 
-_DEEDS: Final = {
+DEEDS: Final = {
     "project.create": "Project created",
     "project.update": "Project renamed",
     "project.delete": "Project deleted",
@@ -54,7 +54,7 @@ class FieldChange:
 
 def deed_of(entry: AuditEntry) -> str:
     """What was done, in two or three words."""
-    return _DEEDS.get(entry.action, entry.action)
+    return DEEDS.get(entry.action, entry.action)
 
 
 def changes_of(entry: AuditEntry) -> list[FieldChange]:
