@@ -32,8 +32,18 @@ function clock(moment, now) {
   return axisDay.format(moment) === axisDay.format(now) ? text : `${axisDay.format(moment)} ${text}`;
 }
 
+// The step of a chart: from when until when, as the axis says it.
+function span({ from, until }, now) {
+  const [begin, end] = [Date.parse(from), Date.parse(until)];
+  return `${clock(begin, now)} to ${clock(end, begin)}`;
+}
+
 function writeTimes() {
   const now = Date.now();
+  for (const title of all("title[data-from]")) {
+    const text = `${span(title.dataset, now)}: ${title.dataset.words}`;
+    if (title.textContent !== text) title.textContent = text;
+  }
   for (const time of all("time[datetime]")) {
     const moment = Date.parse(time.dateTime);
     const text = "clock" in time.dataset ? clock(moment, now) : relative(moment, now);

@@ -2,7 +2,9 @@
 and the same forms without JavaScript.
 """
 
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.auth.models import User
@@ -46,6 +48,26 @@ def test_rows_open_in_place_by_key_and_by_click(shop: Shop, live_server: Any, pa
     expect(page.get_by_text("Invocations")).to_be_visible()
     page.get_by_role("button", name="Redeliver").click()
     expect(page.locator(".event-detail .status-pending").first).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["", f"triggers/{LONG}/"])
+@pytest.mark.parametrize("within", ["hour", "day", "week"])
+def test_the_steps_of_a_chart_tell_the_time_of_its_axis(
+    path: str, within: str, shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(f"{live_server.url}{shop.path(path)}?within={within}")
+    for chart in page.locator(".chart").all():
+        steps = chart.locator(".chart-slot title")
+        axis = chart.locator(".chart-times time").all_text_contents()
+        told = steps.first.text_content() or ""
+        assert told.startswith(f"{axis[0]} to ")
+        begin = datetime.fromisoformat(steps.first.get_attribute("data-from") or "")
+        local = f"{begin.astimezone(ZoneInfo('Europe/Berlin')):%H:%M}"
+        assert axis[0].endswith(local)
+        last = steps.last.text_content() or ""
+        assert f" to {axis[2][-5:]}: " in last
+        assert "UTC" not in told + last
+        assert chart.locator(".chart-slot").count() > 5
 
 
 def test_new_events_come_in_by_themselves(shop: Shop, live_server: Any, page: Page) -> None:

@@ -130,16 +130,26 @@ def span_query(slot: Slot) -> str:
     )
 
 
-@register.filter
-def slot_words(slot: Slot, unit: str) -> str:
-    """What the step of a chart says when it is pointed at."""
+@register.simple_tag
+def slot_title(slot: Slot, unit: str) -> SafeString:
+    """What the step of a chart says when it is pointed at: UTC until the browser makes it local,
+    as it does the axis below."""
     bucket = slot.bucket
-    span = f"{bucket.begins_at.astimezone(UTC):%H:%M} to {slot.ends_at.astimezone(UTC):%H:%M} UTC"
+    begin, end = bucket.begins_at.astimezone(UTC), slot.ends_at.astimezone(UTC)
     if unit == "ms":
-        return f"{span}: p50 {duration(bucket.p50_ms)}, p99 {duration(bucket.p99_ms)}"
-    return (
-        f"{span}: {bucket.delivered:,} delivered, {bucket.retried:,} retried,"
-        f" {bucket.failed:,} failed"
+        words = f"p50 {duration(bucket.p50_ms)}, p99 {duration(bucket.p99_ms)}"
+    else:
+        words = (
+            f"{bucket.delivered:,} delivered, {bucket.retried:,} retried, {bucket.failed:,} failed"
+        )
+    return format_html(
+        '<title data-from="{}" data-until="{}" data-words="{}">{} to {} UTC: {}</title>',
+        f"{begin:%Y-%m-%dT%H:%M:%SZ}",
+        f"{end:%Y-%m-%dT%H:%M:%SZ}",
+        words,
+        f"{begin.day} {begin:%b %H:%M}",
+        f"{end:%H:%M}",
+        words,
     )
 
 
