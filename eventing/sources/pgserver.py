@@ -59,12 +59,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The history of a server's log: the timeline that it writes, up to where, and at which place
-    it left each earlier one."""
+    """Which timeline a server writes its log on, and up to where it has."""
 
     number: int
     end: int
-    left_at: dict[int, int]
 
 
 class Pooled(SourceBlocked):
@@ -127,19 +125,24 @@ class Server:
         return Facts(*row)
 
     def timeline(self, opened: LogicalReplicationConnection) -> Timeline:
-        """The timeline that the server writes, and where each one before it was left. Raises
-        psycopg2.Error."""
+        """The timeline that the server writes, and up to where. Raises psycopg2.Error."""
         with opened.cursor() as at:
             at.execute("IDENTIFY_SYSTEM")
             _, number, end, _ = at.fetchall()[0]
-            lines: list[str] = []
-            if number > 1:
-                at.execute(f"TIMELINE_HISTORY {number}")
-                content = at.fetchall()[0][1]
-                text = content if isinstance(content, str) else bytes(content).decode()
-                lines = [line for line in text.splitlines() if line[:1].isdigit()]
-        left_at = {int(line.split()[0]): lsn_number(line.split()[1]) for line in lines}
-        return Timeline(int(number), lsn_number(end), left_at)
+        return Timeline(int(number), lsn_number(end))
+
+    def left_at(self, opened: LogicalReplicationConnection, present: int) -> dict[int, int]:
+        """Where the server left each timeline before the present one; none if it has forgotten.
+        Raises psycopg2.Error."""
+        with opened.cursor() as at:
+            try:
+                at.execute(f"TIMELINE_HISTORY {present}")
+            except psycopg2.errors.UndefinedFile:
+                return {}
+            content = at.fetchall()[0][1]
+        text = content if isinstance(content, str) else bytes(content).decode()
+        lines = [line.split() for line in text.splitlines() if line[:1].isdigit()]
+        return {int(number): lsn_number(place) for number, place, *_ in lines}
 
     def translated(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
         """An error of an open session, without the values its details may hold."""

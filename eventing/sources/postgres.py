@@ -83,7 +83,7 @@ class PostgresSource:
             self._look(_PATIENT_LOCK_TIMEOUT_MS)
             sender = self._sender = self._server.connect_for_replication()
             timeline = self._server.timeline(sender)
-            stored = None if after is None else self._stored_position(after, timeline)
+            stored = None if after is None else self._stored_position(after, sender, timeline)
             start = self._slot_position(opened, facts, stored)._replace(timeline=timeline.number)
             excluded = self._excluded if facts.holds_control_plane else frozenset()
             rows = self._rows = Rows(opened, watch, self._schemas, excluded)
@@ -230,7 +230,9 @@ class PostgresSource:
         if publication is not None:
             raise self._lost(f"the publication {publication} was dropped by someone else", after)
 
-    def _stored_position(self, after: str, timeline: Timeline) -> Position:
+    def _stored_position(
+        self, after: str, sender: LogicalReplicationConnection, timeline: Timeline
+    ) -> Position:
         """Where to go on in the server's present log. After a failover that is no later than where
         the new primary left the log that was read: what the old one wrote behind that is gone."""
         try:
@@ -248,7 +250,7 @@ class PostgresSource:
                     for_good=True,
                 )
             return stored
-        left_at = timeline.left_at.get(stored.timeline)
+        left_at = self._server.left_at(sender, timeline.number).get(stored.timeline)
         if left_at is None:
             raise self._lost("the server's log does not go back to the one that was read", after)
         if stored.lsn <= left_at:
