@@ -209,6 +209,15 @@ class Finding:
     restart: bool = False
 
 
+def prerequisite(
+    name: str, met: bool, what: str, why: str, mend: str, *, restart: bool = False
+) -> Finding:
+    """The finding about something without which nothing works: `ok`, or an error with its mend."""
+    if met:
+        return Finding(name, "ok", what)
+    return Finding(name, "error", what, why, mend, restart)
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogueTable:
     """A table or collection of a source, as the trigger form suggests it.

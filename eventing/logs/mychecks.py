@@ -10,7 +10,7 @@ from typing import Any, Final
 import pymysql
 from pymysql.constants import ER
 
-from eventing.changes import Finding
+from eventing.changes import Finding, prerequisite
 from eventing.logs.myconnections import Connections, unavailable
 from eventing.logs.mystatements import OWNER
 from eventing.mysqlserver import OWN_TABLES, Facts, Opened, facts_of, quoted
@@ -55,7 +55,7 @@ def _findings(opened: Opened, database: str, owner: str) -> Iterator[Finding]:
         return
     schemata = "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s"
     exists = bool(_rows(opened, schemata, database))
-    yield _finding(
+    yield prerequisite(
         "database",
         exists,
         f"the database {database} exists" if exists else f"there is no database {database}",
@@ -72,14 +72,10 @@ def _rows(opened: Opened, sql: str, *arguments: str) -> list[tuple[Any, ...]]:
         return list(at.fetchall())
 
 
-def _finding(name: str, good: bool, what: str, why: str, mend: str) -> Finding:
-    return Finding(name, "ok", what) if good else Finding(name, "error", what, why, mend)
-
-
 def _of_server(facts: Facts) -> Iterator[Finding]:
     oldest = OLDEST_MARIADB if facts.is_mariadb else OLDEST_MYSQL
     needed = f"{facts.kind} {'.'.join(map(str, oldest))}"
-    yield _finding(
+    yield prerequisite(
         "version",
         facts.number >= oldest,
         f"{facts.kind} {facts.version}",
@@ -87,7 +83,7 @@ def _of_server(facts: Facts) -> Iterator[Finding]:
         f"upgrade the server to {needed} or newer",
     )
     read_only = facts.on("read_only") or facts.on("super_read_only")
-    yield _finding(
+    yield prerequisite(
         "primary",
         not read_only,
         "the server is read-only" if read_only else "the server can be written to",
@@ -121,7 +117,7 @@ def _of_packets(facts: Facts) -> Finding:
 
 def _of_rights(account: str, database: str, missing: Sequence[str]) -> Finding:
     user, _, host = account.rpartition("@")
-    return _finding(
+    return prerequisite(
         "rights",
         not missing,
         f"the user {account} may not {', '.join(missing)} in {database}"
@@ -141,7 +137,7 @@ def _of_owner(opened: Opened, owner: str, database: str) -> Finding:
         if error.args[0] != ER.NO_SUCH_TABLE:
             raise
         owners = set()
-    return _finding(
+    return prerequisite(
         "owner",
         owners <= {owner},
         "another installation keeps its log here"

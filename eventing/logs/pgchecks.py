@@ -2,7 +2,7 @@
 
 from typing import Any, Final, cast
 
-from eventing.changes import Finding
+from eventing.changes import Finding, prerequisite
 from eventing.logs.base import LogUnavailable
 from eventing.logs.pgconnections import Connections, Transaction
 from eventing.logs.pgstatements import SCHEMA
@@ -39,28 +39,28 @@ def check(connections: Connections, owner: str) -> list[Finding]:
         grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {_quoted(role)};"
     return [
         Finding("connection", "ok", f"connected as {role}"),
-        _finding(
+        prerequisite(
             "version",
             version >= OLDEST_VERSION,
             f"Postgres {version_text}",
             "Postgres 14 is the oldest that can hold the log",
             "upgrade the server to Postgres 14 or newer",
         ),
-        _finding(
+        prerequisite(
             "primary",
             not in_recovery,
             "the server is a standby" if in_recovery else "the server is a primary",
             "a standby cannot be written to",
             "use the address of the primary server",
         ),
-        _finding(
+        prerequisite(
             "rights",
             may_create and may_use,
             f"the role {role} {may} make the log's tables",
             f"they live in a schema of their own, {SCHEMA}",
             grant,
         ),
-        _finding(
+        prerequisite(
             "owner",
             mark in (None, _mark_of(owner)),
             "another installation keeps its log here" if mark else "nobody keeps a log here",
@@ -68,7 +68,7 @@ def check(connections: Connections, owner: str) -> list[Finding]:
             "choose another database; if that installation is gone for good:"
             f" COMMENT ON SCHEMA {SCHEMA} IS NULL;",
         ),
-        _finding(
+        prerequisite(
             "control database",
             not is_control_database,
             "this is the control database of an installation"
@@ -93,10 +93,6 @@ def mark(at: Transaction, owner: str) -> None:
 def _mark_of(owner: str) -> str:
     """The schema's comment that says whose log it is."""
     return f"event log of the installation {owner}"
-
-
-def _finding(name: str, good: bool, what: str, why: str, mend: str) -> Finding:
-    return Finding(name, "ok", what) if good else Finding(name, "error", what, why, mend)
 
 
 def _quoted(name: str) -> str:

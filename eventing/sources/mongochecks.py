@@ -10,7 +10,7 @@ from typing import Any, Final
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
-from eventing.changes import CatalogueTable, Finding
+from eventing.changes import CatalogueTable, Finding, prerequisite
 
 OLDEST_VERSION: Final = (6, 0)
 _SHORT_OPLOG_HOURS: Final = 24
@@ -80,7 +80,7 @@ def _oplog_hours(database: Documents) -> float | None:
 
 def of_server(facts: Facts, database: str) -> Iterator[Finding]:
     """What server and user must have; without any of these nothing works."""
-    yield _finding(
+    yield prerequisite(
         "version",
         facts.version >= OLDEST_VERSION,
         f"MongoDB {facts.version_text}",
@@ -88,7 +88,7 @@ def of_server(facts: Facts, database: str) -> Iterator[Finding]:
         "upgrade the server to MongoDB 6.0 or newer",
         restart=True,
     )
-    yield _finding(
+    yield prerequisite(
         "replica set",
         facts.has_oplog,
         "the server is part of a replica set or sharded cluster"
@@ -99,7 +99,7 @@ def of_server(facts: Facts, database: str) -> Iterator[Finding]:
         " run rs.initiate() in mongosh",
         restart=True,
     )
-    yield _finding(
+    yield prerequisite(
         "watch right",
         facts.may_watch,
         f"the user {facts.user} {'may' if facts.may_watch else 'may not'} watch {database}",
@@ -114,14 +114,6 @@ def grant(user: str, user_database: str, database: str) -> str:
         f'db.getSiblingDB("{user_database}").grantRolesToUser("{user}",'
         f' [{{role: "read", db: "{database}"}}])'
     )
-
-
-def _finding(
-    name: str, good: bool, what: str, why: str, mend: str, *, restart: bool = False
-) -> Finding:
-    if good:
-        return Finding(name, "ok", what)
-    return Finding(name, "error", what, why, mend, restart)
 
 
 def check(database: Documents, place: str) -> Iterator[Finding]:

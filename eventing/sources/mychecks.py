@@ -10,7 +10,7 @@ from typing import Final
 
 import pymysql
 
-from eventing.changes import CatalogueTable, Finding
+from eventing.changes import CatalogueTable, Finding, prerequisite
 from eventing.mysqlserver import OWN_TABLES, Facts, Opened
 from eventing.sources.myposition import Position
 from eventing.sources.myserver import Server
@@ -37,7 +37,7 @@ def of_server(facts: Facts) -> Iterator[Finding]:
     """What the server must have; without any of these nothing works."""
     oldest = OLDEST_MARIADB if facts.is_mariadb else OLDEST_MYSQL
     needed = f"{facts.kind} {'.'.join(map(str, oldest))}"
-    yield _finding(
+    yield prerequisite(
         "version",
         facts.number >= oldest,
         f"{facts.kind} {facts.version}",
@@ -67,7 +67,7 @@ def of_server(facts: Facts) -> Iterator[Finding]:
     )
     if "binlog_row_value_options" in facts.variables:
         value = facts.variables["binlog_row_value_options"]
-        yield _finding(
+        yield prerequisite(
             "binlog_row_value_options",
             not value,
             f"binlog_row_value_options is '{value}'",
@@ -81,15 +81,7 @@ def _setting(facts: Facts, name: str, wanted: str, why: str) -> Finding:
     mend = facts.mend(name, wanted)
     if name.startswith("binlog_") and value != wanted:
         mend += " -- sessions that are open keep the old value: reconnect them"
-    return _finding(name, value == wanted, f"{name} is {value or 'unknown'}", why, mend)
-
-
-def _finding(
-    name: str, good: bool, what: str, why: str, mend: str, *, restart: bool = False
-) -> Finding:
-    if good:
-        return Finding(name, "ok", what)
-    return Finding(name, "error", what, why, mend, restart)
+    return prerequisite(name, value == wanted, f"{name} is {value or 'unknown'}", why, mend)
 
 
 def check(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg2
 from psycopg2.extensions import connection
 
-from eventing.changes import CatalogueTable, Finding
+from eventing.changes import CatalogueTable, Finding, prerequisite
 from eventing.sources.base import SourceBlocked, SourceUnavailable
 from eventing.sources.pgpublishing import Publications, Table
 from eventing.sources.pgserver import OLDEST_VERSION, WAL_LEVEL_MEND, Facts, Server, quoted
@@ -87,7 +87,7 @@ def _name(table: Table) -> str:
 
 def _of_server(facts: Facts) -> Iterator[Finding]:
     """What server and role must have; without any of these nothing works."""
-    yield _finding(
+    yield prerequisite(
         "version",
         facts.version >= OLDEST_VERSION,
         f"Postgres {facts.version_text}",
@@ -95,14 +95,14 @@ def _of_server(facts: Facts) -> Iterator[Finding]:
         "upgrade the server to Postgres 14 or newer",
         restart=True,
     )
-    yield _finding(
+    yield prerequisite(
         "primary",
         not facts.in_recovery,
         "the server is a standby" if facts.in_recovery else "the server is a primary",
         "publications and slots are made at the primary",
         "use the address of the primary server",
     )
-    yield _finding(
+    yield prerequisite(
         "wal_level",
         facts.wal_level == "logical",
         f"wal_level is {facts.wal_level}",
@@ -110,14 +110,14 @@ def _of_server(facts: Facts) -> Iterator[Finding]:
         WAL_LEVEL_MEND,
         restart=True,
     )
-    yield _finding(
+    yield prerequisite(
         "replication right",
         facts.may_replicate,
         f"the role {facts.role} {'may' if facts.may_replicate else 'may not'} replicate",
         "a replication slot needs it",
         f"ALTER ROLE {quoted(facts.role)} REPLICATION;",
     )
-    yield _finding(
+    yield prerequisite(
         "create right",
         facts.may_create,
         f"the role {facts.role} {'may' if facts.may_create else 'may not'} create publications",
@@ -126,18 +126,10 @@ def _of_server(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _finding(
-    name: str, good: bool, what: str, why: str, mend: str, *, restart: bool = False
-) -> Finding:
-    if good:
-        return Finding(name, "ok", what)
-    return Finding(name, "error", what, why, mend, restart)
-
-
 def _limits(facts: Facts, slot_exists: bool) -> Iterator[Finding]:
     """Room for a slot and a sender, and how much WAL a slot may keep."""
     slots_free = facts.slots_limit - facts.slots_used
-    yield _finding(
+    yield prerequisite(
         "max_replication_slots",
         slots_free > 0 or slot_exists,
         f"{slots_free} of {facts.slots_limit} replication slots are free",
@@ -147,7 +139,7 @@ def _limits(facts: Facts, slot_exists: bool) -> Iterator[Finding]:
         restart=True,
     )
     senders_free = facts.senders_limit - facts.senders_used
-    yield _finding(
+    yield prerequisite(
         "max_wal_senders",
         senders_free > 0 or slot_exists,
         f"{senders_free} of {facts.senders_limit} WAL senders are free",
