@@ -255,6 +255,11 @@ def _limit(given: Mapping[str, str], problems: list[Problem]) -> int:
     return DEFAULT_LIMIT
 
 
+def refused_cursor(cursor: str | None) -> InvalidInput:
+    """What to raise for a cursor that no page has given out."""
+    return InvalidInput([Problem("cursor", shown(cursor), "`next` of the page before")])
+
+
 def refuse_parameters(query: QueryDict) -> None:
     """Raises InvalidInput for any parameter: this address takes none."""
     _, problems = _texts(query, ())

@@ -6,11 +6,10 @@ from rest_framework.response import Response
 from eventing import audit
 from eventing.access import ADMIN
 from eventing.api import serializers
-from eventing.api.filters import audit_selection_of
+from eventing.api.filters import audit_selection_of, refused_cursor
 from eventing.api.representations import entry_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.logs.base import InvalidCursor
-from eventing.problems import InvalidInput, Problem, shown
 
 
 class AuditLog(ProjectView):
@@ -29,8 +28,7 @@ class AuditLog(ProjectView):
         try:
             page = audit.browse(self.project, selection.filters, selection.cursor, selection.limit)
         except InvalidCursor:
-            problem = Problem("cursor", shown(selection.cursor), "`next` of the page before")
-            raise InvalidInput([problem]) from None
+            raise refused_cursor(selection.cursor) from None
         return Response(
             {"results": [entry_shown(each) for each in page.entries], "next": page.next_cursor}
         )

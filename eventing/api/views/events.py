@@ -17,6 +17,7 @@ from eventing.api.filters import (
     export_selection_of,
     filters_of,
     refuse_parameters,
+    refused_cursor,
     selection_of,
 )
 from eventing.api.problem_details import Conflict
@@ -25,7 +26,6 @@ from eventing.api.views.base import ProjectView, operation
 from eventing.history import redeliver, redeliver_matching
 from eventing.logs.base import EventDetail, InvalidCursor
 from eventing.models import Project, Trigger
-from eventing.problems import InvalidInput, Problem, shown
 
 
 def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
@@ -53,8 +53,7 @@ class Events(ProjectView):
                 self.project, selection.filters, selection.cursor, selection.limit
             )
         except InvalidCursor:
-            problem = Problem("cursor", shown(selection.cursor), "`next` of the page before")
-            raise InvalidInput([problem]) from None
+            raise refused_cursor(selection.cursor) from None
         return Response(
             {"results": [event_shown(row) for row in page.rows], "next": page.next_cursor}
         )
