@@ -417,24 +417,31 @@ class _Applier:
     def _apply_database(
         self, project: Project, wanted: DatabaseDefinition, existing: Database | None
     ) -> None:
-        name = f"database {project.name}/{wanted.alias}"
-        if existing is None:
-            self.lines.append(f"+ {name}")
-            save_database(project, wanted, by=self._by)
-        elif changes := _differences(database_definition_of(existing), wanted):
-            self.lines.append(f"~ {name}: {', '.join(changes)}")
+        present = database_definition_of(existing) if existing else None
+        if self._is_due(f"database {project.name}/{wanted.alias}", present, wanted):
             save_database(project, wanted, existing, by=self._by)
 
     def _apply_trigger(
         self, project: Project, wanted: TriggerDefinition, existing: Trigger | None
     ) -> None:
-        name = f"trigger {project.name}/{wanted.name}"
-        if existing is None:
-            self.lines.append(f"+ {name}")
-            save_trigger(project, wanted, by=self._by)
-        elif changes := _differences(trigger_definition_of(existing), wanted):
-            self.lines.append(f"~ {name}: {', '.join(changes)}")
+        present = trigger_definition_of(existing) if existing else None
+        if self._is_due(f"trigger {project.name}/{wanted.name}", present, wanted):
             save_trigger(project, wanted, existing, by=self._by)
+
+    def _is_due(
+        self,
+        name: str,
+        present: DatabaseDefinition | TriggerDefinition | None,
+        wanted: DatabaseDefinition | TriggerDefinition,
+    ) -> bool:
+        """Whether what is there is not what is wanted, which then gets its line in the plan."""
+        if present is None:
+            self.lines.append(f"+ {name}")
+            return True
+        changes = _differences(present, wanted)
+        if changes:
+            self.lines.append(f"~ {name}: {', '.join(changes)}")
+        return bool(changes)
 
     def _prune_triggers(self, project: Project, triggers: list[Trigger]) -> None:
         for trigger in triggers:
