@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, cast
 
 from django.http import QueryDict
@@ -10,6 +10,7 @@ from django.http import QueryDict
 from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, OPERATIONS, EventStatus, Operation
 from eventing.logs.base import EventFilter
+from eventing.parameters import LONGEST, choice_of, moment_of, utc_of
 from eventing.problems import Problem
 
 PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
@@ -28,7 +29,7 @@ _LABELS: Final = {
     "before": "Until",
     "object": "Name",
 }
-_LONGEST: Final = 1000
+_MOMENT_ALLOWED: Final = "a time such as 2026-01-31T12:00Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class TimeField:
         """UTC, as fields of type `datetime-local` take it; what was refused, as it was given."""
         if self.is_refused or not self.given:
             return self.given
-        moment = _utc(self.given)
+        moment = utc_of(self.given)
         precision = "milliseconds" if moment.microsecond else "seconds"
         return moment.replace(tzinfo=None).isoformat(timespec=precision)
 
@@ -115,7 +116,7 @@ def audit_query(query: QueryDict) -> AuditQuery:
     problems: list[Problem] = []
     given = _texts(query, ("kind", "user", "object"), problems)
     filters = AuditFilter(
-        kind=_choice(given, "kind", KINDS, problems),
+        kind=choice_of(given, "kind", KINDS, problems),
         object_name=given.get("object"),
         user_name=given.get("user"),
     )
@@ -126,10 +127,10 @@ def log_query(query: QueryDict, now: datetime) -> LogQuery:
     """The filters of an address; what is wrong with them is noted, and filters nothing."""
     problems: list[Problem] = []
     given = _texts(query, (*_FIRST, *_MORE), problems)
-    status = _choice(given, "status", EVENT_STATUSES, problems)
-    operation = _choice(given, "operation", OPERATIONS, problems)
-    within = _choice(given, "within", tuple(PERIODS), problems)
-    after = _moment(given, "after", problems)
+    status = choice_of(given, "status", EVENT_STATUSES, problems)
+    operation = choice_of(given, "operation", OPERATIONS, problems)
+    within = choice_of(given, "within", tuple(PERIODS), problems)
+    after = moment_of(given, "after", _MOMENT_ALLOWED, problems)
     if within:
         begin = now - PERIODS[within][1]
         after = max(after, begin) if after else begin
@@ -141,7 +142,7 @@ def log_query(query: QueryDict, now: datetime) -> LogQuery:
         operation=cast(Operation | None, operation),
         document_id=given.get("doc_id"),
         after=after,
-        before=_moment(given, "before", problems),
+        before=moment_of(given, "before", _MOMENT_ALLOWED, problems),
         error=given.get("error"),
     )
     return LogQuery(given, problems, filters)
@@ -152,38 +153,10 @@ def _texts(query: QueryDict, names: tuple[str, ...], problems: list[Problem]) ->
     given: dict[str, str] = {}
     for name in names:
         value = query.get(name, "").strip()
-        if "\x00" in value or len(value) > _LONGEST:
+        if "\x00" in value or len(value) > LONGEST:
             problems.append(
-                Problem(name, "something else", f"text of at most {_LONGEST} characters")
+                Problem(name, "something else", f"text of at most {LONGEST} characters")
             )
         elif value:
             given[name] = value
     return given
-
-
-def _choice(
-    given: Mapping[str, str], name: str, allowed: tuple[str, ...], problems: list[Problem]
-) -> str | None:
-    value = given.get(name)
-    if value is None or value in allowed:
-        return value
-    problems.append(Problem(name, repr(value[:80]), "one of " + ", ".join(allowed)))
-    return None
-
-
-def _moment(given: Mapping[str, str], name: str, problems: list[Problem]) -> datetime | None:
-    """A time, if one was given."""
-    value = given.get(name)
-    if value is None:
-        return None
-    try:
-        return _utc(value)
-    except (ValueError, OverflowError):
-        problems.append(Problem(name, repr(value[:80]), "a time such as 2026-01-31T12:00Z"))
-        return None
-
-
-def _utc(text: str) -> datetime:
-    """A time; one without zone is UTC. Raises ValueError, OverflowError."""
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

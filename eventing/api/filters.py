@@ -5,7 +5,6 @@ A parameter that is not known is refused by name, since leaving it out would wid
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.exports import EXPORT_KINDS, ExportKind
 from eventing.logs.base import EventFilter
 from eventing.models import Project, Trigger
+from eventing.parameters import LONGEST, choice_of, moment_of
 from eventing.problems import InvalidInput, Problem, shown
 from eventing.stats import LAST_HOUR, PERIODS, Period
 
@@ -35,7 +35,6 @@ DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
 MOST_CHOSEN: Final = 1000
 MOST_PROBLEMS: Final = 20
-_LONGEST: Final = 1000
 _MOMENT_ALLOWED: Final = (
     "an ISO 8601 time such as 2026-01-31T12:00:00Z (in an address, write + as %2B)"
 )
@@ -73,8 +72,8 @@ def export_selection_of(query: QueryDict) -> ExportSelection:
     """A file's selection from the query. Raises InvalidInput."""
     given, problems = _texts(query, (*FILTERS, "format", "payloads"))
     filters = _filters(given, problems)
-    kind = _choice(given, "format", EXPORT_KINDS, problems)
-    payloads = _choice(given, "payloads", ("true", "false"), problems)
+    kind = choice_of(given, "format", EXPORT_KINDS, problems)
+    payloads = choice_of(given, "payloads", ("true", "false"), problems)
     if "format" not in given:
         problems.append(Problem("format", "nothing", "one of " + ", ".join(EXPORT_KINDS)))
     if problems:
@@ -93,7 +92,7 @@ class FiguresSelection:
 def figures_selection_of(query: QueryDict, project: Project) -> FiguresSelection:
     """The figures that a query asks for. Raises InvalidInput."""
     given, problems = _texts(query, ("within", "trigger"))
-    within = _choice(given, "within", [each.name for each in PERIODS], problems)
+    within = choice_of(given, "within", [each.name for each in PERIODS], problems)
     name = given.get("trigger")
     trigger = project.triggers.filter(name=name).first() if name else None
     if name and trigger is None:
@@ -117,7 +116,7 @@ class ApplyOptions:
 def apply_options_of(query: QueryDict) -> ApplyOptions:
     """The options of a query. Raises InvalidInput."""
     given, problems = _texts(query, ("dry_run", "prune"))
-    values = {name: _choice(given, name, ("true", "false"), problems) for name in given}
+    values = {name: choice_of(given, name, ("true", "false"), problems) for name in given}
     if problems:
         raise InvalidInput(problems)
     return ApplyOptions(values.get("dry_run") == "true", values.get("prune") == "true")
@@ -136,7 +135,7 @@ def audit_selection_of(query: QueryDict) -> AuditSelection:
     """A page's selection from the query. Raises InvalidInput."""
     given, problems = _texts(query, ("kind", "object", "user", *PAGING))
     filters = AuditFilter(
-        kind=_choice(given, "kind", KINDS, problems),
+        kind=choice_of(given, "kind", KINDS, problems),
         object_name=given.get("object"),
         user_name=given.get("user"),
     )
@@ -195,8 +194,8 @@ def _texts(
             problems.append(Problem(name, f"{len(values)} values", "one value"))
         elif value is None or value == "":
             continue
-        elif not isinstance(value, str) or "\x00" in value or len(value) > _LONGEST:
-            allowed = f"text of at most {_LONGEST} characters, without U+0000"
+        elif not isinstance(value, str) or "\x00" in value or len(value) > LONGEST:
+            allowed = f"text of at most {LONGEST} characters, without U+0000"
             problems.append(Problem(name, shown(value), allowed))
         else:
             given[name] = value
@@ -205,8 +204,8 @@ def _texts(
 
 def _filters(given: Mapping[str, str], problems: list[Problem]) -> EventFilter:
     operation_of = {event_type: operation for operation, event_type in EVENT_TYPES.items()}
-    status = _choice(given, "status", EVENT_STATUSES, problems)
-    event_type = _choice(given, "type", tuple(operation_of), problems)
+    status = choice_of(given, "status", EVENT_STATUSES, problems)
+    event_type = choice_of(given, "type", tuple(operation_of), problems)
     return EventFilter(
         trigger=given.get("trigger"),
         status=cast(EventStatus | None, status),
@@ -214,35 +213,10 @@ def _filters(given: Mapping[str, str], problems: list[Problem]) -> EventFilter:
         table=given.get("table"),
         operation=operation_of[event_type] if event_type else None,
         document_id=given.get("doc_id"),
-        after=_moment(given, "after", problems),
-        before=_moment(given, "before", problems),
+        after=moment_of(given, "after", _MOMENT_ALLOWED, problems),
+        before=moment_of(given, "before", _MOMENT_ALLOWED, problems),
         error=given.get("error"),
     )
-
-
-def _choice(
-    given: Mapping[str, str], name: str, allowed: Sequence[str], problems: list[Problem]
-) -> str | None:
-    value = given.get(name)
-    if value is None or value in allowed:
-        return value
-    problems.append(Problem(name, repr(value[:80]), "one of " + ", ".join(allowed)))
-    return None
-
-
-def _moment(given: Mapping[str, str], name: str, problems: list[Problem]) -> datetime | None:
-    """A time with its zone; one without zone is UTC."""
-    value = given.get(name)
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        problems.append(Problem(name, repr(value[:80]), _MOMENT_ALLOWED))
-        return None
 
 
 def _limit(given: Mapping[str, str], problems: list[Problem]) -> int:
