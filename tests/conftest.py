@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -35,7 +34,7 @@ from tests.servers import (
     session_postgres,
     session_redis,
 )
-from tests.stack import Stack
+from tests.stack import Stack, running_stack
 
 # Emptied row by row: after most tests few have any, while truncation makes every partition's files
 # anew.
@@ -222,12 +221,6 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The whole product, running; one for all the tests of a module."""
-    folder: Path = tmp_path_factory.mktemp("stack")
-    url = postgres_server.create_database()
-    running = Stack(url, stack_redis.url(), folder)
-    try:
-        running.start_all()
+    folder = tmp_path_factory.mktemp("stack")
+    with running_stack(postgres_server, stack_redis.url(), folder) as running:
         yield running
-    finally:
-        running.stop_all()
-        drop_database(postgres_server, urlsplit(url).path.lstrip("/"))

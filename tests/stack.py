@@ -9,13 +9,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from demo.processes import ROOT, Processes, procfile
 from demo.servers import execute
 from tests.ports import free_port
+from tests.servers import ExternalPostgres, PostgresServer, drop_database
 from tests.waiting import wait_until
 
 _READY_SECONDS = 60.0
@@ -158,3 +161,22 @@ class Stack:
                 return bool(response.status == 200)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
+
+
+@contextmanager
+def running_stack(
+    server: PostgresServer | ExternalPostgres,
+    broker_url: str,
+    folder: Path,
+    copies: Mapping[str, int] | None = None,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[Stack]:
+    """The whole product on a new database of `server`, which is dropped when it has ended."""
+    url = server.create_database()
+    stack = Stack(url, broker_url, folder, copies, environments)
+    try:
+        stack.start_all()
+        yield stack
+    finally:
+        stack.stop_all()
+        drop_database(server, urlsplit(url).path.lstrip("/"))

@@ -11,8 +11,8 @@ from demo.processes import ROOT
 from demo.servers import RedisServer
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
-from tests.stack import Stack
+from tests.servers import ExternalPostgres, PostgresServer
+from tests.stack import Stack, running_stack
 from tests.waiting import wait_until
 
 PROCESSES = ("capture", "worker", "beat")
@@ -55,16 +55,10 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The product, the clocks of whose processes can be set."""
-    url = postgres_server.create_database()
+    broker_url, folder = stack_redis.url(), tmp_path_factory.mktemp("clocks-stack")
     environments = {name: clocks.environment(name) for name in PROCESSES}
-    folder = tmp_path_factory.mktemp("clocks-stack")
-    running = Stack(url, stack_redis.url(), folder, environments=environments)
-    try:
-        running.start_all()
+    with running_stack(postgres_server, broker_url, folder, environments=environments) as running:
         yield running
-    finally:
-        running.stop_all()
-        drop_database(postgres_server, url.rpartition("/")[2])
 
 
 @pytest.fixture(autouse=True)

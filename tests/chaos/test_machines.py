@@ -20,7 +20,7 @@ from demo.servers import RedisServer, execute
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.servers import ExternalPostgres, PostgresServer, drop_database
-from tests.stack import Stack
+from tests.stack import Stack, running_stack
 from tests.waiting import wait_until
 
 SEED = int(os.environ["CHAOS_SEED"])
@@ -54,14 +54,9 @@ def machines(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The product with several of each process, on one log and one broker."""
-    url = postgres_server.create_database()
-    running = Stack(url, stack_redis.url(), tmp_path_factory.mktemp("machines"), COPIES)
-    try:
-        running.start_all()
+    folder = tmp_path_factory.mktemp("machines")
+    with running_stack(postgres_server, stack_redis.url(), folder, COPIES) as running:
         yield running
-    finally:
-        running.stop_all()
-        drop_database(postgres_server, url.rpartition("/")[2])
 
 
 @pytest.fixture

@@ -10,13 +10,8 @@ import pytest
 from tests.databases import MariaDbServer, MongoDbServer, MySqlServer
 from tests.product import Product
 from tests.receiver import Receiver
-from tests.servers import (
-    ExternalPostgres,
-    PostgresServer,
-    RedisServer,
-    drop_database,
-)
-from tests.stack import Stack
+from tests.servers import ExternalPostgres, PostgresServer, RedisServer
+from tests.stack import Stack, running_stack
 from tests.subjects import MongoSubject, MySqlSubject, PostgresSubject, Subject
 from tests.waiting import wait_until
 
@@ -30,14 +25,9 @@ def own_stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The product, whose database nobody else uses."""
-    url = postgres_server.create_database()
-    running = Stack(url, stack_redis.url(), tmp_path_factory.mktemp("restored"))
-    try:
-        running.start_all()
+    folder = tmp_path_factory.mktemp("restored")
+    with running_stack(postgres_server, stack_redis.url(), folder) as running:
         yield running
-    finally:
-        running.stop_all()
-        drop_database(postgres_server, url.rpartition("/")[2])
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from demo.servers import RedisServer
 from tests.chaos.storm import MIB, family, freeze, lift_limit, limit_memory, thaw
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
-from tests.stack import Stack
+from tests.servers import ExternalPostgres, PostgresServer
+from tests.stack import Stack, running_stack
 from tests.waiting import wait_until
 
 LEFT_BYTES = 64 * MIB
@@ -23,15 +23,9 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The product with two workers."""
-    url = postgres_server.create_database()
     folder = tmp_path_factory.mktemp("short")
-    running = Stack(url, stack_redis.url(), folder, copies={"worker": 2})
-    try:
-        running.start_all()
+    with running_stack(postgres_server, stack_redis.url(), folder, {"worker": 2}) as running:
         yield running
-    finally:
-        running.stop_all()
-        drop_database(postgres_server, url.rpartition("/")[2])
 
 
 @pytest.fixture
