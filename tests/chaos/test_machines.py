@@ -10,7 +10,6 @@ import random
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from threading import Event, Thread
 
 import psutil
 import psycopg2
@@ -22,6 +21,7 @@ from tests.receiver import Behaviour, Receiver
 from tests.servers import ExternalPostgres, PostgresServer, drop_database
 from tests.stack import Stack, running_stack
 from tests.waiting import wait_until
+from tests.writing import BackgroundWriter
 
 SEED = int(os.environ["CHAOS_SEED"])
 STEPS = int(os.environ.get("CHAOS_STEPS", "30"))
@@ -66,33 +66,24 @@ def second_database(postgres_server: PostgresServer | ExternalPostgres) -> Itera
     drop_database(postgres_server, url.rpartition("/")[2])
 
 
-class Writer:
+class Writer(BackgroundWriter):
     """Commits rows 1, 2, 3… into `orders`, some together, some after a roll-back, and raises the
     version of a stock item each time, until told to stop."""
 
     def __init__(self, url: str, items: Sequence[int], first: int, seed: int) -> None:
+        super().__init__()
         self._url = url
         self._items = items
         self._next = first
         self._random = random.Random(seed)
-        self._stopping = Event()
-        self._thread = Thread(target=self._write)
         self.commits = 0
         self.committed: list[int] = []
         self.updates = 0
 
-    def __enter__(self) -> "Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _write(self) -> None:
+    def write(self) -> None:
         connection = psycopg2.connect(self._url)
         with connection.cursor() as cursor:
-            while not self._stopping.wait(0.015):
+            while not self.stopping.wait(0.015):
                 rows = list(range(self._next, self._next + self._random.randint(1, 5)))
                 cursor.execute("INSERT INTO orders SELECT unnest(%s::bigint[])", [rows])
                 if self._random.random() < 0.2:

@@ -9,7 +9,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from threading import Event, Thread
 
 import pytest
 
@@ -20,6 +19,7 @@ from tests.servers import PostgresServer
 from tests.stack import Stack
 from tests.subjects import MongoSubject, MySqlSubject, PostgresSubject, Subject
 from tests.waiting import wait_until
+from tests.writing import BackgroundWriter
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 SEED = int(os.environ["CHAOS_SEED"])
@@ -57,25 +57,16 @@ def product(stack: Stack, subject: Subject) -> Iterator[Product]:
     )
 
 
-class Writer:
+class Writer(BackgroundWriter):
     """Inserts in transactions of three and singly, and rolls one back, until told to stop."""
 
     def __init__(self, subject: Subject) -> None:
+        super().__init__()
         self._subject = subject
-        self._stopping = Event()
-        self._thread = Thread(target=self._write)
         self.written: list[int] = []
 
-    def __enter__(self) -> "Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _write(self) -> None:
-        while not self._stopping.is_set():
+    def write(self) -> None:
+        while not self.stopping.is_set():
             first = len(self.written)
             with self._subject.transaction() as writer:
                 writer.insert("users", *((first + each, "x") for each in range(3)))

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from tests.receiver import Behaviour, Receiver
 from tests.servers import ExternalPostgres, PostgresServer, drop_database
 from tests.stack import Stack
 from tests.waiting import wait_until
+from tests.writing import BackgroundWriter
 
 
 @pytest.fixture
@@ -56,28 +56,19 @@ def trigger(receiver: Receiver, **fields: Any) -> dict[str, Any]:
     return {"name": "all", "url": receiver.url("/all"), "databases": ["main"]} | fields
 
 
-class Writer:
+class Writer(BackgroundWriter):
     """Commits one row after another until it is told to stop; counts them."""
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._url = url
-        self._stopping = Event()
-        self._thread = Thread(target=self._write)
         self.rows = 0
 
-    def __enter__(self) -> "Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _write(self) -> None:
+    def write(self) -> None:
         connection = psycopg2.connect(self._url)
         connection.autocommit = True
         with connection.cursor() as cursor:
-            while not self._stopping.is_set():
+            while not self.stopping.is_set():
                 cursor.execute("INSERT INTO users VALUES (%s, 'a@example.com')", [self.rows])
                 self.rows += 1
         connection.close()
