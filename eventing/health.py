@@ -11,9 +11,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.models.functions import Now
 
+from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.enqueueing import connection_errors, waiting_messages
 from eventing.models import Breaker, Database, Heartbeat, Project
-from eventing.projects import CaptureStatus, capture_statuses
 
 PROCESSES: Final = ("capture", "worker", "beat")
 HEARTBEAT_SECONDS: Final = 5.0

@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from eventing import __version__, history
+from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.changes import EVENT_STATUSES
 from eventing.definitions import TROUBLE_KINDS
 from eventing.enqueueing import waiting_messages
 from eventing.health import PROCESSES, process_health
 from eventing.logs.base import LogUnavailable
 from eventing.models import Breaker, CaptureLease, Database, Project, Trouble
-from eventing.projects import CaptureStatus, capture_statuses
 from eventing.stats import series_by_trigger
 
 _PREFIX: Final = "mission_control"

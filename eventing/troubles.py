@@ -14,11 +14,11 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.definitions import TroubleKind
 from eventing.eventing_dbs import all_logs
 from eventing.logs.base import LogUnavailable
 from eventing.models import Breaker, Database, Project, Trigger, Trouble
-from eventing.projects import CaptureStatus, capture_statuses
 from eventing.quantities import duration, size
 
 # A lag that nobody has set a limit for is trouble from here on.

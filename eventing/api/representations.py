@@ -14,6 +14,7 @@ import orjson
 
 from eventing import redeliveries
 from eventing.access import Actor
+from eventing.capture_status import CaptureStatus
 from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Finding
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
@@ -37,7 +38,6 @@ from eventing.models import (
 )
 from eventing.notifications import title_of
 from eventing.projects import (
-    CaptureStatus,
     active_secrets,
     database_definition_of,
     settings_of,

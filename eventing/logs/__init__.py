@@ -41,5 +41,5 @@ _KINDS: Final[dict[DatabaseType, Callable[[str], EventLog]]] = {
     "postgres": partial(PostgresEventLog, of_a_project=True),
     "mysql": MySqlEventLog,
 }
-# The types of database that can hold a log.
+# The types of database that can hold a log; docs/decisions/0005 says why MongoDB is not one.
 LOG_TYPES: Final[tuple[DatabaseType, ...]] = tuple(_KINDS)

@@ -15,10 +15,12 @@ from eventing.cloudevents import MAX_PAYLOAD_CHARACTERS
 # for this mend alone: elsewhere it would lose changes for nothing.
 START_ANEW: Final = "start this database anew from now (what happened meanwhile is not captured)"
 
-
 # A character takes up to four bytes: of a row that takes more than this in its source's log no
 # document is deliverable, and making one would take several times as much memory.
 MOST_ROW_BYTES: Final = 4 * MAX_PAYLOAD_CHARACTERS
+
+# A source that keeps more of its log for us than this could fill its disk: somebody is to look.
+MUCH_LOG_BYTES: Final = 1 << 30
 
 
 class SourceBlocked(Exception):

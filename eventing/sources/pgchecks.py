@@ -9,7 +9,7 @@ import psycopg2
 from psycopg2.extensions import connection
 
 from eventing.changes import CatalogueTable, Finding, prerequisite
-from eventing.sources.base import SourceBlocked, SourceUnavailable
+from eventing.sources.base import MUCH_LOG_BYTES, SourceBlocked, SourceUnavailable
 from eventing.sources.pgpublishing import Publications, Table
 from eventing.sources.pgserver import OLDEST_VERSION, WAL_LEVEL_MEND, Facts, Server, quoted
 
@@ -169,7 +169,7 @@ def _kept_log(opened: connection, name: str) -> Iterator[Finding]:
         return
     kept, shown = row
     what = f"the server keeps {shown} of its log for the slot"
-    if kept > _MUCH_LOG_BYTES:
+    if kept > MUCH_LOG_BYTES:
         why = "it grows until capture has read it, and could fill the server's disk"
         yield Finding(
             "kept log", "warning", what, why, "See why capture is behind or stands still."
@@ -183,7 +183,6 @@ SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn),
     pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))
 FROM pg_replication_slots WHERE slot_name = %s AND NOT pg_is_in_recovery()
 """
-_MUCH_LOG_BYTES = 1 << 30
 
 
 def _replication(server: Server) -> Finding:

@@ -14,12 +14,11 @@ from django.views.decorators.http import require_POST, require_safe
 
 from eventing import history
 from eventing.access import ADMIN, EDITOR, RANK, VIEWER
+from eventing.capture_status import capture_statuses, live_triggers
 from eventing.logs.base import EventFilter, EventRow, LogUnavailable
 from eventing.models import Project
 from eventing.projects import (
-    capture_statuses,
     configuration_held,
-    live_triggers,
     settings_of,
     trigger_definition_of,
     update_settings,

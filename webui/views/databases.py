@@ -9,6 +9,7 @@ from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_POST, require_safe
 
 from eventing.access import ADMIN, EDITOR
+from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.changes import DATABASE_TYPES, Finding
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
 from eventing.definitions import DatabaseDefinition
@@ -16,8 +17,6 @@ from eventing.doctor import catalogue, check, passes
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import (
-    CaptureStatus,
-    capture_statuses,
     configuration_change,
     database_definition_of,
     delete_database,

@@ -10,11 +10,11 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from eventing import history
+from eventing.capture_status import capture_statuses
 from eventing.changes import EVENT_STATUSES
 from eventing.eventing_dbs import current_log
 from eventing.logs.base import EventFilter, LogUnavailable
 from eventing.models import Project, Trigger
-from eventing.projects import capture_statuses
 from eventing.stats import PERIODS, Period, Series, series, series_by_trigger
 from webui.charts import Chart, latency_chart, outcomes_chart, sparkline
 from webui.pages import live_answer, project_page

@@ -13,6 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from eventing.access import ADMIN
+from eventing.capture_status import capture_statuses
 from eventing.definitions import (
     SettingsDefinition,
     parse_project_name,
@@ -22,7 +23,7 @@ from eventing.definitions import (
 from eventing.history import remove_project
 from eventing.models import Database, Project, Trouble
 from eventing.problems import InvalidInput
-from eventing.projects import capture_statuses, create_project
+from eventing.projects import create_project
 from eventing.stats import LAST_HOUR, series
 from webui.charts import sparkline
 from webui.forms import Form

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 from eventing import history
 from eventing.access import EDITOR
 from eventing.audit import history_of
+from eventing.capture_status import live_triggers
 from eventing.changes import OPERATIONS
 from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefinition
 from eventing.eventing_dbs import current_log
@@ -25,7 +26,6 @@ from eventing.problems import InvalidInput
 from eventing.projects import (
     active_secrets,
     configuration_change,
-    live_triggers,
     retire_signing_secrets,
     rotate_signing_secret,
     save_trigger,

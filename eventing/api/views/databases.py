@@ -16,11 +16,11 @@ from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.problem_details import Unavailable
 from eventing.api.representations import database_shown, findings_shown
 from eventing.api.views.base import ProjectView, operation
+from eventing.capture_status import capture_statuses
 from eventing.definitions import DatabaseDefinition
 from eventing.doctor import catalogue, check, check_database
 from eventing.models import Database
 from eventing.projects import (
-    capture_statuses,
     configuration_change,
     database_definition_of,
     delete_database,

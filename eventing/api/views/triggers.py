@@ -17,14 +17,13 @@ from eventing.api.problem_details import Conflict, Unavailable
 from eventing.api.representations import deed_shown, sample_shown, trial_shown, trigger_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.audit import history_of
+from eventing.capture_status import is_live, live_triggers
 from eventing.definitions import TriggerDefinition
 from eventing.history import remove_trigger
 from eventing.models import Trigger
 from eventing.problems import InvalidInput
 from eventing.projects import (
     configuration_change,
-    is_live,
-    live_triggers,
     retire_signing_secrets,
     rotate_signing_secret,
     save_trigger,
