@@ -1,6 +1,7 @@
 """Whether a Postgres can hold a log, whose log it is, and what to run where it cannot."""
 
-from typing import Any, Final, cast
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, cast
 
 from eventing.changes import Finding, prerequisite
 from eventing.logs.base import LogUnavailable
@@ -22,62 +23,86 @@ _FACTS: Final = """
 _MARK: Final = "SELECT obj_description(to_regnamespace('mission_control'), 'pg_namespace')"
 
 
+class _Facts(NamedTuple):
+    """What `_FACTS` asks, in its order. `version` as 140005, `mark` the schema's comment."""
+
+    version: int
+    version_text: str
+    role: str
+    database: str
+    in_recovery: bool
+    may_create: bool
+    may_use: bool
+    mark: str | None
+    is_control_database: bool
+
+
 def check(connections: Connections, owner: str) -> list[Finding]:
     """Whether this database can hold the log of an installation."""
     try:
         with connections.transaction() as at:
             at.run(_FACTS, SCHEMA, SCHEMA)
-            facts = cast(tuple[Any, ...], at.fetchone())
-            version, version_text, role, database, in_recovery, may_create, may_use = facts[:7]
-            mark, is_control_database = facts[7:]
+            facts = _Facts(*cast(tuple[Any, ...], at.fetchone()))
     except LogUnavailable as error:
         why = "without a connection nothing can be stored"
         return [Finding("connection", "error", str(error), why)]
-    may = "may" if may_create and may_use else "may not"
-    grant = f"GRANT CREATE ON DATABASE {_quoted(database)} TO {_quoted(role)};"
-    if may_create:
-        grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {_quoted(role)};"
     return [
-        Finding("connection", "ok", f"connected as {role}"),
-        prerequisite(
-            "version",
-            version >= OLDEST_VERSION,
-            f"Postgres {version_text}",
-            "Postgres 14 is the oldest that can hold the log",
-            "upgrade the server to Postgres 14 or newer",
-        ),
-        prerequisite(
-            "primary",
-            not in_recovery,
-            "the server is a standby" if in_recovery else "the server is a primary",
-            "a standby cannot be written to",
-            "use the address of the primary server",
-        ),
-        prerequisite(
-            "rights",
-            may_create and may_use,
-            f"the role {role} {may} make the log's tables",
-            f"they live in a schema of their own, {SCHEMA}",
-            grant,
-        ),
-        prerequisite(
-            "owner",
-            mark in (None, _mark_of(owner)),
-            "another installation keeps its log here" if mark else "nobody keeps a log here",
-            "two installations in one log would take each other's events for their own",
-            "choose another database; if that installation is gone for good:"
-            f" COMMENT ON SCHEMA {SCHEMA} IS NULL;",
-        ),
-        prerequisite(
-            "control database",
-            not is_control_database,
-            "this is the control database of an installation"
-            if is_control_database
-            else "this is not a control database",
-            "the log in it is the built-in one",
-            "choose `builtin`",
-        ),
+        Finding("connection", "ok", f"connected as {facts.role}"),
+        *_of_server(facts),
+        _of_rights(facts),
+        *_of_owner(facts, owner),
     ]
+
+
+def _of_server(facts: _Facts) -> Iterator[Finding]:
+    yield prerequisite(
+        "version",
+        facts.version >= OLDEST_VERSION,
+        f"Postgres {facts.version_text}",
+        "Postgres 14 is the oldest that can hold the log",
+        "upgrade the server to Postgres 14 or newer",
+    )
+    yield prerequisite(
+        "primary",
+        not facts.in_recovery,
+        "the server is a standby" if facts.in_recovery else "the server is a primary",
+        "a standby cannot be written to",
+        "use the address of the primary server",
+    )
+
+
+def _of_rights(facts: _Facts) -> Finding:
+    met = facts.may_create and facts.may_use
+    grant = f"GRANT CREATE ON DATABASE {_quoted(facts.database)} TO {_quoted(facts.role)};"
+    if facts.may_create:
+        grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {_quoted(facts.role)};"
+    return prerequisite(
+        "rights",
+        met,
+        f"the role {facts.role} {'may' if met else 'may not'} make the log's tables",
+        f"they live in a schema of their own, {SCHEMA}",
+        grant,
+    )
+
+
+def _of_owner(facts: _Facts, owner: str) -> Iterator[Finding]:
+    yield prerequisite(
+        "owner",
+        facts.mark in (None, _mark_of(owner)),
+        "another installation keeps its log here" if facts.mark else "nobody keeps a log here",
+        "two installations in one log would take each other's events for their own",
+        "choose another database; if that installation is gone for good:"
+        f" COMMENT ON SCHEMA {SCHEMA} IS NULL;",
+    )
+    yield prerequisite(
+        "control database",
+        not facts.is_control_database,
+        "this is the control database of an installation"
+        if facts.is_control_database
+        else "this is not a control database",
+        "the log in it is the built-in one",
+        "choose `builtin`",
+    )
 
 
 def mark(at: Transaction, owner: str) -> None:
