@@ -39,6 +39,9 @@ TROUBLE_KINDS: Final[tuple[TroubleKind, ...]] = (
     "trigger_failing",
 )
 
+# Of the Eventing DB in the control database, where others go by an alias.
+BUILTIN_NAME: Final = "builtin"
+
 _PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -105,7 +108,7 @@ class SettingsDefinition:
     """A project's settings. `eventing_db` is `builtin` or an alias of the project."""
 
     eventing_enabled: bool = False
-    eventing_db: str = "builtin"
+    eventing_db: str = BUILTIN_NAME
     retention_events_days: int = 30
     retention_payloads_days: int = 30
 
@@ -333,8 +336,9 @@ def parse_database(
     """A database from `{alias, type, url, schemas}`."""
     reader = _Reader(source, path, environment)
     alias = reader.text("alias", _NAME, _NAME_ALLOWED)
-    if alias == "builtin":
-        reader.refuse("alias", alias, "any name but `builtin`, which is the built-in Eventing DB")
+    if alias == BUILTIN_NAME:
+        allowed = f"any name but `{BUILTIN_NAME}`, which is the built-in Eventing DB"
+        reader.refuse("alias", alias, allowed)
     kind = cast(DatabaseType, reader.choice("type", DATABASE_TYPES, None))
     written = reader.raw("url", "")
     if not isinstance(written, str) or not _can_be_stored(written):
@@ -501,7 +505,9 @@ def parse_settings(source: object, path: str = "") -> SettingsDefinition:
     retention = _Reader(reader.raw("retention", {}), reader.path_of("retention"), {})
     settings = SettingsDefinition(
         eventing_enabled=eventing.flag("enabled", False),
-        eventing_db=eventing.text("db", _NAME, "`builtin` or a database's alias", "builtin"),
+        eventing_db=eventing.text(
+            "db", _NAME, f"`{BUILTIN_NAME}` or a database's alias", BUILTIN_NAME
+        ),
         retention_events_days=retention.days("events", 30),
         retention_payloads_days=retention.days("payloads", 30),
     )

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from eventing.changes import Finding
 from eventing.connection_strings import ConnectionString
-from eventing.definitions import DatabaseDefinition, SettingsDefinition
+from eventing.definitions import BUILTIN_NAME, DatabaseDefinition, SettingsDefinition
 from eventing.logs import builtin_log, log_at
 from eventing.logs.base import EventLog, LogUnavailable
 from eventing.models import Database, EventingDb, Installation, Project
@@ -113,7 +113,7 @@ def stores_of(project: Project) -> list[Store]:
         )
         for stored in project.eventing_dbs.order_by("-replaced_at", "-pk")
     ]
-    builtin = Store(BUILTIN, "builtin", "the control database", builtin_log())
+    builtin = Store(BUILTIN, BUILTIN_NAME, "the control database", builtin_log())
     number = current_number(project)
     stores = [*others, builtin]
     return sorted(stores, key=lambda store: store.number != number)

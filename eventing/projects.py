@@ -8,7 +8,6 @@ the audit log what was changed; nothing here talks to a source.
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
 
 import orjson
 from django.contrib.auth.models import User
@@ -21,6 +20,7 @@ from eventing.access import Actor
 from eventing.audit import database_facts, settings_facts, trigger_facts
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
+    BUILTIN_NAME,
     Backoff,
     DatabaseDefinition,
     SettingsDefinition,
@@ -42,8 +42,6 @@ from eventing.models import (
 from eventing.models.fields import Sealed, readable, stored_value
 from eventing.problems import InvalidInput, Problem
 from eventing.signing import new_secret
-
-BUILTIN_NAME: Final = "builtin"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from eventing.access import Actor
 from eventing.changes import DATABASE_TYPES, DatabaseType
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES, ConnectionString
 from eventing.definitions import (
+    BUILTIN_NAME,
     DatabaseDefinition,
     NotificationDefinition,
     SettingsDefinition,
@@ -503,7 +504,7 @@ def settings_definition(post: QueryDict) -> SettingsDefinition:
         for name in ("events", "payloads")
         if post.get(f"retention_{name}", "").strip()
     }
-    eventing = {"enabled": "enabled" in post, "db": post.get("db", "builtin")}
+    eventing = {"enabled": "enabled" in post, "db": post.get("db", BUILTIN_NAME)}
     return parse_settings({"eventing": eventing, "retention": retention})
 
 

@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
-from eventing.definitions import FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
+from eventing.definitions import BUILTIN_NAME, FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
 from eventing.exports import EXPORT_KINDS
 from eventing.models import CaptureLease
 from eventing.stats import LAST_HOUR, PERIODS
@@ -46,7 +46,7 @@ class ProblemDetails(serializers.Serializer[object]):
 
 class Eventing(serializers.Serializer[object]):
     enabled = _Flag(default=False)
-    db = _Text(default="builtin", help_text="The Eventing DB.")
+    db = _Text(default=BUILTIN_NAME, help_text="The Eventing DB.")
 
 
 class Retention(serializers.Serializer[object]):

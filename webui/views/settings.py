@@ -9,13 +9,12 @@ from django.views.decorators.http import require_POST
 
 from eventing.access import ADMIN
 from eventing.changes import Finding
-from eventing.definitions import parse_project_title
+from eventing.definitions import BUILTIN_NAME, parse_project_title
 from eventing.eventing_dbs import needed, prepare_for, stores_of
 from eventing.logs import LOG_TYPES
 from eventing.models import Project
 from eventing.problems import InvalidInput
 from eventing.projects import (
-    BUILTIN_NAME,
     configuration_held,
     rename_project,
     settings_of,
