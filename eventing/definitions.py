@@ -8,12 +8,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from eventing.changes import DATABASE_TYPES, OPERATIONS, DatabaseType, Operation
 from eventing.connection_strings import SCHEMES, ConnectionString
+from eventing.parameters import utc_of
 from eventing.problems import InvalidInput, Problem, shown
 
 TriggerState = Literal["active", "paused", "disabled"]
@@ -262,8 +263,7 @@ class _Reader:
         if value is None:
             return None
         try:
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+            return utc_of(value)
         except (TypeError, ValueError, OverflowError):
             self.refuse(name, value, _MOMENT_ALLOWED)
             return None

@@ -1,7 +1,7 @@
-"""Parameters of a request that name a choice or a time, read the same by pages and API.
+"""Texts that name a choice or a time, read the same wherever they come from: pages, API or a file.
 
-What is wrong with one is noted with the others and reads as if it had not been given, so that all
-of it can be said at once.
+What is wrong with a parameter is noted with the others and reads as if it had not been given, so
+that all of it can be said at once.
 """
 
 from collections.abc import Mapping, Sequence
