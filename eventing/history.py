@@ -30,6 +30,8 @@ from eventing.quantities import instant
 
 # How long a page may be searched for where nobody waits for the answer.
 LONG_PATIENCE_SECONDS: Final = 20.0
+# How many events a person or program may name at once, to redeliver or cancel them.
+MOST_CHOSEN: Final = 1000
 _PAGE = 500
 
 

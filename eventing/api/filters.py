@@ -13,6 +13,7 @@ from django.http import QueryDict
 from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.exports import EXPORT_KINDS, ExportKind
+from eventing.history import MOST_CHOSEN
 from eventing.logs.base import EventFilter
 from eventing.models import Project, Trigger
 from eventing.parameters import LONGEST, choice_of, moment_of
@@ -33,7 +34,6 @@ FILTERS: Final = (
 PAGING: Final = ("cursor", "limit")
 DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
-MOST_CHOSEN: Final = 1000
 MOST_PROBLEMS: Final = 20
 _MOMENT_ALLOWED: Final = (
     "an ISO 8601 time such as 2026-01-31T12:00:00Z (in an address, write + as %2B)"

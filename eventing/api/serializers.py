@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from rest_framework import serializers
 
+from eventing.api.filters import DEFAULT_LIMIT, MOST_LIMIT
 from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
 from eventing.definitions import BUILTIN_NAME, FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
 from eventing.exports import EXPORT_KINDS
+from eventing.history import MOST_CHOSEN
 from eventing.models import CaptureLease
 from eventing.stats import LAST_HOUR, PERIODS
 
@@ -193,7 +195,7 @@ class AuditSelection(serializers.Serializer[object]):
     object = _Text(required=False)
     user = _Text(required=False)
     cursor = _Text(required=False, help_text="`next` of the page before.")
-    limit = _Number(required=False, default=50, min_value=1, max_value=500)
+    limit = _Number(required=False, default=DEFAULT_LIMIT, min_value=1, max_value=MOST_LIMIT)
 
 
 class Capture(serializers.Serializer[object]):
@@ -409,11 +411,11 @@ class EventExport(EventFilters):
 
 class EventSelection(EventFilters):
     cursor = _Text(required=False, help_text="`next` of the page before.")
-    limit = _Number(required=False, default=50, min_value=1, max_value=500)
+    limit = _Number(required=False, default=DEFAULT_LIMIT, min_value=1, max_value=MOST_LIMIT)
 
 
 class EventChoice(serializers.Serializer[object]):
-    ids = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=1000)
+    ids = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=MOST_CHOSEN)
 
 
 class EventsToRedeliver(EventFilters):
@@ -421,7 +423,7 @@ class EventsToRedeliver(EventFilters):
         child=serializers.UUIDField(),
         required=False,
         min_length=1,
-        max_length=1000,
+        max_length=MOST_CHOSEN,
         help_text="These events alone; then no filter is allowed.",
     )
 

@@ -29,7 +29,6 @@ from webui.requests import Request
 from webui.templatetags.console import MOST_SHOWN, event_token
 
 _PAGE_ROWS: Final = 50
-_MOST_CHOSEN: Final = 1000
 # Of a document's id in an address; servers take no address of more than 4 kB.
 _MOST_IN_ADDRESS: Final = 2000
 
@@ -240,7 +239,7 @@ def chosen(request: Request, project: Project) -> HttpResponse:
 def _chosen_ids(request: Request) -> list[UUID]:
     """The chosen events; what is no id was not chosen on a page of ours, and chooses nothing."""
     ids = []
-    for text in request.POST.getlist("id")[:_MOST_CHOSEN]:
+    for text in request.POST.getlist("id")[: history.MOST_CHOSEN]:
         with suppress(ValueError):
             ids.append(UUID(text))
     return ids
