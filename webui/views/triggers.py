@@ -232,9 +232,7 @@ def try_draft(request: Request, project: Project) -> HttpResponse:
         if request.htmx:
             return render(request, "triggers/_trial_refused.html", {"problems": form.summary})
         return _form_page(request, project, form, trigger, refused=True)
-    context = {**_trial_context(trial), "trigger": trigger, "is_draft": True}
-    template = "triggers/_trial.html" if request.htmx else "triggers/trial.html"
-    return render(request, template, context)
+    return _trial_answer(request, trial, trigger, is_draft=True)
 
 
 def _drafted(request: Request, trigger: Trigger | None, url: str = "") -> TriggerDefinition:
@@ -251,9 +249,19 @@ def _drafted(request: Request, trigger: Trigger | None, url: str = "") -> Trigge
 _NOWHERE: Final = "https://example.com"
 
 
-def _trial_context(trial: Trial) -> dict[str, Any]:
-    body = trial.exchange.response_body.decode("utf-8", "replace")
-    return {"trial": trial, "response_body": body}
+def _trial_answer(
+    request: Request, trial: Trial, trigger: Trigger | None, *, is_draft: bool = False
+) -> HttpResponse:
+    """What a test event came to: within the page for htmx, else as a page of its own."""
+    context = {
+        "trial": trial,
+        "response_body": trial.exchange.response_body.decode("utf-8", "replace"),
+        "trigger": trigger,
+        "is_draft": is_draft,
+    }
+    return render(
+        request, "triggers/_trial.html" if request.htmx else "triggers/trial.html", context
+    )
 
 
 @require_POST
@@ -373,9 +381,7 @@ def set_state(request: Request, project: Project, name: str) -> HttpResponse:
 def send_test(request: Request, project: Project, name: str) -> HttpResponse:
     """Send one made-up event now and show the whole exchange."""
     trigger = _trigger(project, name)
-    context = {**_trial_context(send_test_event(trigger)), "trigger": trigger}
-    template = "triggers/_trial.html" if request.htmx else "triggers/trial.html"
-    return render(request, template, context)
+    return _trial_answer(request, send_test_event(trigger), trigger)
 
 
 @never_cache
