@@ -11,9 +11,10 @@ import secrets
 import shutil
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pymongo
@@ -42,16 +43,6 @@ _MYSQL_SETTINGS = {
 }
 
 
-class SqlServer(Protocol):
-    """A MySQL or MariaDB as tests use it, ours or somebody's."""
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def url(self, database: str = "mysql") -> str: ...
-    def create_database(self, name: str | None = None) -> str: ...
-    def execute(self, sql: str, parameters: Any = None, database: str = "mysql") -> Any: ...
-
-
 def connect(url: str, **options: Any) -> "pymysql.Connection[pymysql.cursors.Cursor]":
     """A connection of our own to a MySQL or MariaDB, in autocommit."""
     parts = urlsplit(url)
@@ -77,7 +68,26 @@ def execute(url: str, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]
         connection.close()
 
 
-class ExternalMySql:
+class SqlServer(ABC):
+    """What tests do in a MySQL or MariaDB, ours or somebody's."""
+
+    @abstractmethod
+    def url(self, database: str = "mysql") -> str: ...
+
+    def create_database(self, name: str | None = None) -> str:
+        """Make a database (with a name of its own unless one is given); returns its URL."""
+        name = name or f"database_{secrets.token_hex(6)}"
+        self.execute(f"CREATE DATABASE `{name}`")
+        return self.url(name)
+
+    def execute(
+        self, sql: str, parameters: Any = None, database: str = "mysql"
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement; returns its rows, or an empty list."""
+        return execute(self.url(database), sql, parameters)
+
+
+class ExternalMySql(SqlServer):
     """The server of `TEST_MYSQL_URL`: used as it is, never started, stopped or killed."""
 
     def __init__(self, url: str) -> None:
@@ -95,18 +105,8 @@ class ExternalMySql:
     def url(self, database: str = "mysql") -> str:
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
 
-    def create_database(self, name: str | None = None) -> str:
-        name = name or f"database_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE `{name}`")
-        return self.url(name)
 
-    def execute(
-        self, sql: str, parameters: Any = None, database: str = "mysql"
-    ) -> list[tuple[Any, ...]]:
-        return execute(self.url(database), sql, parameters)
-
-
-class MySqlServer(Server):
+class MySqlServer(SqlServer, Server):
     """A MySQL 9, run with the libraries it was built for. Its superuser is `root`."""
 
     name = "MySQL"
@@ -199,16 +199,6 @@ class MySqlServer(Server):
 
     def url(self, database: str = "mysql") -> str:
         return f"mysql://root:{self.password}@127.0.0.1:{self.port}/{database}"
-
-    def create_database(self, name: str | None = None) -> str:
-        name = name or f"database_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE `{name}`")
-        return self.url(name)
-
-    def execute(
-        self, sql: str, parameters: Any = None, database: str = "mysql"
-    ) -> list[tuple[Any, ...]]:
-        return execute(self.url(database), sql, parameters)
 
 
 class MariaDbServer(MySqlServer):
