@@ -25,8 +25,8 @@ from eventing.lease import Lease
 from eventing.logs.base import LogUnavailable, PositionMoved
 from eventing.matching import Matcher, Rule
 from eventing.models import CaptureLease, Database, Installation, RetiredSource, Trigger
-from eventing.models.fields import UndecryptableValue, stored_value
-from eventing.projects import configuration_version
+from eventing.models.fields import UndecryptableValue
+from eventing.projects import configuration_version, leave_for_removal
 from eventing.sources import source_of
 from eventing.sources.base import START_ANEW, Source, SourceBlocked, SourceUnavailable
 
@@ -256,12 +256,7 @@ class CaptureLoop:
                 f"{database.alias}: what an earlier capture left is still there"
             )
         if not is_wanted:
-            RetiredSource.objects.create(
-                database_id=database.pk,
-                type=database.type,
-                url=stored_value(database, "url"),
-                source_name=name,
-            )
+            leave_for_removal(database)
             raise Reconfigured
 
     def _bring_position(self) -> None:

@@ -310,14 +310,19 @@ def _retire(database: Database) -> None:
 
     Should the database be captured again, that begins from a moment of its own.
     """
+    leave_for_removal(database)
+    CaptureLease.objects.filter(database=database).delete()
+    CaptureLease.objects.create(database=database, restart_from_now=True)
+
+
+def leave_for_removal(database: Database) -> None:
+    """Note what was made at the server for a database: capture takes it away, soon after."""
     RetiredSource.objects.create(
         database_id=database.pk,
         type=database.type,
         url=stored_value(database, "url"),
         source_name=database.source_name,
     )
-    CaptureLease.objects.filter(database=database).delete()
-    CaptureLease.objects.create(database=database, restart_from_now=True)
 
 
 def start_anew(database: Database, *, by: Actor) -> None:
