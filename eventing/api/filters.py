@@ -1,4 +1,5 @@
-"""Which events, or entries of the audit log, a request asks for: its parameters, checked.
+"""What a request asks for by its parameters, checked: which events, entries of the audit log or
+figures, and how a configuration is put in.
 
 A parameter that is not known is refused by name, since leaving it out would widen the selection.
 """
