@@ -194,9 +194,9 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One prerequisite of a source, as the doctor reports it.
+    """One prerequisite of a source or of an Eventing DB, as people are told of it.
 
-    `status`: `ok`, `warning` (works, with a limit worth knowing) or `error` (capture cannot run).
+    `status`: `ok`, `warning` (works, with a limit worth knowing) or `error` (cannot be used).
     `mend` is the exact statement or configuration line; `restart` whether the server must be
     restarted for it to count.
     """

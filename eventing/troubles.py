@@ -73,8 +73,7 @@ def _of_sources() -> Iterator[Seen]:
             yield _seen("source_blocked", *place, f"{status.error}{mend}")
         lag = _lag_seconds(status)
         if lag >= limits.get(database.project_id, LAG_SECONDS) or status.keeps_much_log:
-            behind = f"the last change that was read is {duration(lag * 1000)} old"
-            reason = behind
+            reason = f"the last change that was read is {duration(lag * 1000)} old"
             if status.lag_bytes:
                 reason += f"; {size(status.lag_bytes)} of its log wait at the server"
             # So much log is trouble whatever the limit of seconds.
