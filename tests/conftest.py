@@ -24,6 +24,7 @@ from tests.databases import (
     session_mongodb,
     session_mysql,
 )
+from tests.receiver import Receiver
 from tests.servers import (
     ExternalPostgres,
     PostgresServer,
@@ -203,6 +204,13 @@ def source_database18(postgres18_server: PostgresServer) -> Iterator[str]:
     url = postgres18_server.create_database()
     yield url
     drop_database(postgres18_server, urlsplit(url).path.lstrip("/"))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An endpoint of the test's own."""
+    with Receiver() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -35,12 +35,6 @@ LARGE: Final = 5_000_000
 SOURCES: Final = ("main", "maria", "mongo")
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
 def fill_postgres(url: str) -> int:
     """Tables of one row each; returns how many."""
     values: list[tuple[str, Any]] = [

@@ -68,12 +68,6 @@ def _right_again(clocks: Clocks) -> Iterator[None]:
         clocks.set(name, 0)
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
 @pytest.mark.parametrize("off", [DAY, -DAY], ids=["a day ahead", "a day behind"])
 def test_a_retry_comes_after_its_pause_whatever_the_worker_takes_for_now(
     off: int, stack: Stack, clocks: Clocks, source_database: str, receiver: Receiver

@@ -22,12 +22,6 @@ ROW_BYTES = 100_000
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def full_disk(
     stack_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Stack, SmallDisk, PostgresServer]]:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -14,12 +14,6 @@ from tests.waiting import wait_until
 
 ROUNDS = 4
 ROWS_A_ROUND = 500
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
 
 
 def pour(product: Product, receiver: Receiver, disturb: Callable[[], None]) -> None:

@@ -70,12 +70,6 @@ def source(postgres: PostgresServer) -> Iterator[str]:
     drop_database(postgres, url.rpartition("/")[2])
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
 def finish(product: Product) -> None:
     product.disable()
     wait_until(

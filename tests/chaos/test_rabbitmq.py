@@ -52,12 +52,6 @@ def stack(
     assert ended_late == []
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
 def test_a_message_goes_out_although_rabbitmq_has_closed_the_idle_connection(
     rabbitmq: RabbitMqServer,
 ) -> None:

@@ -28,12 +28,6 @@ def stack(
         yield running
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
 def insert_files(product: Product, count: int, size_bytes: int) -> None:
     product.run_sql(
         f"INSERT INTO files SELECT i, repeat(md5(i::text), {size_bytes // 32})"

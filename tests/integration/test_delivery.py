@@ -49,12 +49,6 @@ OPEN = AddressGuard(["127.0.0.0/8"])
 SOON = Backoff(initial_ms=20, factor=1, max_ms=60_000)
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
 class Bench:
     """Endpoints by trigger, and dispatchers that read them; `settle` plays the sweep."""
 

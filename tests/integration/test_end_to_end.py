@@ -20,12 +20,6 @@ USERS = "CREATE TABLE users (id bigint PRIMARY KEY, email text, balance numeric)
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def product(
     stack: Stack, source_database: str, request: pytest.FixtureRequest
 ) -> Iterator[Product]:

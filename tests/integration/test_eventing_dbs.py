@@ -25,12 +25,6 @@ from tests.writing import BackgroundWriter
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def logs_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
     url = postgres_server.create_database()
     yield url

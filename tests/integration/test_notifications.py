@@ -47,12 +47,6 @@ def mailbox() -> Iterator[Mailbox]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
-@pytest.fixture
 def project(log: PostgresEventLog) -> Project:
     return make_project()
 

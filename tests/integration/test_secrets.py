@@ -5,11 +5,9 @@ could look: the processes' logs, every page and REST answer of every role, expor
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import pytest
 import requests
 import yaml
 
@@ -46,12 +44,6 @@ _SIGNING = """
 from eventing.models import Trigger
 print('SECRETS', ' '.join(t.signing_secrets.strip('[]"') for t in Trigger.objects.all()))
 """
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as endpoint:
-        yield endpoint
 
 
 def planted(name: str) -> str:

@@ -4,7 +4,6 @@ lost, and all others go on as if they were not there.
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -52,12 +51,6 @@ from tests.waiting import wait_until
 
 OTHER = "other-" * 10
 SAID = "o key of ENCRYPTION_KEYS opens eventing_"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
 
 
 @dataclass

@@ -28,12 +28,6 @@ OPEN = AddressGuard(["127.0.0.0/8", "::1/128"])
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
-@pytest.fixture
 def destination() -> Iterator[WebhookDestination]:
     made = WebhookDestination(OPEN)
     yield made

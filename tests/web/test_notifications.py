@@ -1,6 +1,6 @@
 """Settings, Notifications: made, tested, changed and deleted in the console and over REST."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -23,12 +23,6 @@ from tests.web.conftest import ROLES, Shop, somebody_waits_for_a_lock
 REST = "projects/shop/notifications/"
 SECRET = "https://chat.example.com/hooks/hook-s3cret"
 FORM = {"name": "on-call", "url": SECRET, "kinds": ["source_blocked", "breaker_open"]}
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
 
 
 def test_one_is_added_seen_changed_and_deleted(shop: Shop, admin: Client) -> None:
