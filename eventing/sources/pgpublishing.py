@@ -29,7 +29,8 @@ class Table(NamedTuple):
     """A table as the catalogue has it at this moment.
 
     `eligible` if it may be captured at all, `identity` if updates and deletes may be published,
-    `ours` if our role may publish it; then which publications hold it by name.
+    `ours` if our role may publish it, else `owner` is who may; then which publications hold it by
+    name.
     """
 
     oid: int
@@ -40,6 +41,8 @@ class Table(NamedTuple):
     ours: bool
     in_insert: bool
     in_change: bool
+    owner: str
+    owner_is_superuser: bool
 
     @property
     def column(self) -> str:
@@ -353,9 +356,11 @@ SELECT c.oid, c.nspname, c.relname, c.eligible,
        END,
        pg_has_role(c.relowner, 'USAGE'),
        coalesce(named.in_insert, false),
-       coalesce(named.in_change, false)
+       coalesce(named.in_change, false),
+       owner.rolname, owner.rolsuper
 FROM candidate AS c
-LEFT JOIN named USING (oid)
+JOIN pg_roles AS owner ON owner.oid = c.relowner
+LEFT JOIN named ON named.oid = c.oid
 WHERE c.eligible OR named.oid IS NOT NULL
 ORDER BY c.nspname, c.relname
 """

@@ -1267,6 +1267,29 @@ def test_a_role_with_the_least_rights_captures_its_own_tables(url: str, role_url
     capture.source.remove()
 
 
+def test_what_makes_another_s_table_ours_takes_it_from_nobody(url: str, role_url: str) -> None:
+    role, database = urlsplit(role_url).username, urlsplit(url).path.lstrip("/")
+    owner = f"owner_of_{role}"
+    run(
+        url,
+        f"ALTER ROLE {role} REPLICATION",
+        f'GRANT CREATE ON DATABASE "{database}" TO {role}',
+        f"CREATE ROLE {owner}",
+        "CREATE TABLE theirs (id int PRIMARY KEY)",
+        f"ALTER TABLE theirs OWNER TO {owner}",
+    )
+    capture = Capture(role_url)
+    found = next(each for each in capture.source.check() if each.name == "ownership")
+    assert found.mend == f'GRANT "{owner}" TO "{role}";'
+    run(url, found.mend)
+    assert "ownership" not in {each.name for each in capture.source.check()}
+    capture.open()
+    run(url, f"SET ROLE {owner}; INSERT INTO theirs VALUES (1)")
+    assert [change.table for change in capture.until(1)] == ["theirs"]
+    capture.source.remove()
+    run(url, f"REVOKE {owner} FROM {role}", "DROP TABLE theirs", f"DROP ROLE {owner}")
+
+
 # Leaving
 
 
