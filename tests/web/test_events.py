@@ -15,6 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from eventing.access import command_line
+from eventing.breakers import Breakers
 from eventing.changes import Outcome
 from eventing.definitions import PayloadFormat
 from eventing.exports import EXPORT_KINDS, ExportKind, lines
@@ -173,6 +174,25 @@ def test_an_event_shows_payload_invocations_and_the_command(shop: Shop, viewer: 
     part = viewer.get(shop.path(f"events/{event_id}/"), headers=HTMX).content.decode()
     assert "<html" not in part
     assert "curl -X POST" in part
+
+
+@pytest.mark.parametrize("why", ["it is paused", "100 attempts in a row failed"])
+def test_an_event_that_waits_says_that_deliveries_are_held(
+    shop: Shop, viewer: Client, why: str
+) -> None:
+    (delivered,) = shop.add_events(1)
+    origin, change = make_origin(shop.project, shop.database.pk), make_change(document_id="waits")
+    (event,) = make_events([change], origin, shop.trigger.pk, shop.trigger.name)
+    shop.log.append(origin, [event], shop.log.position(shop.database.pk), change.position)
+    waiting = event.id
+    told = f"are held:</strong> {why}."
+    assert told not in viewer.get(f"/projects/shop/events/{waiting}/").content.decode()
+    if why == "it is paused":
+        shop.project.triggers.update(state="paused")
+    else:
+        Breakers().open(shop.trigger.pk, why)
+    assert told in viewer.get(f"/projects/shop/events/{waiting}/").content.decode()
+    assert told not in viewer.get(f"/projects/shop/events/{delivered}/").content.decode()
 
 
 def test_from_an_event_one_goes_back_to_the_log_as_it_was_filtered(

@@ -160,7 +160,14 @@ def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
     finished = row.status in ("delivered", "failed", "cancelled")
     sendable = detail.payload is not None and row.problem is None
     # Its present name: it may have been renamed since, or deleted.
-    trigger = project.triggers.filter(pk=row.trigger_id).values_list("name", flat=True).first()
+    trigger = (
+        project.triggers.filter(pk=row.trigger_id)
+        .values("name", "state", "breaker__reason")
+        .first()
+    )
+    held = ""
+    if trigger is not None and row.status == "pending":
+        held = "it is paused" if trigger["state"] == "paused" else trigger["breaker__reason"]
     return {
         "row": row,
         "type": EVENT_TYPES[row.operation],
@@ -173,7 +180,8 @@ def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
         "invocations": detail.invocations,
         "timeline": _timeline(detail),
         "token": _state_token(detail),
-        "trigger": trigger,
+        "trigger": trigger and trigger["name"],
+        "held": held,
         "may_redeliver": finished and sendable and trigger is not None,
     }
 
