@@ -174,6 +174,11 @@ class Tables:
         with self._connections.transaction() as at:
             return _is_there(at, _NAMES_OF_TRIGGERS) or not pgindexes.are_as_they_should(at)
 
+    def lacks_kinds(self) -> bool:
+        """Whether `catch_up` has yet to note the kinds of events that an older version stored."""
+        with self._connections.transaction() as at:
+            return _is_there(at, _NAMES_OF_TRIGGERS)
+
     def catch_up(self) -> None:
         """Do what takes long after an upgrade, while everybody goes on."""
         pgindexes.build(self._connections)

@@ -222,6 +222,17 @@ class TestPostgres(LogContract):
         log.expire(1, today - 7, today - 7)
         assert noted() == ["lasting"]
 
+    def test_events_of_an_older_version_expire_once_their_kinds_are_known(
+        self, log: Log, source_database: str
+    ) -> None:
+        today = int(time.time() * 1000) // DAY_MS
+        (old,) = stored(log, 1, committed_at_ms=(today - 9) * DAY_MS)
+        made_by_an_older_version(source_database)
+        assert log.expire(1, today - 7, today - 7) == (0, 0)
+        log.catch_up()
+        assert log.expire(1, today - 7, today - 7) == (1, 0)
+        assert log.event(1, old.id) is None
+
     def test_what_is_redelivered_while_its_payload_is_being_forgotten_is_refused(
         self, log: Log, source_database: str
     ) -> None:
