@@ -5,8 +5,10 @@ Sources read such a server, and an event log may be kept in one; neither knows t
 
 import ssl
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pymysql
 from pymysql.connections import Connection
@@ -17,6 +19,11 @@ from eventing.connection_strings import DEFAULT_PORTS, ConnectionString
 from eventing.dialing import ForbiddenPlace, dial
 
 Opened: TypeAlias = "Connection[Cursor]"
+# Generic for mypy alone.
+if TYPE_CHECKING:
+    _Driver = Connection[Cursor]
+else:
+    _Driver = Connection
 
 # The tables of an event log begin with this; they are never captured.
 OWN_TABLES: Final = "mission_control_"
@@ -68,6 +75,36 @@ class Facts:
         return f"SET PERSIST {name} = {value};"
 
 
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Around what reads a server's answer: the driver trips over what is none of a MySQL's, a
+    request for our files included. Raises pymysql.OperationalError then, which quotes nothing."""
+    try:
+        yield
+    except (pymysql.MySQLError, OSError, UnicodeEncodeError):
+        raise
+    except _NOT_THE_PROTOCOL:
+        said = "what answers does not speak MySQL's protocol"
+        raise pymysql.OperationalError(CR.CR_MALFORMED_PACKET, said) from None
+
+
+class _Connection(_Driver):
+    """A connection that is closed as soon as an answer is not of the protocol."""
+
+    # The driver's own, which its types leave out.
+    _force_close: Callable[[], None]
+
+    def query(self, sql: str | bytes, unbuffered: bool = False) -> int:
+        try:
+            with speaking():
+                return super().query(sql, unbuffered)
+        except pymysql.OperationalError as error:
+            if error.args[0] == CR.CR_MALFORMED_PACKET:
+                # Whatever comes next would be taken for the answer to another question.
+                self._force_close()
+            raise
+
+
 def address_of(url: str) -> ConnectionString:
     """The parts of a connection string; all of them empty where it is none."""
     try:
@@ -90,7 +127,7 @@ def connect(
     OSError.
     """
     chosen = ["time_zone = '+00:00'", f"wait_timeout = {_IDLE_SECONDS}", settings]
-    opened = pymysql.connect(
+    opened = _Connection(
         defer_connect=True,
         host=address.host,
         port=int(address.port or DEFAULT_PORTS["mysql"]),
@@ -114,14 +151,8 @@ def connect(
     except OSError as error:
         said = f"Can't connect to {address.host!r} ({error.strerror or error})"
         raise pymysql.OperationalError(CR.CR_CONN_HOST_ERROR, said) from None
-    try:
+    with speaking():
         opened.connect(there)
-    except (pymysql.MySQLError, OSError):
-        raise
-    except _NOT_THE_PROTOCOL:
-        # The driver trips over what is no answer of a MySQL, a request for our files included.
-        said = "what answers does not speak MySQL's protocol"
-        raise pymysql.OperationalError(CR.CR_MALFORMED_PACKET, said) from None
     return opened
 
 

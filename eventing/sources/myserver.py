@@ -15,7 +15,14 @@ from eventing.sources.mycolumns import CatalogueColumn, FoundTable
 from eventing.sources.myposition import GtidSet, Position
 
 _READ_SECONDS: Final = 30
-_BROKEN: Final = frozenset({CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_CONN_HOST_ERROR})
+_BROKEN: Final = frozenset(
+    {
+        CR.CR_SERVER_GONE_ERROR,
+        CR.CR_SERVER_LOST,
+        CR.CR_CONN_HOST_ERROR,
+        CR.CR_MALFORMED_PACKET,
+    }
+)
 _SIGN_IN: Final = frozenset({ER.ACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, ER.HOST_NOT_PRIVILEGED})
 _NO_RIGHT: Final = frozenset(
     {ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR}

@@ -25,7 +25,7 @@ from pymysqlreplication.constants.BINLOG import (
 )
 from pymysqlreplication.gtid import GtidSet as LibraryGtidSet
 
-from eventing.mysqlserver import Facts, Opened
+from eventing.mysqlserver import Facts, Opened, speaking
 from eventing.sources.base import MOST_ROW_BYTES, SourceUnavailable
 from eventing.sources.mycolumns import length_at
 from eventing.sources.myposition import Position, file_and_offset
@@ -122,7 +122,8 @@ class Wire:
             + b"\0\0"
             + struct.pack("<HII", 0, 0, 0)
         )
-        self._opened._read_packet()
+        with speaking():
+            self._opened._read_packet()
         if position.kind == "mysql":
             wanted = LibraryGtidSet(position.done.partition("@")[0]).encoded()
             self._command(
@@ -275,7 +276,8 @@ class Wire:
     def _event(self, packet: bytes) -> Event:
         first = packet[0]
         if first == 0xFF:
-            pymysql.err.raise_mysql_exception(packet)
+            with speaking():
+                pymysql.err.raise_mysql_exception(packet)
         if first == 0xFE and len(packet) < 9:
             raise SourceUnavailable(f"{self._place}: the server ended the stream (it shuts down)")
         timestamp, kind, server_id, size, end, flags = _HEADER.unpack_from(packet, 1)
