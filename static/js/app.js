@@ -327,6 +327,7 @@ document.addEventListener("htmx:oobAfterSwap", ({ detail }) => {
   if (body && !body.hidden) row.querySelector(".row-link").setAttribute("aria-expanded", "true");
   const box = row?.querySelector(".c-choose input");
   if (box && choosing.delete(box.value)) box.checked = true;
+  if (box?.checked) offerWhatCanBeDone();
 });
 
 // Choosing events: the bar at the foot says how many and what can be done with them.
@@ -335,12 +336,23 @@ const boxes = () => all("#event-rows .event-row .c-choose input");
 const chosen = () => boxes().filter((box) => box.checked);
 let lastChosen = null;
 
+// What would do nothing is not offered; what does something says to how many.
+function offerWhatCanBeDone() {
+  const statuses = chosen().map((box) => box.closest(".event-row").dataset.status);
+  for (const affects of all("#chosen [data-affects]")) {
+    const count = statuses.filter((status) => affects.dataset.affects.split(" ").includes(status)).length;
+    affects.textContent = count && count < statuses.length ? ` (${count})` : "";
+    affects.closest("button").disabled = statuses.length > 0 && count === 0;
+  }
+}
+
 function countChosen(answer = "") {
   const bar = document.getElementById("chosen");
   if (!bar) return;
   const count = chosen().length;
   document.getElementById("choice-count").textContent = count ? `${count} chosen` : "";
   if (!answer) document.getElementById("choice-answer").replaceChildren();
+  offerWhatCanBeDone();
   bar.classList.toggle("has-choice", count > 0);
   bar.classList.toggle("has-answer", count === 0 && document.getElementById("choice-answer").textContent.trim() !== "");
   const every = document.getElementById("choose-all");
@@ -405,6 +417,7 @@ function showWaiting() {
 function letIn() {
   const table = document.getElementById("event-rows");
   document.getElementById("log-panel").classList.remove("empty-log");
+  document.getElementById("log-actions").hidden = false;
   document.getElementById("log-empty")?.remove();
   for (const body of waiting) body.classList.add("arrived");
   table.tHead.after(...waiting);

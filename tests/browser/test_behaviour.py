@@ -70,6 +70,23 @@ def test_the_steps_of_a_chart_tell_the_time_of_its_axis(
         assert chart.locator(".chart-slot").count() > 5
 
 
+def test_what_would_do_nothing_is_not_offered(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path("events/?status=failed"))
+    page.locator(".c-choose label").nth(1).click()
+    bar = page.locator("#chosen")
+    expect(bar.get_by_role("button", name="Redeliver", exact=True)).to_be_enabled()
+    expect(bar.get_by_role("button", name="Cancel pending")).to_be_disabled()
+    page.goto(live_server.url + shop.path("events/redeliver/?table=nothing"))
+    expect(page.get_by_text("No event matches")).to_be_visible()
+    expect(page.get_by_role("button", name="Redeliver")).to_have_count(0)
+    page.get_by_role("link", name="Back to the log").click()
+    expect(page.get_by_text("No event matches these filters.")).to_be_visible()
+    expect(page.get_by_text("Redeliver all that match")).to_be_hidden()
+    expect(page.get_by_text("Export")).to_be_hidden()
+    page.get_by_role("link", name="Clear the filters").click()
+    expect(page.get_by_text("Redeliver all that match")).to_be_visible()
+
+
 def test_new_events_come_in_by_themselves(shop: Shop, live_server: Any, page: Page) -> None:
     page.goto(live_server.url + shop.path("events/"))
     expect(page.locator(".event-row")).to_have_count(12)

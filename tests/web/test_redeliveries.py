@@ -176,6 +176,23 @@ def test_the_console_asks_begins_shows_and_stops(
     assert "cancelled" in viewer.get(answer.headers["Location"]).content.decode()
 
 
+def test_where_nothing_would_be_redelivered_it_is_said_and_not_offered(
+    shop: Shop, editor: Client
+) -> None:
+    shop.add_events(3)
+    path = shop.path("events/redeliver/")
+    for filters, told in (
+        ("?status=failed&count=1", "<strong>No event matches</strong>: there is nothing"),
+        ("?status=pending", "Events that are pending are not finished: there is nothing"),
+        ("?status=lost", "status"),
+    ):
+        page = editor.get(path + filters).content.decode()
+        assert told in page
+        assert ">Redeliver</button>" not in page
+        assert "Back to the log" in page
+    assert ">Redeliver</button>" in editor.get(path + "?count=1").content.decode()
+
+
 def test_a_bad_filter_begins_nothing(shop: Shop, editor: Client) -> None:
     answer = editor.post(shop.path("events/redeliver/?status=lost"))
     assert answer.status_code == 422

@@ -1,6 +1,6 @@
 """Redelivering everything that matches the filters of the log: asking first, then watching."""
 
-from typing import Any
+from typing import Any, Final
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -17,6 +17,9 @@ from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import selection_of
 
+# No event that is redelivered is in one of these.
+_UNFINISHED: Final = ("pending", "delivering")
+
 
 @project_page(EDITOR)
 def start(request: Request, project: Project) -> HttpResponse:
@@ -25,11 +28,12 @@ def start(request: Request, project: Project) -> HttpResponse:
     How many events that are is counted for those who ask with `?count=1`, as the page itself does.
     """
     query = log_query(request.GET, timezone.now())
-    context = _asked(query)
+    context = _asked(query) | {"is_nothing": query.filters.status in _UNFINISHED}
     if "count" in request.GET and request.method != "POST" and not query.problems:
         most = redeliveries.MOST_COUNTED
         found = history.count(project, query.filters, most)
         context |= {"is_counted": True, "matching": found, "most": most}
+        context["is_nothing"] |= found == 0
     if request.method != "POST" or query.problems:
         refused = bool(query.problems)
         return form_answer(request, "redeliveries/start.html", context, refused=refused)
