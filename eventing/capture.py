@@ -8,7 +8,9 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -32,7 +34,7 @@ from eventing.sources.base import START_ANEW, Source, SourceBlocked, SourceUnava
 
 # What is stored at once, at most: so many events, or so many characters of payloads. A change is an
 # event for each trigger that it matches, so that fewer changes are read the more those are.
-_BATCH_EVENTS: Final = 1000
+_BATCH_EVENTS: Final = 3000
 _BATCH_CHARACTERS: Final = 8 * 1024 * 1024
 # How many events the first batch may make if all triggers match.
 _FIRST_EVENTS: Final = 200
@@ -148,6 +150,9 @@ class CaptureLoop:
             database.type,  # type: ignore[arg-type]
         )
         self._enqueuer = BackgroundEnqueuer()
+        self._storer = ThreadPoolExecutor(1, "stores")
+        # What the next batch's reading need not wait for.
+        self._storing: tuple[Batch, Future[None]] | None = None
         self._stored: str | None = None
         self._stored_at = 0.0
         self._version = 0
@@ -192,16 +197,22 @@ class CaptureLoop:
             # Where it begins is stored before anybody is told that it does: a connection that
             # breaks in between would else begin anew, later.
             self._step(self._source.read(self._most_changes, _READ_SECONDS))
+            self._finish_storing()
         self._lease.publish(
             state="streaming", error="", mend="", next_try_at=None, applied_version=self._version
         )
         logger.info("capture streams", database=self._database.pk, position=self._stored)
         while not self._stopping() and not self._lease.lost.is_set():
             if self._lease.configuration_version != self._version:
+                self._finish_storing()
                 self._reconfigure()
             self._step(self._source.read(self._most_changes, _READ_SECONDS))
+        self._finish_storing()
 
     def close(self) -> None:
+        # Behind what is being stored: whoever comes next reads its position.
+        self._storer.submit(self._log.close)
+        self._storer.shutdown()
         self._enqueuer.close()
         self._source.close()
 
@@ -287,19 +298,38 @@ class CaptureLoop:
         Database.objects.filter(pk=self._database.pk).update(position_in=number)
 
     def _step(self, batch: Batch) -> None:
-        """Store a batch with its position, then enqueue, then acknowledge."""
+        """Store a batch with its position, then enqueue, then acknowledge; while more is to be
+        read, a batch is read as the one before is stored."""
         events = self._builder.events(batch.changes)
         if events:
             self._fit(len(batch.changes), events)
+        self._finish_storing()
         idle = time.monotonic() - self._stored_at
         moved = batch.position != self._stored
         if events or (moved and (self._stored == _BEGUN or idle >= _IDLE_POSITION_SECONDS)):
-            self._log.append(self._origin, events, self._stored, batch.position)
+            store = partial(self._store, events, self._stored, batch.position)
             self._stored = batch.position
-            self._stored_at = time.monotonic()
-            self.streamed = True
-            self._enqueue(events)
-            self._source.acknowledge(batch.position)
+            self._storing = batch, self._storer.submit(store)
+            if batch.drained:
+                self._finish_storing()
+        else:
+            self._publish(batch)
+
+    def _store(self, events: Sequence[Event], previous: str | None, position: str) -> None:
+        self._log.append(self._origin, events, previous, position)
+        self._enqueue(events)
+
+    def _finish_storing(self) -> None:
+        """Wait for the batch that is being stored, and acknowledge it. Raises what keeps it from
+        being stored."""
+        if self._storing is None:
+            return
+        batch, stored = self._storing
+        self._storing = None
+        stored.result()
+        self._stored_at = time.monotonic()
+        self.streamed = True
+        self._source.acknowledge(batch.position)
         self._publish(batch)
 
     def _fit(self, changes: int, events: Sequence[Event]) -> None:

@@ -1,7 +1,10 @@
 """The capture loop where what it captures is changed, given up or put back at the same moment."""
 
+import threading
 from collections.abc import Callable
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from demo.servers import execute
@@ -129,6 +132,46 @@ def test_a_source_that_lost_what_was_read_stays_blocked_until_it_is_started_anew
     assert "earlier state" in CaptureLease.objects.get().error
     start_anew(database, by=command_line())
     capture_database(database.pk, is_("streaming", database))
+    delete_database(database, by=command_line())
+    remove_all(source_database)
+
+
+def test_what_was_read_is_acknowledged_only_once_it_is_stored(
+    project: Project, log: PostgresEventLog, source_database: str
+) -> None:
+    execute(source_database, "CREATE TABLE users (id int PRIMARY KEY)")
+    database = make_database(project, source_database)
+    make_trigger(project, "http://127.0.0.1:1/hook")
+
+    def has_acknowledged(lsn: str) -> bool:
+        confirmed = (
+            f"SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots"
+            " WHERE database = current_database()"
+        )
+        return bool(execute(source_database, confirmed)[0][0])
+
+    stop = threading.Event()
+    capture = threading.Thread(target=capture_database, args=[database.pk, stop.is_set])
+    capture.start()
+    try:
+        wait_until(is_("streaming", database), 20, "nothing streams")
+        with closing(psycopg2.connect(control_database_dsn())) as other, other.cursor() as cursor:
+            cursor.execute("LOCK TABLE mission_control.capture_position")
+            execute(source_database, "INSERT INTO users SELECT generate_series(1, 20000)")
+            ((committed,),) = execute(source_database, "SELECT pg_current_wal_lsn()")
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            wait_until(lambda: execute(control_database_dsn(), waiting)[0][0], 20, "nobody stores")
+            assert not has_acknowledged(committed)
+        stored = "SELECT count(DISTINCT doc_id), count(*) FROM mission_control.event_log"
+        wait_until(
+            lambda: execute(control_database_dsn(), stored) == [(20_000, 20_000)],
+            30,
+            "not everything is stored once",
+        )
+        wait_until(lambda: has_acknowledged(committed), 20, "what is stored is not acknowledged")
+    finally:
+        stop.set()
+        capture.join(20)
     delete_database(database, by=command_line())
     remove_all(source_database)
 

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from multiprocessing.context import ForkProcess
 from types import FrameType
@@ -33,6 +34,7 @@ from eventing.capture import (
 from eventing.sharing import FairShare
 
 _LOOK_SECONDS = 0.5
+_SWITCH_SECONDS = 0.0005
 _STOP_SECONDS = 4.0
 _RESTART_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
@@ -74,6 +76,9 @@ class Supervisor:
         # What is there now stays: neither this process nor its children need look through it again.
         gc.collect()
         gc.freeze()
+        # Storing waits for Postgres a dozen times a batch, and each time again for the interpreter
+        # that reads the next one.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         logger.info("capture is running")
         while not self._stopping:
             try:
