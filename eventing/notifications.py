@@ -7,7 +7,9 @@ lasts, and a last time when it is over.
 
 import random
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -24,8 +26,12 @@ from eventing import audit, troubles
 from eventing.access import Actor
 from eventing.backoff import delay_ms
 from eventing.definitions import NotificationDefinition, TroubleKind
-from eventing.destinations.addresses import AddressGuard
-from eventing.destinations.announcement import Announcer, NoSuchService, service_of
+from eventing.destinations.announcement import (
+    TIME_LIMIT_SECONDS,
+    Announcer,
+    NoSuchService,
+    service_of,
+)
 from eventing.models import Notice, Notification, Project, Trouble
 from eventing.models.fields import problem_of, readable
 from eventing.problems import InvalidInput, Problem
@@ -41,10 +47,17 @@ _MOST_ATTEMPTS: Final = 8
 _FIRST_PAUSE_MS: Final = 30_000
 _LONGEST_PAUSE_MS: Final = 3_600_000
 # Longer than any single message takes.
-_LEASE_SECONDS: Final = 120
-_AT_ONCE: Final = 20
+_LEASE_SECONDS: Final = TIME_LIMIT_SECONDS + 105
+# Each is a process while it is sent.
+_AT_ONCE: Final = 4
+_BEGIN_FOR_SECONDS: Final = 10.0
+# A test holds up whoever answers pages and REST.
+_TESTS_AT_ONCE: Final = 2
 
 _sending = threading.Lock()
+_tests_lock = threading.Lock()
+# The projects whose tests are under way in this process.
+_testing: set[int] = set()
 
 logger = structlog.get_logger(__name__)
 
@@ -130,14 +143,34 @@ def _facts(notification: Notification) -> audit.Facts:
 
 @lru_cache(maxsize=1)
 def _announcer() -> Announcer:
-    return Announcer(AddressGuard(settings.WEBHOOK_ALLOWED_NETWORKS))
+    return Announcer(settings.WEBHOOK_ALLOWED_NETWORKS)
 
 
 def send_test(notification: Notification) -> str | None:
-    """Send a message that says it is a test; None when it was taken, else why it was not."""
+    """Send a message that says it is a test; None when it was taken, else why it was not.
+
+    A project has one test under way at a time, and all of them together have few.
+    """
     name = notification.project.name
     text = f"This is a test from Mission Control: troubles of {name} will be told here."
-    return _sent(notification, f"{name}: a test", text)
+    with _place_for_a_test(notification.project_id) as has_place:
+        if not has_place:
+            return "another test is under way; try again in a few seconds"
+        return _sent(notification, f"{name}: a test", text)
+
+
+@contextmanager
+def _place_for_a_test(project_id: int) -> Iterator[bool]:
+    with _tests_lock:
+        has_place = project_id not in _testing and len(_testing) < _TESTS_AT_ONCE
+        if has_place:
+            _testing.add(project_id)
+    try:
+        yield has_place
+    finally:
+        if has_place:
+            with _tests_lock:
+                _testing.remove(project_id)
 
 
 def _sent(notification: Notification, title: str, text: str) -> str | None:
@@ -242,31 +275,61 @@ def title_of(notice: Notice) -> str:
 def send_due() -> int:
     """Send what is to be told now, unless this process is at it; returns how many were taken.
 
-    Services that do not answer may hold up one thread of a worker, never all of them.
+    Services that do not answer may hold up one thread of a worker, never all of them, and no
+    messages but those of their own project, of which one is sent at a time.
     """
     if not _sending.acquire(blocking=False):
         return 0
     try:
-        # Index notice_due.
-        due = Notice.objects.filter(next_attempt_at__lte=Now()).order_by("next_attempt_at")
-        found = list(due.select_related("notification", "trouble__project")[:_AT_ONCE])
-        return sum(_send(notice) for notice in found)
+        return _send_those_due()
     finally:
         _sending.release()
 
 
-def _send(notice: Notice) -> bool:
-    """Send one message, if nobody else does, and note what came of it."""
+def _send_those_due() -> int:
+    """Messages are begun for some seconds, as places become free; then what is under way ends."""
+    until = time.monotonic() + _BEGIN_FOR_SECONDS
+    under_way: dict[Future[str | None], Notice] = {}
+    taken = 0
+    # Its threads know nothing of the database: rows are read and written here.
+    with ThreadPoolExecutor(_AT_ONCE, "notification") as threads:
+        while True:
+            if time.monotonic() < until and len(under_way) < _AT_ONCE:
+                busy = {each.trouble.project_id for each in under_way.values()}
+                for notice in _due(busy)[: _AT_ONCE - len(under_way)]:
+                    if _claim(notice):
+                        title = title_of(notice)
+                        sending = threads.submit(_sent, notice.notification, title, notice.text)
+                        under_way[sending] = notice
+            if not under_way:
+                return taken
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            taken += sum(_record(under_way.pop(each), each.result()) for each in done)
+
+
+def _due(busy: Collection[int]) -> list[Notice]:
+    """What is to be told now, one message of each project that is not busy, the oldest first."""
+    # Index notice_due.
+    due = Notice.objects.filter(next_attempt_at__lte=Now()).exclude(trouble__project__in=busy)
+    first = due.order_by("trouble__project_id", "next_attempt_at").distinct("trouble__project_id")
+    found = list(first.select_related("notification", "trouble__project"))
+    return sorted(found, key=lambda notice: (notice.next_attempt_at, notice.pk))
+
+
+def _claim(notice: Notice) -> bool:
+    """Whether a message is this process's to send now."""
     mine = Notice.objects.filter(
         pk=notice.pk, attempts=notice.attempts, next_attempt_at__lte=Now()
     ).update(
         attempts=F("attempts") + 1,
         next_attempt_at=Now() + timedelta(seconds=_LEASE_SECONDS),
     )
-    if not mine:
-        return False
+    return bool(mine)
+
+
+def _record(notice: Notice, error: str | None) -> bool:
+    """Note what came of the message that was claimed; returns whether it was taken."""
     attempt = notice.attempts + 1
-    error = _sent(notice.notification, title_of(notice), notice.text)
     row = Notice.objects.filter(pk=notice.pk, attempts=attempt)
     if error is None:
         row.update(sent_at=Now(), next_attempt_at=None, error="")

@@ -3,9 +3,9 @@ are answered by a DNS server that may say something else each time it is asked.
 
 Run as `unshare --mount --net python -m tests.island`, with a list of steps as JSON on standard
 input: `{"name", "answers"}` tells the DNS server, `{"send"}` makes exchanges with those URLs, all
-at once, `{"announce"}` sends a message to each of those addresses, `{"check": [type, url]}` tests
-the connection to a database. Prints what came of each of these, and at which addresses somebody
-knocked.
+at once, `{"announce"}` sends a message to each of those addresses, each from a process of its own,
+`{"letters"}` all from one, `{"check": [type, url]}` tests the connection to a database. Prints what
+came of each of these, and at which addresses somebody knocked.
 """
 
 import contextlib
@@ -157,6 +157,15 @@ def _exchanges(urls: list[str], guard: AddressGuard, timeout_ms: int) -> list[Ex
     return [found[number] for number in range(len(urls))]
 
 
+def _whys_of_letters(urls: list[str]) -> list[str | None]:
+    command = [sys.executable, "-m", "tests.letters"]
+    done = subprocess.run(
+        command, input=json.dumps(urls), stdout=subprocess.PIPE, text=True, check=True
+    )
+    whys: list[str | None] = json.loads(done.stdout)
+    return whys
+
+
 def main() -> None:
     _make_the_network()
     names = Names()
@@ -177,13 +186,17 @@ def main() -> None:
             found = [finding.what for finding in source_of(Candidate(*step["check"])).check()]
             results.append({"found": found, "knocked_at": everywhere.knocked_at.copy()})
             continue
-        guard = AddressGuard(step.get("allowed", ()))
+        allowed = step.get("allowed", ())
+        if "letters" in step:
+            whys = _whys_of_letters(step["letters"])
+            results.append({"whys": whys, "knocked_at": everywhere.knocked_at.copy()})
+            continue
         if "announce" in step:
-            whys = [Announcer(guard).send(url, "title", "text") for url in step["announce"]]
+            whys = [Announcer(allowed).send(url, "title", "text") for url in step["announce"]]
             results.append({"whys": whys, "knocked_at": everywhere.knocked_at.copy()})
             continue
         started = time.monotonic()
-        found = _exchanges(step["send"], guard, step.get("timeout_ms", 5000))
+        found = _exchanges(step["send"], AddressGuard(allowed), step.get("timeout_ms", 5000))
         results.append(
             {
                 "kinds": [exchange.error_kind for exchange in found],

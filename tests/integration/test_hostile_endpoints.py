@@ -40,10 +40,14 @@ BOMB = gzip.compress(b"\x00" * 50_000_000)
 class Endless:
     """An endpoint that answers with these blocks; `sent` counts the bytes somebody took."""
 
-    def __init__(self, blocks: Callable[[], Iterator[bytes]]) -> None:
+    def __init__(
+        self, blocks: Callable[[], Iterator[bytes]], *, speaks_first: bool = False
+    ) -> None:
         self._blocks = blocks
+        self._speaks_first = speaks_first
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
         self.sent = 0
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -51,7 +55,8 @@ class Endless:
         with contextlib.suppress(OSError):
             connection, _ = self._listener.accept()
             with connection:
-                connection.recv(65536)
+                if not self._speaks_first:
+                    connection.recv(65536)
                 for block in self._blocks():
                     connection.sendall(block)
                     self.sent += len(block)

@@ -245,7 +245,7 @@ ANNOUNCED = (
 @pytest.fixture(scope="module")
 def announced() -> dict[str, str | None]:
     """What came of a message to each of ALL_ANNOUNCED; fails if any of them got through."""
-    [result] = on_the_island(*taught(NAMES), {"announce": ALL_ANNOUNCED})
+    [result] = on_the_island(*taught(NAMES), {"letters": ALL_ANNOUNCED})
     assert result["knocked_at"] == []
     return dict(zip(ALL_ANNOUNCED, result["whys"], strict=True))
 

@@ -8,7 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.db.models import F
 from django.db.models.functions import Now
@@ -17,13 +19,8 @@ from eventing import notifications, troubles
 from eventing.access import command_line
 from eventing.breakers import Breakers
 from eventing.definitions import TROUBLE_KINDS, parse_notification
-from eventing.destinations.addresses import AddressGuard
-from eventing.destinations.announcement import (
-    Announcer,
-    NoSuchService,
-    _without_secrets,
-    service_of,
-)
+from eventing.destinations.announcement import Announcer, NoSuchService, service_of
+from eventing.destinations.messenger import without_secrets
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Breaker, CaptureLease, Notice, Project, Trouble
 from tests.factories import (
@@ -188,9 +185,10 @@ def test_a_service_that_does_not_answer_holds_up_one_thread_of_a_process(
         make_notification(project, receiver.url("/other"), "other")
         assert watch_and_send() == 0
         assert not first.done()
-        assert first.result() == 0
-    assert receiver.received("/other") == []
-    assert watch_and_send() == 1
+        assert receiver.received("/other") == []
+        first.result()
+    watch_and_send()
+    assert len(receiver.received("/other")) == 1
 
 
 def _send_and_close() -> int:
@@ -284,7 +282,7 @@ def test_nothing_is_sent_to_a_private_address(
 ) -> None:
     port = mailbox.port if scheme == "mailto" else receiver.port
     rest = "?from=a@example.com&to=b@example.com" if scheme == "mailto" else "/abcdefghijklmnop"
-    announcer = Announcer(AddressGuard())
+    announcer = Announcer()
     for host in ("127.0.0.1", "localhost"):
         why = announcer.send(f"{scheme}://{host}:{port}{rest}", "title", "text")
         assert why is not None
@@ -295,7 +293,7 @@ def test_nothing_is_sent_to_a_private_address(
 
 def test_a_redirect_leads_nowhere(receiver: Receiver) -> None:
     away = {"Location": "http://169.254.169.254/latest/meta-data/"}
-    announcer = Announcer(AddressGuard(["127.0.0.0/8"]))
+    announcer = Announcer(["127.0.0.0/8"])
     for path in ("/hook", "/message", "/hooks/abcdefghijklmnop"):
         receiver.behave(path, Behaviour(statuses=(302,), headers=away))
     assert announcer.send(receiver.url("/hook"), "title", "text") == "it answered 302"
@@ -307,7 +305,7 @@ def test_a_redirect_leads_nowhere(receiver: Receiver) -> None:
 
 
 def test_why_it_was_not_taken_says_nothing_of_the_secret(mailbox: Mailbox) -> None:
-    announcer = Announcer(AddressGuard(["127.0.0.0/8"]))
+    announcer = Announcer(["127.0.0.0/8"])
     mailbox.refuses = True
     why = announcer.send(mail_address(mailbox, "&user=ada&pass=s3cret-word"), "title", "text")
     assert why
@@ -333,12 +331,32 @@ def test_what_an_answer_quotes_of_an_address_is_taken_out_however_short(
     url: str, quoted: str, receiver: Receiver
 ) -> None:
     host = "chat.example.com" if url.startswith("https") else None
-    said = _without_secrets(f"{quoted} at chat.example.com: it answered 404", url, host)
+    said = without_secrets(f"{quoted} at chat.example.com: it answered 404", url, host)
     assert said.endswith(": it answered 404")
     assert "pw1" not in said
     for secret in ("p@s", "k3y", "T1", "b2", "123456789", "abcdefg", "1001", "4174216298"):
         assert secret.lower() not in said.lower()
     assert "chat.example.com" in said
+
+
+def test_the_process_that_sends_shows_nobody_the_secret_and_knows_none_of_ours(
+    receiver: Receiver,
+) -> None:
+    receiver.behave("/hook-s3cret", Behaviour(hang=True))
+    with ThreadPoolExecutor(1) as threads:
+        url = receiver.url("/hook-s3cret")
+        sending = threads.submit(Announcer(["127.0.0.0/8"]).send, url, "title", "text")
+        wait_until(lambda: receiver.received("/hook-s3cret"), 30, "nothing is sent")
+        (messenger,) = [
+            child
+            for child in psutil.Process().children()
+            if "eventing.destinations.messenger" in child.cmdline()
+        ]
+        shown = [*messenger.cmdline(), *messenger.environ().items()]
+        assert sending.result() == "no answer in time"
+    assert "s3cret" not in str(shown)
+    assert settings.SECRET_KEY not in str(shown)
+    assert "DATABASE_URL" not in str(shown)
 
 
 @pytest.mark.parametrize("scheme", ["http", "gotify", "ntfy", "mmost"])
@@ -350,7 +368,7 @@ def test_proxies_and_sign_ins_of_the_environment_are_not_used(
     with Receiver() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url("/"))
         monkeypatch.setenv("http_proxy", proxy.url("/"))
-        announcer = Announcer(AddressGuard(["127.0.0.0/8"]))
+        announcer = Announcer(["127.0.0.0/8"])
         assert announcer.send(f"{scheme}://127.0.0.1:{receiver.port}/hook4567", "a", "b") is None
         assert proxy.connections == 0
     assert [each for each in receiver.received() if "authorization" in each.headers] == []
