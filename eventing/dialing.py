@@ -5,13 +5,13 @@ and metadata addresses are no database's. docs/decisions/0008-sources.md says wh
 """
 
 import socket
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any, Final
 
 import psycopg2
 from psycopg2.extensions import connection
 
-from eventing.networks import Address, embedded, special_kind
+from eventing.networks import special_kinds
 
 _REFUSED: Final = frozenset(
     {
@@ -34,20 +34,10 @@ class ForbiddenPlace(OSError):
 def refusal(address: str) -> str | None:
     """Why no database is connected to at an IP address; None if one is."""
     parsed = ip_address(address.partition("%")[0])
-    for meant in _meant(parsed):
-        what = special_kind(meant)
+    for what in special_kinds(parsed):
         if what in _REFUSED:
             return f"{address} is {what}; no database is connected to there"
     return None
-
-
-def _meant(address: Address) -> list[Address]:
-    """The address, and the IPv4 address it is a disguise of."""
-    if isinstance(address, IPv6Address):
-        disguised = address.sixtofour or (address.teredo and address.teredo[1])
-        if disguised:
-            return [address, disguised]
-    return [address, embedded(address)]
 
 
 def addresses_of(host: str) -> list[str]:

@@ -61,16 +61,11 @@ _SPECIAL: Final[tuple[tuple[IPv4Network | IPv6Network, str], ...]] = tuple(
 )
 _GLOBAL_UNICAST_6: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-
-
-def embedded(address: Address) -> Address:
-    """The IPv4 address that packets to a mapped or NAT64 address reach; else the address itself."""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in _NAT64:
-            return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+_LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
+_COMPATIBLE: Final = IPv6Network("::/96")
+# Where an IPv4 address may stand in one of a local NAT64, by the length of its prefix: 48, 56, 64
+# and 96 bits (RFC 6052, section 2.2).
+_LOCAL_PLACES: Final = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
 
 
 def lies_in(address: Address, network: IPv4Network | IPv6Network) -> bool:
@@ -78,8 +73,45 @@ def lies_in(address: Address, network: IPv4Network | IPv6Network) -> bool:
     return address.version == network.version and address in network
 
 
-def special_kind(address: Address) -> str | None:
-    """What an address is, in words (`a loopback address`); None if anyone may be reached at it."""
+def meanings(address: Address) -> tuple[Address, ...]:
+    """Where packets to an address may end: most often there alone.
+
+    A mapped address and one of NAT64 are the IPv4 address in them. Of other disguises (6to4,
+    Teredo, a local NAT64, IPv4-compatible) both count, the address first.
+    """
+    if not isinstance(address, IPv6Address):
+        return (address,)
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    if address in _NAT64:
+        return (_low_bits(address),)
+    disguised: tuple[IPv4Address, ...] = ()
+    if address.sixtofour is not None:
+        disguised = (address.sixtofour,)
+    elif address.teredo is not None:
+        disguised = address.teredo
+    elif address in _LOCAL_NAT64:
+        packed = address.packed
+        disguised = tuple(
+            IPv4Address(bytes(packed[place] for place in places)) for places in _LOCAL_PLACES
+        )
+    elif address in _COMPATIBLE:
+        disguised = (_low_bits(address),)
+    return (address, *disguised)
+
+
+def _low_bits(address: IPv6Address) -> IPv4Address:
+    return IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def special_kinds(address: Address) -> list[str]:
+    """All that an address may be, in words (`a loopback address`); none if anyone may be reached
+    at it."""
+    kinds = [_special_kind(meant) for meant in meanings(address)]
+    return [what for what in kinds if what is not None]
+
+
+def _special_kind(address: Address) -> str | None:
     for network, what in _SPECIAL:
         if lies_in(address, network):
             return what

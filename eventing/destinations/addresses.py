@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
-from eventing.networks import embedded, lies_in, special_kind
+from eventing.networks import lies_in, meanings, special_kinds
 
 
 class AddressGuard:
@@ -26,14 +26,14 @@ class AddressGuard:
             parsed = ip_address(address.partition("%")[0])
         except ValueError:
             return "its address is not an IP address"
-        meant = embedded(parsed)
+        meant, *_ = meanings(parsed)
         if any(lies_in(each, network) for each in {parsed, meant} for network in self._allowed):
             return None
-        what = special_kind(meant)
-        if what is None:
+        kinds = special_kinds(parsed)
+        if not kinds:
             return None
         shown = f"{parsed}" if parsed == meant else f"{parsed} (that is {meant})"
         return (
-            f"{shown} is {what}; nothing is sent there unless WEBHOOK_ALLOWED_NETWORKS names"
+            f"{shown} is {kinds[0]}; nothing is sent there unless WEBHOOK_ALLOWED_NETWORKS names"
             " its network"
         )

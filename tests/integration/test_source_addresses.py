@@ -37,8 +37,18 @@ NEVER = [
     "::ffff:169.254.169.254",
     "64:ff9b::a9fe:a9fe",
     "2002:a9fe:a9fe::1",
+    "64:ff9b:1::a9fe:a9fe",
+    "64:ff9b:1:1:2:3:a9fe:a9fe",
+    "64:ff9b:1:a9fe:a9:fe00::",
+    "64:ff9b:1:a9:fe:a9fe::",
+    "64:ff9b:1::a9:fea9:fe00:0",
+    "::169.254.169.254",
+    # Teredo, with the metadata address as its server, and as its client (inverted).
+    "2001:0:a9fe:a9fe::1",
+    "2001:0:5db8:d70e::5601:5601",
 ]
-LET_IN = ["127.0.0.1", "::1", "10.0.0.5", "192.168.1.1", "100.64.0.1", "fd12::1", PUBLIC]
+NAT64 = ["64:ff9b::a00:5", "64:ff9b:1::a00:5", "64:ff9b:1:a00:0:500::"]
+LET_IN = ["127.0.0.1", "::1", "10.0.0.5", "192.168.1.1", "100.64.0.1", "fd12::1", PUBLIC, *NAT64]
 
 
 @pytest.mark.parametrize("address", NEVER)
