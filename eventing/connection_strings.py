@@ -142,7 +142,11 @@ class ConnectionString:
                 found.append(name)
             if option == "authmechanism" and value.lower() in _LOCAL_SIGN_INS:
                 found.append(name)
-        if any(not host or host.startswith(("/", "@")) for host in self._hosts):
+        # MongoDB's driver takes any such name for a file.
+        socket = ".sock" if self.type == "mongodb" else "\0"
+        if any(
+            not host or host.startswith(("/", "@")) or host.endswith(socket) for host in self._hosts
+        ):
             found.append("a local socket")
         return tuple(found)
 

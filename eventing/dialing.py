@@ -5,7 +5,10 @@ and metadata addresses are no database's. docs/decisions/0008-sources.md says wh
 """
 
 import socket
+import sys
+from collections.abc import Container
 from ipaddress import ip_address
+from types import FrameType
 from typing import Any, Final
 
 import psycopg2
@@ -108,3 +111,29 @@ def _pinned(address: dict[str, Any]) -> dict[str, str]:
         return {}
     names, numbers, at = (",".join(part) for part in zip(*found, strict=True))
     return {"host": names, "hostaddr": numbers, "port": at}
+
+
+def guard_connections_of(package: str, local_sockets: Container[str]) -> None:
+    """From now on a package of Python's connects to no address that is no database's.
+
+    It is for drivers that look names up by themselves, and go wherever a server sends them: the
+    decision is made on the address of each connection. Local sockets are those named alone.
+    """
+
+    def decide(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "socket.connect" or not _is_of(sys._getframe(1), package):
+            return
+        address = arguments[1]
+        if isinstance(address, tuple):
+            what = refusal(address[0])
+        else:
+            what = None if address in local_sockets else "a socket of this machine is meant"
+        if what is not None:
+            raise ForbiddenPlace(what)
+
+    sys.addaudithook(decide)
+
+
+def _is_of(frame: FrameType, package: str) -> bool:
+    name = str(frame.f_globals.get("__name__"))
+    return name == package or name.startswith(f"{package}.")

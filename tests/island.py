@@ -2,7 +2,8 @@
 are answered by a DNS server that may say something else each time it is asked.
 
 Run as `unshare --mount --net python -m tests.island`, with a list of steps as JSON on standard
-input: `{"name", "answers"}` tells the DNS server, `{"send"}` makes exchanges with those URLs, all
+input: `{"name", "answers"}` tells the DNS server, `{"announced"}` are the members that a MongoDB
+tells of, `{"send"}` makes exchanges with those URLs, all
 at once, `{"announce"}` sends a message to each of those addresses, each from a process of its own,
 `{"letters"}` all from one, `{"check": [type, url]}` tests the connection to a database. Prints what
 came of each of these, and at which addresses somebody knocked.
@@ -13,6 +14,7 @@ import json
 import os
 import queue
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bson
 import django
 from dnslib import AAAA, CNAME, QTYPE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
@@ -37,6 +40,8 @@ from eventing.sources import source_of
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 8080
 SILENCE = "silence"
+_OP_QUERY = struct.pack("<I", 2004)
+_OP_MSG = struct.pack("<I", 2013)
 
 
 def on_the_island(*steps: dict[str, Any]) -> list[dict[str, Any]]:
@@ -106,10 +111,12 @@ class Candidate:
 
 
 class Everywhere:
-    """An endpoint at every address: answers 200, or a redirect if the path says where to."""
+    """An endpoint at every address: answers 200, or a redirect if the path says where to; whoever
+    speaks as MongoDB's driver does hears of a replica set with the members `announced`."""
 
     def __init__(self) -> None:
         self.knocked_at: list[str] = []
+        self.announced: list[str] = []
         listener = socket.create_server(
             ("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256
         )
@@ -126,11 +133,20 @@ class Everywhere:
             # Whoever waits for us to speak first is not kept waiting.
             connection.settimeout(0.5)
             while request := connection.recv(65536):
+                if request[12:16] in (_OP_QUERY, _OP_MSG):
+                    connection.sendall(self._hello(request[4:8]))
+                    continue
                 target = request.split(b" ")[1].decode()
                 lines = ["HTTP/1.1 200 OK"]
                 if "?to=" in target:
                     lines = ["HTTP/1.1 307 There", f"Location: {target.partition('?to=')[2]}"]
                 connection.sendall(("\r\n".join([*lines, "Content-Length: 0", "", ""])).encode())
+
+    def _hello(self, request_id: bytes) -> bytes:
+        """An OP_MSG, in answer to the request: a secondary of a set without a primary."""
+        told = {"ok": 1, "secondary": True, "setName": "rs0", "hosts": self.announced}
+        body = bytes(5) + bson.encode({**told, "minWireVersion": 0, "maxWireVersion": 21})
+        return struct.pack("<II4s4s", len(body) + 16, 1, request_id, _OP_MSG) + body
 
 
 def _make_the_network() -> None:
@@ -180,6 +196,9 @@ def main() -> None:
     for step in json.load(sys.stdin):
         if "name" in step:
             names.answers[step["name"]] = step["answers"]
+            continue
+        if "announced" in step:
+            everywhere.announced = step["announced"]
             continue
         everywhere.knocked_at.clear()
         if "check" in step:

@@ -4,7 +4,7 @@ Nothing is made at the server. The position is the resume token of the stream; o
 is the token the server hands out with each empty batch, so that it never ages out of the oplog.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
@@ -21,7 +21,7 @@ from pymongo.errors import (
 
 from eventing.changes import Batch, CatalogueTable, Change, Finding, Operation
 from eventing.connection_strings import ConnectionString
-from eventing.dialing import ForbiddenPlace, addresses_of
+from eventing.dialing import ForbiddenPlace, addresses_of, guard_connections_of
 from eventing.sources import mongochecks
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.mongochecks import Documents
@@ -46,6 +46,10 @@ _EVENT_TOO_LARGE: Final = 10334
 _LOST: Final = frozenset({222, 260, 280, 286})
 _LOST_WORDS: Final = "the oplog no longer holds the place where capture stopped"
 
+# Sockets of this machine that an address names, which is for those to whom it belongs.
+_local_sockets: set[str] = set()
+guard_connections_of("pymongo", _local_sockets)
+
 
 class MongoSource:
     """One MongoDB database, read through a change stream; implements `base.Source`.
@@ -55,6 +59,7 @@ class MongoSource:
 
     def __init__(self, url: str, name: str) -> None:
         self._address = ConnectionString.parse("mongodb", url)
+        _local_sockets.update(host for host in self._address.hosts if host.endswith(".sock"))
         self._url = url
         self._name = name
         self._client: MongoClient[dict[str, Any]] | None = None
@@ -215,7 +220,7 @@ class MongoSource:
         return client.get_database(self._address.database, codec_options=CODEC_OPTIONS)
 
     def _refuse_forbidden_places(self) -> None:
-        """What a look-up says now; the driver looks up again, and follows what the set tells it."""
+        """Told at once; the driver, whose connections are looked at, would try for seconds."""
         for host in self._address.hosts:
             try:
                 addresses_of(host)
@@ -377,10 +382,24 @@ class MongoSource:
         if isinstance(error, OperationFailure):
             return self._refusal(error, place)
         if isinstance(error, ServerSelectionTimeoutError):
-            return SourceUnavailable(f"{place}: no server answers that takes reads and writes")
+            forbidden = "".join(f"; {each}" for each in self._forbidden_members())
+            return SourceUnavailable(
+                f"{place}: no server answers that takes reads and writes{forbidden}"
+            )
         if isinstance(error, AutoReconnect):
             return SourceUnavailable(f"{place}: the connection broke off")
         return SourceUnavailable(f"{place}: {type(error).__name__}")
+
+    def _forbidden_members(self) -> Iterator[ForbiddenPlace]:
+        """Why members that the set tells of are not connected to."""
+        members = self._client.topology_description.server_descriptions() if self._client else ()
+        for host, _ in members:
+            try:
+                addresses_of(host)
+            except ForbiddenPlace as error:
+                yield error
+            except OSError:
+                continue
 
     def _refusal(self, error: OperationFailure, place: str) -> SourceBlocked | SourceUnavailable:
         if error.code in _LOST:
