@@ -79,7 +79,7 @@ class Stack:
         def is_ready() -> bool:
             ended = self._processes.ended()
             assert not ended, f"ended while starting: {ended}\n" + self.output(*ended)
-            return self._answers_readyz()
+            return self.is_ready()
 
         wait_until(is_ready, _READY_SECONDS, f"/readyz is not 200\n{self.output('web')}")
 
@@ -155,7 +155,8 @@ class Stack:
         """Run SQL in the stack's own database."""
         return execute(self.database_url, sql, parameters)
 
-    def _answers_readyz(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether `/readyz` says 200."""
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
                 return bool(response.status == 200)

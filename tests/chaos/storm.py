@@ -244,7 +244,8 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", self.folder], check=True)
 
     def fill(self) -> None:
-        """Leave no room at all."""
+        """Leave no room at all. Refused where the disk is not its own, but the machine's."""
+        assert self._is_own, "filling a disk needs one of its own: run this test as root"
         piece = b"x" * MIB
         with self._ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:

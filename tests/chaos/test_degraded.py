@@ -49,13 +49,17 @@ def test_a_full_disk_of_the_log_is_told_and_nothing_is_lost_once_there_is_room(
     product.apply({"name": "all", "url": receiver.url("/all")})
     product.run_sql("INSERT INTO files VALUES (0, 'before')")
     product.wait_for(delivered=1)
+    said = reasons(stack)
+    assert product.capture()["state"] == "streaming"
+    assert stack.is_ready()
     disk.fill()
     # Far more than fits into what the server has of pages and segments at hand.
     product.run_sql(
         "INSERT INTO files SELECT n, (SELECT string_agg(md5(n::text || i::text), '')"
         f" FROM generate_series(1, {ROW_BYTES // 32}) i) FROM generate_series(1, 400) n"
     )
-    wait_until(lambda: says_why(stack.everything_written()), 60, "nothing is said")
+    wait_until(lambda: reasons(stack) > said, 60, "no process says why")
+    wait_until(lambda: is_shown(stack, product), 60, "nobody could see it")
     disk.empty()
     if not server.is_running:
         # A server that cannot write its log ends; whoever watches over it starts it again.
@@ -67,6 +71,8 @@ def test_a_full_disk_of_the_log_is_told_and_nothing_is_lost_once_there_is_room(
     assert {request.id for request in receiver.received("/all")} == {
         event["id"] for event in product.events()
     }
+    stack.wait_until_ready()
+    wait_until(lambda: product.capture()["state"] == "streaming", 30, "it is still shown")
     product.disable()
 
 
@@ -77,9 +83,24 @@ def delivered(product: Product) -> int:
         return 0  # web answers 503 while the log's server recovers
 
 
-def says_why(written: str) -> bool:
-    """What the log's server says, or that it is gone: it ends when it cannot write its WAL."""
-    return "No space left on device" in written or "does not answer" in written
+def reasons(stack: Stack) -> int:
+    """How often the processes have told what the log's server says, or that it is gone.
+
+    It ends when it cannot write its WAL.
+    """
+    written = stack.everything_written()
+    return written.count("No space left on device") + written.count("does not answer")
+
+
+def is_shown(stack: Stack, product: Product) -> bool:
+    """Whether people can see it: `/readyz` says that the log is away, REST what capture lacks."""
+    if not stack.is_ready():
+        return True
+    try:
+        capture = product.capture()
+    except AssertionError:
+        return False  # web answers 503 by now, as /readyz will
+    return capture["state"] == "retrying" and "No space left" in capture["error"]
 
 
 @pytest.fixture(params=["postgres", "mariadb", "mongodb"])

@@ -676,9 +676,7 @@ def test_settings_of_role_and_database_do_not_change_documents(capture: Capture)
 
 
 def test_an_hstore_is_an_object_as_its_cast_to_json_gives_it(source_database: str) -> None:
-    query = "SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'"
-    if not run(source_database, query):
-        pytest.skip("this build of Postgres comes without hstore; tests/unit/test_pgjson.py has it")
+    # Comes with Debian's Postgres, not with the wheels': on those this fails.
     run(source_database, "CREATE EXTENSION hstore", "CREATE TABLE t (id int PRIMARY KEY, h hstore)")
     capture = Capture(source_database).open()
     run(source_database, """INSERT INTO t VALUES (1, 'a=>1, "b \\"c"=>NULL')""")
