@@ -171,6 +171,11 @@ document.addEventListener("htmx:configRequest", ({ detail }) => {
     for (const { name, value } of all("[data-utc]", form)) if (value) detail.formData.set(name, utcText(value));
     for (const [name, value] of [...detail.formData.entries()]) if (!value) detail.formData.delete(name);
   }
+  // As one field: a server takes no more than so many of them. (The form has fields named `id`.)
+  if (detail.elt.matches("#chosen")) {
+    detail.formData.set("ids", detail.formData.getAll("id").join(","));
+    detail.formData.delete("id");
+  }
   if ("logNews" in detail.elt.dataset) {
     detail.parameters.seen = seenTokens().join(",");
     if (isReading() && !wantsNewest) detail.parameters.reading = "1";
@@ -350,7 +355,7 @@ function countChosen(answer = "") {
   const bar = document.getElementById("chosen");
   if (!bar) return;
   const count = chosen().length;
-  document.getElementById("choice-count").textContent = count ? `${count} chosen` : "";
+  document.getElementById("choice-count").textContent = count ? `${count.toLocaleString("en")} chosen` : "";
   if (!answer) document.getElementById("choice-answer").replaceChildren();
   offerWhatCanBeDone();
   bar.classList.toggle("has-choice", count > 0);
@@ -378,7 +383,7 @@ document.addEventListener("click", ({ target, shiftKey }) => {
 });
 
 document.addEventListener("htmx:afterRequest", ({ detail }) => {
-  if (detail.elt.id !== "chosen" || !detail.successful) return;
+  if (!detail.elt.matches("#chosen") || detail.xhr.status !== 200) return;
   choosing.clear();
   for (const box of chosen()) box.checked = false;
   countChosen("answered");

@@ -174,6 +174,35 @@ def test_events_are_chosen_and_redelivered_or_cancelled_together(
     expect(page.locator(".event-row .status-cancelled")).to_have_count(2)
 
 
+def test_more_events_than_can_be_chosen_stay_chosen_and_are_refused_in_a_sentence(
+    shop: Shop, live_server: Any, page: Page, complaints: Complaints
+) -> None:
+    complaints.expect(422)
+    shop.add_events(1_001, status_code=500)
+    page.goto(live_server.url + shop.path("events/?status=failed"))
+    rows = page.locator(".event-row")
+    page.wait_for_function(
+        """() => {
+            document.getElementById("older")?.scrollIntoView();
+            return document.getElementById("older") === null;
+        }"""
+    )
+    expect(rows).to_have_count(1_005)
+    page.locator("#choose-all").check()
+    bar = page.locator(".choice-bar")
+    expect(bar).to_contain_text("1,005 chosen")
+    expect(bar).to_contain_text("at most 1,000 at once")
+    bar.get_by_role("button", name="Redeliver").click()
+    expect(bar).to_contain_text("1,005 events are chosen; at most 1,000 can be at once")
+    expect(page.locator(".event-row .c-choose input:checked")).to_have_count(1_005)
+    assert shop.log.counts(shop.project.pk)["failed"] == 1_005
+    for number in range(5):
+        rows.nth(number).locator(".c-choose input").uncheck()
+    bar.get_by_role("button", name="Redeliver").click()
+    expect(bar).to_contain_text("1,000 events put back to pending.")
+    assert shop.log.counts(shop.project.pk)["failed"] == 5
+
+
 def test_shortcuts_are_explained_and_what_is_exported_follows_the_filters(
     shop: Shop, live_server: Any, page: Page
 ) -> None:

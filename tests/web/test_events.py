@@ -20,7 +20,7 @@ from eventing.changes import Outcome
 from eventing.definitions import PayloadFormat
 from eventing.exports import EXPORT_KINDS, ExportKind, lines
 from eventing.formats import message
-from eventing.history import redeliver
+from eventing.history import MOST_CHOSEN, redeliver
 from eventing.logs import builtin_log
 from eventing.logs.base import EventFilter, SearchTooDeep
 from eventing.models import AuditEntry, Membership
@@ -337,6 +337,26 @@ def test_chosen_events_are_redelivered_and_pending_ones_cancelled(
     assert (
         "No event was chosen." in editor.post(path, {"do": "cancel"}, follow=True).content.decode()
     )
+
+
+def test_a_thousand_events_are_chosen_at_once_and_more_are_refused(
+    shop: Shop, editor: Client
+) -> None:
+    ids = shop.add_events(MOST_CHOSEN + 1, status_code=500)
+    path = shop.path("events/chosen/")
+    listed = f"http://testserver{shop.path('events/')}?status=failed&cursor=x"
+    headers = {**HTMX, "HX-Current-URL": listed}
+    refused = editor.post(path, {"do": "redeliver", "ids": ",".join(ids)}, headers=headers)
+    assert refused.status_code == 422
+    text = refused.content.decode()
+    assert "1,001 events are chosen; at most 1,000 can be at once, so nothing was done." in text
+    assert f'href="{shop.path("events/redeliver/")}?status=failed"' in text
+    assert shop.log.counts(shop.project.pk)["failed"] == MOST_CHOSEN + 1
+    plain = editor.post(path, {"do": "cancel", "ids": ",".join(ids)}, follow=True)
+    assert "at most 1,000 can be at once" in plain.content.decode()
+    taken = editor.post(path, {"do": "redeliver", "ids": ",".join(ids[1:])}, headers=headers)
+    assert "1,000 events put back to pending." in taken.content.decode()
+    assert shop.log.counts(shop.project.pk)["failed"] == 1
 
 
 def test_a_viewer_has_nothing_to_choose_with(shop: Shop, editor: Client, viewer: Client) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render, resolve_url
 from django.template.loader import render_to_string
@@ -58,6 +58,7 @@ def index(request: Request, project: Project) -> HttpResponse:
     if request.htmx and request.htmx.target == "older":
         return render(request, "events/_rows.html", context)
     context |= _choices(project, query)
+    context["most_chosen"] = history.MOST_CHOSEN
     context["sees_payloads"] = request.actor.may_see_payloads(project)
     return render(request, "events/page.html", context, status=status)
 
@@ -228,6 +229,8 @@ def chosen(request: Request, project: Project) -> HttpResponse:
     """Redeliver or cancel the events that were chosen in the list."""
     ids = _chosen_ids(request)
     cancels = request.POST.get("do") == "cancel"
+    if len(ids) > history.MOST_CHOSEN:
+        return _too_many(request, project, len(ids))
     if cancels:
         count = history.cancel_events(project, ids, by=request.actor) if ids else 0
     else:
@@ -238,16 +241,33 @@ def chosen(request: Request, project: Project) -> HttpResponse:
         return render(request, "events/_chosen.html", {**answer, "rows": rows})
     words = render_to_string("events/_chosen_words.html", answer).strip()
     (messages.success if count else messages.warning)(request, words)
+    return SeeOther(_list_come_from(request, project))
+
+
+def _list_come_from(request: Request, project: Project) -> str:
     back = request.POST.get("next", "")
-    if not url_has_allowed_host_and_scheme(back, {request.get_host()}):
-        back = resolve_url("events", project.name)
-    return SeeOther(back)
+    ours = url_has_allowed_host_and_scheme(back, {request.get_host()})
+    return back if ours else resolve_url("events", project.name)
+
+
+def _too_many(request: Request, project: Project, number: int) -> HttpResponse:
+    """Nothing is done; in the list all stays chosen, and a link leads to what has no such limit."""
+    told = {"number": number, "most": history.MOST_CHOSEN}
+    if not request.htmx:
+        messages.error(request, render_to_string("events/_chosen_too_many.html", told).strip())
+        return SeeOther(_list_come_from(request, project))
+    filters = QueryDict(urlsplit(request.htmx.current_url_abs_path or "").query, mutable=True)
+    filters.pop("cursor", None)
+    address = f"{resolve_url('events-redeliver', project.name)}?{filters.urlencode()}"
+    context = {**told, "all_that_match": address}
+    return render(request, "events/_chosen_too_many.html", context, status=422)
 
 
 def _chosen_ids(request: Request) -> list[UUID]:
-    """The chosen events; what is no id was not chosen on a page of ours, and chooses nothing."""
+    """The chosen events, which scripts send in one field, for servers refuse a thousand of them;
+    what is no id was not chosen on a page of ours, and chooses nothing."""
     ids = []
-    for text in request.POST.getlist("id")[: history.MOST_CHOSEN]:
+    for text in [*request.POST.getlist("id"), *request.POST.get("ids", "").split(",")]:
         with suppress(ValueError):
             ids.append(UUID(text))
     return ids
