@@ -106,12 +106,19 @@ def readiness() -> list[str]:
             reasons.append(_newer(unknown))
     except Error:
         reasons.append("the control database (DATABASE_URL) does not answer")
+    if not broker_answers():
+        reasons.append("the broker (REDIS_URL) does not answer")
+    return reasons
+
+
+def broker_answers() -> bool:
+    """Whether the broker can be reached; one that is silent is waited for some seconds."""
     try:
         with current_app.connection_for_write(transport_options=_IMPATIENT) as broker:
             broker.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
     except connection_errors():
-        reasons.append("the broker (REDIS_URL) does not answer")
-    return reasons
+        return False
+    return True
 
 
 _IMPATIENT: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}

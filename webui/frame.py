@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.conf import settings
+from django.core.cache import cache
 from django.utils.functional import cached_property
 
 from eventing.access import ADMIN, EDITOR, RANK, VIEWER, Actor
-from eventing.health import PROCESSES, ProcessHealth, process_health
+from eventing.health import PROCESSES, broker_answers, process_health
 from eventing.models import Membership, Project
 from webui.requests import Request
 
@@ -98,15 +99,34 @@ class Frame:
         return list(found[:_MOST_PROJECTS])
 
     @cached_property
-    def processes(self) -> list[ProcessHealth]:
-        return process_health()
+    def troubles(self) -> list[str]:
+        """What the health dot says is wrong: kinds of process of which none is alive, the broker.
 
-    @cached_property
-    def missing(self) -> list[str]:
-        """The processes of which none is alive."""
-        alive = {process.process for process in self.processes if process.alive}
-        return [name for name in PROCESSES if name not in alive]
+        No page waits for the broker: `ask_broker` has.
+        """
+        alive = {process.process for process in process_health() if process.alive}
+        found = [f"{name} is not running" for name in PROCESSES if name not in alive]
+        if not cache.get(_BROKER_ANSWERS, True):
+            found.append("the broker does not answer")
+        return found
 
+    @property
+    def health_token(self) -> str:
+        """Tells whether the dot would look or read differently."""
+        return ",".join(self.troubles) or "none"
+
+
+def ask_broker() -> None:
+    """Note for all pages whether the broker answers, unless it was lately asked."""
+    if cache.add(_BROKER_ASKED, True, _BROKER_SECONDS):
+        cache.set(_BROKER_ANSWERS, broker_answers(), _BROKER_KNOWN_SECONDS)
+
+
+_BROKER_ASKED: Final = "health.broker-asked"
+_BROKER_ANSWERS: Final = "health.broker-answers"
+# The dot asks this often at most, all open pages together, and what it was told then holds.
+_BROKER_SECONDS: Final = 8
+_BROKER_KNOWN_SECONDS: Final = 60
 
 _SECTIONS: Final = {
     "overview": "overview",

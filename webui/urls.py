@@ -140,6 +140,7 @@ urlpatterns = [
     path("first-run/", accounts.first_run, name="first-run"),
     path("theme/", accounts.set_theme, name="theme"),
     path("health/", health.show, name="health"),
+    path("health/dot/", health.dot, name="health-dot"),
     path("projects/", projects.index, name="projects"),
     path("projects/add/", projects.add, name="project-add"),
     path("projects/<named:project>/", include(_project)),

@@ -2,16 +2,21 @@
 and the same forms without JavaScript.
 """
 
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
+from django.db.models.functions import Now
 from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from eventing.models import Trigger
+from config.celery import app
+from eventing.health import PROCESSES, beat
+from eventing.models import Heartbeat, Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.browser.test_every_page import violations
@@ -22,6 +27,7 @@ from tests.factories import (
     make_origin,
     make_outcome,
 )
+from tests.ports import free_port
 from tests.servers import execute
 from tests.web.conftest import Shop
 
@@ -108,6 +114,30 @@ def test_news_wait_while_an_event_is_being_read(shop: Shop, live_server: Any, pa
     assert page.locator(".event-row").nth(3).bounding_box() == before
     pill.click()
     expect(page.locator(".event-row")).to_have_count(14)
+
+
+def test_the_health_dot_turns_red_on_a_page_left_open(
+    shop: Shop, live_server: Any, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for process in PROCESSES:
+        beat(process, f"{process}@host:1")
+    page.clock.install()
+    page.goto(live_server.url + shop.path("settings/"))
+    dot = page.locator("#health-summary")
+    expect(dot).to_have_attribute("aria-label", "Health: all processes are running")
+    Heartbeat.objects.filter(process="worker").update(seen_at=Now() - timedelta(minutes=1))
+    page.clock.fast_forward(11_000)
+    expect(dot).to_have_attribute("aria-label", "Health: worker is not running")
+    expect(dot).to_have_class(re.compile("health-bad"))
+    beat("worker", "worker@host:1")
+    monkeypatch.setattr(app.conf, "broker_url", f"redis://127.0.0.1:{free_port()}/0")
+    cache.clear()
+    page.clock.fast_forward(16_000)
+    expect(dot).to_have_attribute("aria-label", "Health: the broker does not answer")
+    expect(dot).to_have_class(re.compile("health-bad"))
+    page.goto(live_server.url + shop.path("settings/"))
+    expect(dot).to_have_attribute("aria-label", "Health: the broker does not answer")
+    cache.clear()
 
 
 def test_more_than_a_page_of_news_takes_its_place(shop: Shop, live_server: Any, page: Page) -> None:

@@ -94,6 +94,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     "first-run/": {"GET": anyone(302), "POST": anyone(302)},
     "theme/": {"POST": anyone(303)},
     "health/": {"GET": signed_in()},
+    "health/dot/": {"GET": signed_in(302)},
     "projects/": {"GET": signed_in()},
     "projects/add/": {"GET": root(), "POST": root(422)},
     _P: {"GET": viewer()},

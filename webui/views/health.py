@@ -1,11 +1,12 @@
 """The health panel: which process was last seen when, what is not ready, and what stands still."""
 
 from django.http import HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from eventing.health import CAPTURE_STATES, health_of
+from webui.frame import Frame, ask_broker
 from webui.pages import actor_of, signed_in
 from webui.requests import Request
 
@@ -28,3 +29,16 @@ def show(request: Request) -> HttpResponse:
     }
     template = "health/_panel.html" if request.htmx else "health/page.html"
     return render(request, template, context)
+
+
+@require_safe
+@never_cache
+@signed_in
+def dot(request: Request) -> HttpResponse:
+    """The dot of the top bar, for pages that are left open; 204 while it says what it said."""
+    if not request.htmx:
+        return redirect("health")
+    ask_broker()
+    if request.GET.get("seen") == Frame(request).health_token:
+        return HttpResponse(status=204)
+    return render(request, "components/_health_menu.html")
