@@ -83,12 +83,16 @@ const pace = new WeakMap();
 let sessionEnded = false;
 
 // What has an id gets its focus back after a swap; an open menu, other focus or a selection would go.
-function inUse(element) {
+function hasSelection(element) {
   const selection = getSelection();
+  return !selection.isCollapsed && element.contains(selection.anchorNode);
+}
+
+function inUse(element) {
   const focused = document.activeElement;
   return element.querySelector("details[open]") !== null
     || (element.contains(focused) && !focused.id)
-    || (!selection.isCollapsed && element.contains(selection.anchorNode));
+    || hasSelection(element);
 }
 
 function poll() {
@@ -406,10 +410,14 @@ function seenTokens() {
   return rows.slice(0, MOST_TOKENS).map((row) => row.dataset.token);
 }
 
+// A finger leaves no pointer behind, though the last row that it touched counts as under one.
+const pointer = matchMedia("(hover: hover)");
+
 function isReading() {
   const table = document.getElementById("event-rows");
   return document.getElementById("log-panel").getBoundingClientRect().top < 48 || table.querySelector('[aria-expanded="true"]') !== null
-    || table.contains(document.activeElement) || chosen().length > 0;
+    || table.contains(document.activeElement) || chosen().length > 0
+    || (pointer.matches && table.matches(":hover")) || hasSelection(table);
 }
 
 function showWaiting() {

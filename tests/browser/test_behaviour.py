@@ -116,6 +116,35 @@ def test_news_wait_while_an_event_is_being_read(shop: Shop, live_server: Any, pa
     expect(page.locator(".event-row")).to_have_count(14)
 
 
+def test_news_wait_while_the_pointer_is_on_a_row(shop: Shop, live_server: Any, page: Page) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    row = page.locator(".event-row").nth(3)
+    row.hover()
+    before = row.bounding_box()
+    shop.add_events(2)
+    expect(page.get_by_role("button", name="2 new")).to_be_visible()
+    assert row.bounding_box() == before
+    page.get_by_label("Trigger").hover()
+    shop.add_events(1)
+    expect(page.locator(".event-row")).to_have_count(15)
+
+
+def test_news_wait_while_text_of_a_row_is_selected(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("events/"))
+    row = page.locator(".event-row").nth(3)
+    row.locator(".c-table").evaluate("cell => getSelection().selectAllChildren(cell)")
+    before = row.bounding_box()
+    shop.add_events(2)
+    expect(page.get_by_role("button", name="2 new")).to_be_visible()
+    assert row.bounding_box() == before
+    assert page.evaluate("String(getSelection())").strip() == "users"
+    page.evaluate("getSelection().removeAllRanges()")
+    shop.add_events(1)
+    expect(page.locator(".event-row")).to_have_count(15)
+
+
 def test_the_health_dot_turns_red_on_a_page_left_open(
     shop: Shop, live_server: Any, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
