@@ -72,6 +72,13 @@ class Matcher:
         )
 
 
+def watches(tables: Sequence[str], table: str, *, has_schemas: bool) -> bool:
+    """Whether what a trigger says of tables means this one; `public.users` is `users` there too."""
+    named = table.removeprefix("public.") if has_schemas else table
+    pattern = _pattern(tables, has_schemas)
+    return pattern is None or pattern.fullmatch(named) is not None
+
+
 def _pattern(tables: Sequence[str], has_schemas: bool) -> re.Pattern[str] | None:
     """One expression for all names."""
     if not tables:

@@ -451,3 +451,22 @@ def test_its_page_charts_its_own_events_and_leads_to_them(shop: Shop, viewer: Cl
     assert all("trigger=welcome-email" in link for link in found)
     other = viewer.get(shop.path("triggers/other/")).content.decode()
     assert "No attempt in this time" in other
+
+
+def test_triggers_are_found_by_a_table_that_they_watch(shop: Shop, viewer: Client) -> None:
+    make_trigger(shop.project, HOOK, "every-table")
+    make_trigger(shop.project, HOOK, "glob", tables=["us*"])
+    make_trigger(shop.project, HOOK, "public-glob", tables=["public.us*"])
+    make_trigger(shop.project, HOOK, "bills", tables=["billing.*"])
+
+    def found(table: str) -> set[str]:
+        text = viewer.get(shop.path("triggers/"), {"table": table}).content.decode()
+        return set(re.findall(rf'href="{shop.path("triggers/")}([a-z-]+)/"', text))
+
+    assert found("users") == {"welcome-email", "every-table", "glob", "public-glob"}
+    assert found("public.users") == found("users")
+    assert found("billing.users") == {"every-table", "bills"}
+    assert found("users2") == {"every-table", "glob", "public-glob"}
+    assert found("orders") == {"every-table"}
+    make_database(shop.project, "mysql://u:p@h/d", "second", type="mysql")
+    assert found("users") == {"welcome-email", "every-table", "glob", "public-glob"}

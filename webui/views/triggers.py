@@ -1,5 +1,6 @@
 """Event triggers: the list, the form, one trigger's page, and what can be done with it."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -21,6 +22,7 @@ from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefini
 from eventing.eventing_dbs import current_log
 from eventing.history import remove_trigger
 from eventing.logs.base import EventFilter, LogUnavailable
+from eventing.matching import watches
 from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput
 from eventing.projects import (
@@ -54,6 +56,7 @@ from webui.templatetags.console import MOST_SHOWN
 from webui.views.begin import steps
 from webui.views.overview import charts_of, period_asked_for
 
+_FILTERS: Final = ("q", "database", "table", "operation", "state")
 _LATEST = 10
 _LATELY: Final = timedelta(hours=23)
 _STEP: Final = timedelta(hours=1)
@@ -66,8 +69,9 @@ def index(request: Request, project: Project) -> HttpResponse:
     every = list(
         project.triggers.select_related("project", "breaker").prefetch_related("databases")
     )
-    wanted = {name: request.GET.get(name, "") for name in ("q", "database", "operation", "state")}
-    found = [trigger for trigger in every if _matches(trigger, **wanted)]
+    wanted = {name: request.GET.get(name, "") for name in _FILTERS}
+    types = dict(project.databases.values_list("alias", "type"))
+    found = [trigger for trigger in every if _matches(trigger, types, **wanted)]
     live = live_triggers(found)
     backlogs = _backlogs(project, found)
     now = timezone.now()
@@ -86,7 +90,8 @@ def index(request: Request, project: Project) -> HttpResponse:
         "wanted": wanted,
         "is_filtered": any(wanted.values()),
         "address": f"{request.path}?{urlencode(_set(wanted))}",
-        "aliases": list(project.databases.values_list("alias", flat=True)),
+        "aliases": list(types),
+        "tables": sorted({name for each in every for name in each.tables if "*" not in name}),
         "operations": OPERATIONS,
         "states": TRIGGER_STATES,
     }
@@ -101,15 +106,30 @@ def _set(wanted: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if value}
 
 
-def _matches(trigger: Trigger, q: str, database: str, operation: str, state: str) -> bool:
+def _matches(
+    trigger: Trigger,
+    types: dict[str, str],
+    q: str,
+    database: str,
+    table: str,
+    operation: str,
+    state: str,
+) -> bool:
     aliases = [each.alias for each in trigger.databases.all()]
     text = " ".join([trigger.name, trigger.url, *trigger.tables]).casefold()
     return (
         q.casefold().strip() in text
         and (not database or not aliases or database in aliases)
+        and (not table.strip() or _watches(trigger, table.strip(), aliases or types, types))
         and (not operation or operation in trigger.operations)
         and (not state or state == trigger.state)
     )
+
+
+def _watches(trigger: Trigger, table: str, aliases: Iterable[str], types: dict[str, str]) -> bool:
+    """Whether it watches a table of that name in any of its databases."""
+    of_postgres = {types[alias] == "postgres" for alias in aliases if alias in types} or {True}
+    return any(watches(trigger.tables, table, has_schemas=each) for each in of_postgres)
 
 
 def _backlogs(project: Project, triggers: list[Trigger]) -> dict[int, int]:
