@@ -28,7 +28,7 @@ from eventing.health import beat
 from eventing.logs.postgres import PostgresEventLog
 from eventing.members import add_member
 from eventing.models import CaptureLease, Notice, Project
-from eventing.projects import save_trigger, trigger_definition_of
+from eventing.projects import rotate_signing_secret, save_trigger, trigger_definition_of
 from tests.factories import make_database, make_project, make_token, make_trigger
 from tests.web.conftest import Shop
 
@@ -140,7 +140,8 @@ def shop(log: PostgresEventLog) -> Shop:
         tables=["a_table_with_a_name_of_no_less_than_sixty_three_characters_in_it"],
         headers={"Authorization": "word"},
     )
-    make_trigger(project, "https://example.com/", name="paused", state="paused")
+    paused = make_trigger(project, "https://example.com/", name="paused", state="paused")
+    rotate_signing_secret(paused, by=command_line())
     found = Shop(project, database, trigger, log)
     found.add_events(8)
     found.add_events(4, status_code=None)

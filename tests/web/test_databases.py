@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,7 +11,8 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from eventing.access import command_line
-from eventing.models import CaptureLease, Database
+from eventing.history import redeliver
+from eventing.models import CaptureLease, Database, Trigger
 from eventing.projects import database_definition_of, save_database
 from eventing.sources.base import START_ANEW
 from tests.factories import make_database
@@ -178,9 +180,27 @@ def test_a_blocked_database_says_why_and_what_to_run(shop: Shop, admin: Client) 
 
 def test_capture_that_lost_its_place_can_be_started_anew(shop: Shop, admin: Client) -> None:
     _is(shop, "blocked", "the slot is gone", START_ANEW)
-    assert "Start anew from now" in admin.get(shop.path("databases/")).content.decode()
-    assert admin.post(shop.path("databases/main/start-anew/")).status_code == 303
+    path = shop.path("databases/main/start-anew/")
+    assert f'href="{path}"' in admin.get(shop.path("databases/")).content.decode()
+    text = admin.get(path).content.decode()
+    assert "never become events" in text
+    assert "1 trigger</strong> watches this database" in text
+    assert not CaptureLease.objects.get(database=shop.database).restart_from_now
+    assert admin.post(path).status_code == 303
     assert CaptureLease.objects.get(database=shop.database).restart_from_now
+
+
+def test_deleting_a_database_says_how_many_events_are_still_delivered(
+    shop: Shop, admin: Client
+) -> None:
+    path = shop.path("databases/main/delete/")
+    assert "None of its events is waiting" in admin.get(path).content.decode()
+    redeliver(shop.project, [UUID(each) for each in shop.add_events(3)])
+    text = admin.get(path).content.decode()
+    assert "3 events</strong> of it are not delivered yet and will still be delivered." in text
+    Trigger.objects.get().databases.clear()
+    assert admin.post(path).status_code == 303
+    assert shop.log.counts(shop.project.pk)["pending"] == 3
 
 
 def test_a_server_that_keeps_much_log_for_us_is_pointed_out(shop: Shop, admin: Client) -> None:

@@ -26,6 +26,7 @@ EDIT = (
 )
 ADMINISTER = (
     *("databases/add/", "databases/main/", "databases/main/delete/", "begin/database/"),
+    "databases/main/start-anew/",
     *("settings/members/", "settings/audit/", "settings/delete/"),
     *("settings/notifications/", "settings/notifications/add/"),
 )

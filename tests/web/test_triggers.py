@@ -369,6 +369,10 @@ def test_a_signing_secret_is_replaced_without_a_moment_unsigned(
         again = editor.post(f"{path}rotate/", follow=True).content.decode()
         assert "retire the old one first" in again
         assert "Two secrets are active" in again
+        asked = editor.get(f"{path}retire/").content.decode()
+        assert "refuses them" in asked
+        assert "No event is waiting for delivery" in asked
+        assert signatures() == 2
         editor.post(f"{path}retire/")
         assert signatures() == 1
     assert re.findall("whsec_[^<]*", editor.post(path).content.decode()) == [new]

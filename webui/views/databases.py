@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from django.contrib import messages
+from django.db.models import Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
+from eventing import history
 from eventing.access import ADMIN, EDITOR
 from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.changes import DATABASE_TYPES, Finding
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES
 from eventing.definitions import DatabaseDefinition
 from eventing.doctor import catalogue, check, passes
+from eventing.logs.base import EventFilter
 from eventing.models import Database, Project
 from eventing.problems import InvalidInput, Problem
 from eventing.projects import (
@@ -38,6 +41,7 @@ from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.views.begin import steps
 
+_MOST_COUNTED: Final = 100_000
 _TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
 
 
@@ -190,15 +194,26 @@ def delete(request: Request, project: Project, alias: str) -> HttpResponse:
         "place": place_of(database),
         "triggers": triggers,
         "problems": problems,
+        "pending": history.count(
+            project, EventFilter(database=alias, status="pending"), _MOST_COUNTED
+        ),
+        "most_counted": _MOST_COUNTED,
     }
     return form_answer(request, "databases/delete.html", context, refused=bool(problems))
 
 
-@require_POST
 @project_page(ADMIN)
 def start_capture_anew(request: Request, project: Project, alias: str) -> HttpResponse:
-    """Accept that changes may have been lost, and capture from now on."""
+    """Accept that changes may be lost, and capture from now on, after a page that says so."""
     database = get_object_or_404(project.databases, alias=alias)
+    if request.method != "POST":
+        watching = project.triggers.filter(Q(databases=None) | Q(databases=database))
+        context = {
+            "database": database,
+            "last_change_at": capture_statuses([database])[database.pk].last_change_at,
+            "watching": watching.distinct().count(),
+        }
+        return render(request, "databases/start_anew.html", context)
     start_anew(database, by=request.actor)
     messages.success(request, f"Capture of {alias} starts anew from now.")
     return SeeOther(resolve_url("databases", project.name))

@@ -431,12 +431,15 @@ def rotate_secret(request: Request, project: Project, name: str) -> HttpResponse
     return render(request, "triggers/secret.html", context)
 
 
-@require_POST
 @project_page(EDITOR)
 def retire_secret(request: Request, project: Project, name: str) -> HttpResponse:
-    """Sign with the newest secret alone."""
+    """Sign with the newest secret alone, after a page that says what that means."""
     trigger = _trigger(project, name)
-    if retire_signing_secrets(trigger, by=request.actor):
+    if request.method != "POST" and active_secrets(trigger) > 1:
+        pending = _backlogs(project, [trigger]).get(trigger.pk)
+        context = {"trigger": trigger, "pending": pending}
+        return render(request, "triggers/secret_retire.html", context)
+    if request.method == "POST" and retire_signing_secrets(trigger, by=request.actor):
         messages.success(
             request, "The old secret is retired: requests are signed with the new one."
         )
