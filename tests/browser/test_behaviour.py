@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.db.models.functions import Now
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, expect
 
 from config.celery import app
 from eventing.health import PROCESSES, beat
@@ -284,14 +284,52 @@ def test_shortcuts_are_explained_and_what_is_exported_follows_the_filters(
 def test_live_can_be_switched_off(shop: Shop, live_server: Any, page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
+    page.clock.install()
     page.goto(live_server.url + shop.path("events/"))
-    with page.expect_request(lambda request: "seen=" in request.url):
-        pass
+    with page.expect_request(_is_of_live):
+        page.clock.run_for(3_000)
     page.get_by_label("Live").uncheck()
     asked.clear()
-    # Two of its periods, during which it would have asked.
-    page.evaluate("() => new Promise(done => setTimeout(done, 4500))")
-    assert [url for url in asked if "seen=" in url] == []
+    # The dot goes on asking, and so tells that what was asked until then is known here.
+    with page.expect_response("**/health/dot/*"):
+        page.clock.run_for(12_000)
+    assert [url for url in asked if "/events/?" in url] == []
+    page.get_by_label("Live").check()
+    with page.expect_request(_is_of_live):
+        page.clock.run_for(3_000)
+
+
+def test_a_hidden_tab_asks_for_nothing(shop: Shop, live_server: Any, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.install()
+    page.goto(live_server.url + shop.path("events/"))
+    with page.expect_response(_is_of_live):
+        page.clock.run_for(3_000)
+    page.evaluate(
+        """() => {
+            Object.defineProperty(document, "hidden", { get: () => true, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    asked.clear()
+    page.clock.run_for(60_000)
+    # What is asked by hand is known here after all that was asked before.
+    with page.expect_response("**/healthz"):
+        page.evaluate("fetch('/healthz')")
+    assert [url.rsplit("/", 1)[1] for url in asked] == ["healthz"]
+    page.evaluate(
+        """() => {
+            delete document.hidden;
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    with page.expect_request(_is_of_live):
+        page.clock.run_for(3_000)
+
+
+def _is_of_live(asked: Request | Response) -> bool:
+    return "/events/?" in asked.url and "seen=" in asked.url
 
 
 def test_filters_stand_in_the_address_and_going_back_undoes_them(
@@ -431,6 +469,12 @@ def test_without_javascript_the_forms_and_links_do_the_work(
     page.locator(".row-link").first.click()
     page.get_by_role("button", name="Redeliver").click()
     page.get_by_text("will be delivered again").wait_for()
+    shop.add_events(60)
+    page.goto(live_server.url + shop.path("events/"))
+    assert page.locator(".event-row").count() == 50
+    page.get_by_role("link", name="Older").click()
+    page.get_by_role("link", name="Newest events").wait_for()
+    assert page.locator(".event-row").count() == 22
     assert complaints.found == []
     plain.close()
 
