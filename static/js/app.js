@@ -324,6 +324,7 @@ document.addEventListener("keydown", (event) => {
 
 // A changed row is replaced whole: it must still say that it is open, and that it is chosen.
 const choosing = new Set();
+let offering;
 
 document.addEventListener("htmx:oobBeforeSwap", ({ detail }) => {
   const box = detail.target.querySelector?.(":scope > .c-choose input");
@@ -336,7 +337,10 @@ document.addEventListener("htmx:oobAfterSwap", ({ detail }) => {
   if (body && !body.hidden) row.querySelector(".row-link").setAttribute("aria-expanded", "true");
   const box = row?.querySelector(".c-choose input");
   if (box && choosing.delete(box.value)) box.checked = true;
-  if (box?.checked) offerWhatCanBeDone();
+  if (!box?.checked) return;
+  // Once for all the rows of an answer: there may be a thousand.
+  clearTimeout(offering);
+  offering = setTimeout(offerWhatCanBeDone);
 });
 
 // Choosing events: the bar at the foot says how many and what can be done with them.
