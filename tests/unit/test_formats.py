@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eventing.changes import Event
 from eventing.cloudevents import EventBuilder
 from eventing.definitions import FORMATS, PayloadFormat
-from eventing.formats import message
+from eventing.formats import BATCH_EVENTS, message
 from eventing.matching import Matcher, Rule
 from tests.factories import make_change, make_origin
 
@@ -30,10 +30,27 @@ def event_of(node_id: str = "node", document_id: str = "7", document: str = DIGI
 def test_an_independent_reader_finds_the_event(format_: PayloadFormat, node_id: str) -> None:
     event = event_of(node_id)
     made = message(format_, [event.payload], [event.id_text])
-    read = from_http_event(HTTPMessage(dict(made.headers), made.body))
+    assert made.id == event.id_text
+    assert_read(HTTPMessage(dict(made.headers), made.body), event, node_id)
+
+
+@pytest.mark.parametrize("count", [1, 3, BATCH_EVENTS])
+@pytest.mark.parametrize("node_id", ["6f1ff0a4-6f2e-4d0c-9b8e-6f0a6a3f2a11", 'nöde "1" %,"data":'])
+def test_an_independent_reader_finds_each_event_of_a_batch(node_id: str, count: int) -> None:
+    events = [event_of(node_id, document_id=str(number)) for number in range(count)]
+    payloads, ids = [each.payload for each in events], [each.id_text for each in events]
+    made = message("cloudevents-batch", payloads, ids)
+    # That package reads single events: an element of a batch is a structured one (JSON format 4.1).
+    headers = {"Content-Type": "application/cloudevents+json"}
+    for event, element in zip(events, orjson.loads(made.body), strict=True):
+        assert_read(HTTPMessage(headers, orjson.dumps(element)), event, node_id)
+
+
+def assert_read(sent: HTTPMessage, event: Event, node_id: str) -> None:
+    read = from_http_event(sent)
     stored = orjson.loads(event.payload)
     assert read.get_specversion() == "1.0"
-    assert read.get_id() == made.id == event.id_text
+    assert read.get_id() == event.id_text
     assert read.get_type() == stored["type"]
     assert read.get_source() == node_id
     assert read.get_time().isoformat(timespec="milliseconds") == stored["time"].replace(
