@@ -180,6 +180,8 @@ PORT = _port("PORT")
 VERSION = __version__
 
 INSTALLED_APPS = [
+    # Before Django's own, whose commands that make or change users it has note that.
+    "eventing",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -195,7 +197,6 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "eventing",
     "webui",
 ]
 

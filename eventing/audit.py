@@ -28,7 +28,9 @@ KINDS: Final = (
     "token",
     "user",
     "event",
+    "redelivery",
     "notification",
+    "installation",
 )
 MASK: Final = "••••"
 _MOST_ID: Final = (1 << 63) - 1

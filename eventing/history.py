@@ -3,8 +3,9 @@ project, redelivering, cancelling, counting.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -142,15 +143,44 @@ def cancel_events(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> 
     What is finished is left alone, and what is being sent at this moment: that can no longer be
     taken back. A cancelled event can be redelivered.
     """
-    cancelled = 0
-    for store in stores_of(project):
-        moved, freed = store.log.cancel_events(project.pk, event_ids)
-        enqueuer.enqueue(freed, store.number)
-        cancelled += moved
-    if cancelled:
-        name = str(event_ids[0]) if len(event_ids) == 1 else f"{cancelled} events"
-        audit.write(by, project, "event.cancel", name, new={"events": cancelled})
-    return cancelled
+    with _noted("event.cancel", project, by, event_ids) as done:
+        for store in stores_of(project):
+            moved, freed = store.log.cancel_events(project.pk, event_ids)
+            enqueuer.enqueue(freed, store.number)
+            done.events += moved
+    return done.events
+
+
+@dataclass(slots=True)
+class _Done:
+    """To how many events something was done so far."""
+
+    events: int = 0
+
+
+@contextmanager
+def _noted(
+    action: str,
+    project: Project,
+    by: Actor,
+    event_ids: Sequence[UUID] = (),
+    filters: EventFilter | None = None,
+) -> Iterator[_Done]:
+    """Note to how many events something was done, even if a log fails when others have done it."""
+    done = _Done()
+    try:
+        yield done
+    finally:
+        if done.events:
+            name = str(event_ids[0]) if len(event_ids) == 1 else f"{done.events} events"
+            facts = {"events": done.events, **(facts_of(filters) if filters else {})}
+            audit.write(by, project, action, name, new=facts)
+
+
+def facts_of(filters: EventFilter) -> audit.Facts:
+    """What events were asked for, as the audit log tells it."""
+    given = asdict(filters).items()
+    return {f"filters.{name}": value for name, value in given if value is not None}
 
 
 def count(
@@ -174,13 +204,16 @@ def count(
     return total
 
 
-def redeliver(project: Project, event_ids: Sequence[UUID]) -> int:
+def redeliver(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> int:
     """Put finished events back to `pending`; returns how many were.
 
     Unfinished ones are left alone, and those of deleted triggers: nobody knows where to send them.
     """
     ordered = dict(project.triggers.values_list("pk", "ordered"))
-    return sum(redeliver_in(store, project, event_ids, ordered) for store in stores_of(project))
+    with _noted("event.redeliver", project, by, event_ids) as done:
+        for store in stores_of(project):
+            done.events += redeliver_in(store, project, event_ids, ordered)
+    return done.events
 
 
 def redeliver_in(
@@ -193,19 +226,20 @@ def redeliver_in(
     return sum(len(chunk.event_ids) for chunk in chunks)
 
 
-def redeliver_matching(project: Project, filters: EventFilter) -> int:
+def redeliver_matching(project: Project, filters: EventFilter, *, by: Actor) -> int:
     """Put every finished event that matches, in any log, back to `pending`; returns how many."""
     ordered = dict(project.triggers.values_list("pk", "ordered"))
-    count = 0
-    for store in stores_of(project):
-        cursor: str | None = None
-        while True:
-            page = store.log.browse(project.pk, filters, cursor, _PAGE, LONG_PATIENCE_SECONDS)
-            count += redeliver_in(store, project, [row.id for row in page.rows], ordered)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    return count
+    with _noted("event.redeliver", project, by, filters=filters) as done:
+        for store in stores_of(project):
+            cursor: str | None = None
+            while True:
+                page = store.log.browse(project.pk, filters, cursor, _PAGE, LONG_PATIENCE_SECONDS)
+                ids = [row.id for row in page.rows]
+                done.events += redeliver_in(store, project, ids, ordered)
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+    return done.events
 
 
 def counts(project: Project) -> dict[EventStatus, int]:

@@ -5,6 +5,7 @@ recognised. Nothing is decrypted into a message.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +13,8 @@ import orjson
 from django.apps import apps
 from django.db import connection
 
+from eventing import audit
+from eventing.access import Actor
 from eventing.models.fields import (
     EncryptedTextField,
     UndecryptableValue,
@@ -33,7 +36,9 @@ class Rotation:
     unreadable: list[int] = field(default_factory=list)
 
 
-def rotate(*, dry_run: bool = False, empty_unreadable: bool = False) -> Iterator[Rotation]:
+def rotate(
+    *, by: Actor, dry_run: bool = False, empty_unreadable: bool = False
+) -> Iterator[Rotation]:
     """Rewrite every encrypted column; what comes of each is told once it is done.
 
     `empty_unreadable` gives up what no key opens, so that its owners can enter it anew.
@@ -41,21 +46,37 @@ def rotate(*, dry_run: bool = False, empty_unreadable: bool = False) -> Iterator
     for table, key, column in _encrypted_columns():
         rotation = Rotation(table, column)
         last = 0
-        while (
-            reached := _rewrite_some(rotation, key, last, dry_run, empty_unreadable)
-        ) is not None:
-            last = reached
+        with _noted(rotation, by, dry_run, empty_unreadable):
+            while (
+                reached := _rewrite_some(rotation, key, last, dry_run, empty_unreadable)
+            ) is not None:
+                last = reached
         yield rotation
-    yield _rewrite_factors(dry_run, empty_unreadable)
+    rotation = Rotation("mfa_authenticator", "data")
+    with _noted(rotation, by, dry_run, empty_unreadable):
+        _rewrite_factors(rotation, dry_run, empty_unreadable)
+    yield rotation
 
 
-def _rewrite_factors(dry_run: bool, empty_unreadable: bool) -> Rotation:
+@contextmanager
+def _noted(rotation: Rotation, by: Actor, dry_run: bool, empty_unreadable: bool) -> Iterator[None]:
+    """Note what was changed in a column, even if that was not all of it."""
+    try:
+        yield
+    finally:
+        emptied = len(rotation.unreadable) if empty_unreadable else 0
+        if not dry_run and (rotation.rewritten or emptied):
+            name = f"{rotation.table}.{rotation.column}"
+            facts = {"rewritten": rotation.rewritten, "emptied": emptied}
+            audit.write(by, None, "installation.rotate_keys", name, new=facts)
+
+
+def _rewrite_factors(rotation: Rotation, dry_run: bool, empty_unreadable: bool) -> None:
     """The keys of second factors, which django-allauth keeps within JSON: a few rows a user.
 
     What no key opens is taken away: a factor without its key signs nobody in.
     """
     factors = apps.get_model("mfa", "Authenticator").objects
-    rotation = Rotation("mfa_authenticator", "data")
     for number, data in factors.order_by("pk").values_list("pk", "data").iterator():
         try:
             fresh = rewritten_within(orjson.dumps(data).decode())
@@ -69,7 +90,6 @@ def _rewrite_factors(dry_run: bool, empty_unreadable: bool) -> Rotation:
         if fresh is not None and not dry_run:
             # Whoever saved it meanwhile has encrypted it by then.
             factors.filter(pk=number, data=data).update(data=orjson.loads(fresh))
-    return rotation
 
 
 def _encrypted_columns() -> Iterator[tuple[str, str, str]]:

@@ -9,11 +9,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
+from django.db.models.signals import post_save
 
 from eventing import audit
 from eventing.access import ADMIN, Actor
@@ -76,6 +77,22 @@ def _new_user(project: Project, name: str, *, by: Actor) -> tuple[User, str]:
     user = User.objects.create_user(name, password=password)
     audit.write(by, project, "user.create", user.username, user.pk)
     return user, password
+
+
+@contextmanager
+def noting_users(by: Actor) -> Iterator[None]:
+    """Whatever user is made or changed meanwhile is noted: for code of Django's own."""
+
+    def note(instance: User, created: bool, **_: Any) -> None:
+        action = "user.create" if created else "user.password"
+        facts = {"administrator": instance.is_superuser} if created else None
+        audit.write(by, None, action, instance.username, instance.pk, new=facts)
+
+    post_save.connect(note, sender=User, weak=False)
+    try:
+        yield
+    finally:
+        post_save.disconnect(note, sender=User)
 
 
 def _facts(membership: Membership) -> audit.Facts:

@@ -11,10 +11,13 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from django.contrib.auth.models import User
+from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from eventing import history
+from eventing import audit, history
+from eventing.access import Actor
 from eventing.logs.base import EventFilter, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput, Problem
@@ -33,7 +36,7 @@ _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
 
 
-def start(project: Project, filters: EventFilter, rate: object, requested_by: str) -> Redelivery:
+def start(project: Project, filters: EventFilter, rate: object, *, by: Actor) -> Redelivery:
     """Begin with the newest event there is now. `rate` is a number of events a second, 0 for any.
 
     Raises InvalidInput.
@@ -43,18 +46,35 @@ def start(project: Project, filters: EventFilter, rate: object, requested_by: st
         raise InvalidInput([Problem("rate_per_second", repr(rate)[:80], allowed)])
     now = datetime.now(UTC)
     bounded = replace(filters, before=min(filters.before or now, now))
-    return Redelivery.objects.create(
-        project=project,
-        filters=_stored(bounded),
-        rate_per_second=rate,
-        requested_by=requested_by,
-    )
+    with transaction.atomic():
+        begun = Redelivery.objects.create(
+            project=project,
+            filters=_stored(bounded),
+            rate_per_second=rate,
+            requested_by=by.user.get_username(),
+        )
+        facts = {"rate_per_second": rate, **history.facts_of(bounded)}
+        audit.write(by, project, "redelivery.start", str(begun.pk), begun.pk, new=facts)
+    return begun
 
 
-def cancel(redelivery: Redelivery) -> bool:
+def cancel(redelivery: Redelivery, *, by: Actor) -> bool:
     """Stop one that runs; False if it no longer does. What was put back stays put back."""
     running = Redelivery.objects.filter(pk=redelivery.pk, state=Redelivery.State.RUNNING)
-    return bool(running.update(state=Redelivery.State.CANCELLED, finished_at=Now(), error=""))
+    with transaction.atomic():
+        is_stopped = bool(
+            running.update(state=Redelivery.State.CANCELLED, finished_at=Now(), error="")
+        )
+        if is_stopped:
+            _note_end("redelivery.cancel", redelivery, by)
+    return is_stopped
+
+
+def _note_end(action: str, redelivery: Redelivery, by: Actor) -> None:
+    """Note how many events one has put back, before it is forgotten."""
+    redelivery.refresh_from_db(fields=["redelivered"])
+    facts = {"events": redelivery.redelivered}
+    audit.write(by, redelivery.project, action, str(redelivery.pk), redelivery.pk, new=facts)
 
 
 def filters_of(redelivery: Redelivery) -> EventFilter:
@@ -115,8 +135,12 @@ class _Step:
         """Change what is known of it; False if it is not ours any more, or has been cancelled."""
         return bool((self._rows & self._mine()).update(**fields))
 
-    def end(self, state: Redelivery.State, error: str = "") -> None:
-        self.note(state=state, finished_at=Now(), busy_until=None, error=error)
+    def end(self, state: Redelivery.State, error: str = "", **fields: Any) -> None:
+        """Nobody goes on with it; whoever asked for it has had so many events put back."""
+        with transaction.atomic():
+            if self.note(state=state, finished_at=Now(), busy_until=None, error=error, **fields):
+                ended = self._rows.select_related("project").get()
+                _note_end("redelivery.end", ended, Actor(User(username=ended.requested_by)))
 
 
 def advance(redelivery_id: int, patience_seconds: float = history.LONG_PATIENCE_SECONDS) -> None:
@@ -162,17 +186,16 @@ def _advance(redelivery: Redelivery, step: _Step, patience_seconds: float) -> No
         if redelivery.rate_per_second:
             room -= count
         cursor = page.next_cursor
-        is_done = cursor is None
-        goes_on = step.note(
-            cursor=cursor or "",
-            looked_at=F("looked_at") + len(ids),
-            redelivered=F("redelivered") + count,
-            reached_at=page.rows[-1].committed_at if page.rows else F("reached_at"),
-            error="",
-            state=Redelivery.State.DONE if is_done else Redelivery.State.RUNNING,
-            finished_at=Now() if is_done else None,
-        )
-        if is_done or not goes_on:
+        found: dict[str, Any] = {
+            "cursor": cursor or "",
+            "looked_at": F("looked_at") + len(ids),
+            "redelivered": F("redelivered") + count,
+            "reached_at": page.rows[-1].committed_at if page.rows else F("reached_at"),
+        }
+        if cursor is None:
+            step.end(Redelivery.State.DONE, **found)
+            return
+        if not step.note(error="", **found):
             return
 
 

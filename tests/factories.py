@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from django.contrib.auth.models import User
 
-from eventing.access import command_line
+from eventing.access import Actor, command_line
 from eventing.changes import Change, Claim, Event, Exchange, Operation, Origin, Outcome
 from eventing.cloudevents import EventBuilder
 from eventing.definitions import (
@@ -90,6 +91,11 @@ def make_outcome(
         ),
         retry_in_ms,
     )
+
+
+def actor_called(name: str) -> Actor:
+    """Somebody of that name, who is nobody else's business."""
+    return Actor(User(username=name))
 
 
 def make_project(name: str = "shop", *, enabled: bool = True, owner: Any = None) -> Project:

@@ -14,6 +14,7 @@ from allauth.mfa.signals import authenticator_added, authenticator_removed, auth
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_login_failed
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
@@ -60,6 +61,12 @@ class ProviderAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
         return True
 
+    def save_user(self, request: HttpRequest, sociallogin: Any, form: Any = None) -> User:
+        with transaction.atomic():
+            user: User = super().save_user(request, sociallogin, form)
+            note(request, user, "user.create", administrator=user.is_superuser)
+        return user
+
     def on_authentication_error(self, request: HttpRequest, *_: Any, **__: Any) -> NoReturn:
         raise ImmediateHttpResponse(refused(request, _NOT_SIGNED_IN))
 
@@ -74,7 +81,7 @@ class SecondFactorAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         return decrypted(encrypted_text, "mfa_authenticator.data")
 
 
-def note(request: HttpRequest, user: User, action: str, by: User | None = None, **new: str) -> None:
+def note(request: HttpRequest, user: User, action: str, by: User | None = None, **new: Any) -> None:
     """Write down what was done about a user, by themselves unless told otherwise."""
     actor = Actor(by or user, address=request.META.get("REMOTE_ADDR", ""))
     audit.write(actor, None, action, user.username, user.pk, new=new or None)

@@ -14,6 +14,7 @@ from eventing import redeliveries
 from eventing.logs.base import EventFilter
 from eventing.models import ApiToken, Membership
 from tests.browser.conftest import LONG, sign_in
+from tests.factories import actor_called
 from tests.web.conftest import Shop
 
 WIDTHS = (360, 800, 1440)
@@ -90,7 +91,9 @@ def test_a_page_is_fine_at_every_width_in_both_themes(
 ) -> None:
     sign_in(context, live_server)
     event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
-    redelivery = redeliveries.start(shop.project, EventFilter(status="failed"), 5, "ada")
+    redelivery = redeliveries.start(
+        shop.project, EventFilter(status="failed"), 5, by=actor_called("ada")
+    )
     member, token = Membership.objects.latest("pk"), ApiToken.objects.latest("pk")
     for name, value in (
         ("EVENT", event.id),

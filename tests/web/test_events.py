@@ -25,6 +25,7 @@ from eventing.logs import builtin_log
 from eventing.logs.base import EventFilter, SearchTooDeep
 from eventing.models import AuditEntry, Membership
 from tests.factories import (
+    actor_called,
     make_change,
     make_events,
     make_origin,
@@ -136,7 +137,7 @@ def test_what_is_new_or_changed_is_told_and_nothing_else(shop: Shop, viewer: Cli
     assert _shown(text) == [fresh]
     assert "hx-swap-oob" not in text
     seen = tokens()
-    redeliver(shop.project, [UUID(fresh)])
+    redeliver(shop.project, [UUID(fresh)], by=actor_called("ada"))
     text = viewer.get(path, {"seen": seen}, headers=HTMX).content.decode()
     assert _shown(text) == []
     assert f'id="row-{fresh}"' in text

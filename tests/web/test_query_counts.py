@@ -16,7 +16,7 @@ from eventing.logs.base import EventFilter
 from eventing.members import add_member
 from eventing.models import CaptureLease
 from eventing.notifications import save_notification
-from tests.factories import make_database, make_token, make_trigger
+from tests.factories import actor_called, make_database, make_token, make_trigger
 from tests.web.conftest import HOOK, Shop
 
 PAGES: Final = (
@@ -56,7 +56,7 @@ def _add_more(shop: Shop, number: int) -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_takes_a_fixed_number_of_queries(shop: Shop, admin: Client, path: str) -> None:
-    redelivery = redeliveries.start(shop.project, EventFilter(), 0, "ada")
+    redelivery = redeliveries.start(shop.project, EventFilter(), 0, by=actor_called("ada"))
     path = path.replace("REDELIVERY", str(redelivery.pk))
     # Two of each, so that what is looked up only if there is any is looked up each time.
     for number in range(2):

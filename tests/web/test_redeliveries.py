@@ -14,6 +14,7 @@ from eventing.history import LONG_PATIENCE_SECONDS, counts
 from eventing.logs.base import EventFilter
 from eventing.models import Redelivery
 from eventing.problems import InvalidInput
+from tests.factories import actor_called
 from tests.waiting import wait_until
 from tests.web.conftest import Shop, kept_locked
 
@@ -34,7 +35,9 @@ def finish(redelivery: Redelivery) -> Redelivery:
 def test_every_finished_event_that_matches_is_put_back_and_no_other(shop: Shop) -> None:
     shop.add_events(700, status_code=500)
     shop.add_events(20)
-    begun = redeliveries.start(shop.project, EventFilter(status="failed"), 0, "ada")
+    begun = redeliveries.start(
+        shop.project, EventFilter(status="failed"), 0, by=actor_called("ada")
+    )
     done = finish(begun)
     assert (done.state, done.total, done.looked_at, done.redelivered) == ("done", 700, 700, 700)
     found = counts(shop.project)
@@ -43,7 +46,7 @@ def test_every_finished_event_that_matches_is_put_back_and_no_other(shop: Shop) 
 
 
 def test_what_is_stored_after_the_beginning_is_left_alone(shop: Shop) -> None:
-    begun = redeliveries.start(shop.project, EVERYTHING, 0, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 0, by=actor_called("ada"))
     wait_until(lambda: time.time() > begun.created_at.timestamp() + 0.002)
     shop.add_events(3)
     assert finish(begun).looked_at == 0
@@ -51,7 +54,7 @@ def test_what_is_stored_after_the_beginning_is_left_alone(shop: Shop) -> None:
 
 def test_a_rate_is_kept_from_step_to_step(shop: Shop) -> None:
     shop.add_events(25)
-    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, by=actor_called("ada"))
     seen = []
     for _ in range(3):
         redeliveries.advance(begun.pk)
@@ -63,10 +66,10 @@ def test_a_rate_is_kept_from_step_to_step(shop: Shop) -> None:
 
 def test_a_cancelled_one_goes_no_further_and_keeps_what_it_did(shop: Shop) -> None:
     shop.add_events(30)
-    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, by=actor_called("ada"))
     redeliveries.advance(begun.pk)
-    assert redeliveries.cancel(begun)
-    assert not redeliveries.cancel(begun)
+    assert redeliveries.cancel(begun, by=actor_called("ada"))
+    assert not redeliveries.cancel(begun, by=actor_called("ada"))
     redeliveries.advance(begun.pk)
     begun.refresh_from_db()
     assert (begun.state, begun.redelivered) == ("cancelled", 10)
@@ -75,7 +78,7 @@ def test_a_cancelled_one_goes_no_further_and_keeps_what_it_did(shop: Shop) -> No
 
 def test_only_one_process_goes_on_with_it_at_a_time(shop: Shop) -> None:
     shop.add_events(30)
-    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, by=actor_called("ada"))
     Redelivery.objects.filter(pk=begun.pk).update(busy_until="2999-01-01T00:00:00Z")
     assert redeliveries.waiting() == []
     redeliveries.advance(begun.pk)
@@ -90,7 +93,7 @@ def test_one_whose_search_is_too_deep_ends_and_says_how_to_go_on(
     shop: Shop, viewer: Client
 ) -> None:
     shop.add_events(30)
-    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, by=actor_called("ada"))
     redeliveries.advance(begun.pk)
     with kept_locked("event_kind"):
         redeliveries.advance(begun.pk, patience_seconds=0.2)
@@ -110,7 +113,7 @@ def test_one_whose_search_is_too_deep_ends_and_says_how_to_go_on(
 
 def test_a_step_that_somebody_else_has_taken_over_changes_nothing(shop: Shop) -> None:
     shop.add_events(30)
-    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, by=actor_called("ada"))
 
     def advance() -> None:
         try:
@@ -139,7 +142,7 @@ def test_a_page_is_held_for_longer_than_the_longest_search() -> None:
 @pytest.mark.parametrize("rate", [-1, 100_001, True, 1.5, "ten", None])
 def test_a_rate_that_is_none_is_refused(shop: Shop, rate: object) -> None:
     with pytest.raises(InvalidInput, match="rate_per_second"):
-        redeliveries.start(shop.project, EVERYTHING, rate, "ada")
+        redeliveries.start(shop.project, EVERYTHING, rate, by=actor_called("ada"))
     assert Redelivery.objects.count() == 0
 
 
@@ -206,7 +209,7 @@ def test_more_than_can_be_counted_is_redelivered_all_the_same(
     shop.add_events(30)
     page = editor.get(shop.path("events/redeliver/?count=1")).content.decode()
     assert "20 events or more" in page
-    begun = redeliveries.start(shop.project, EVERYTHING, 10, "ada")
+    begun = redeliveries.start(shop.project, EVERYTHING, 10, by=actor_called("ada"))
     redeliveries.advance(begun.pk)
     begun.refresh_from_db()
     assert (begun.total, begun.looked_at) == (None, 10)

@@ -13,7 +13,7 @@ from eventing import redeliveries
 from eventing.logs.base import EventFilter
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import ApiToken, Trigger
-from tests.factories import make_token
+from tests.factories import actor_called, make_token
 from tests.web.api import Api, Shop, make_shop
 
 PASSWORD = "correct-horse-battery"
@@ -71,7 +71,9 @@ def test_no_filter_and_no_cursor_leads_into_the_log_of_another_project(
 def test_nothing_can_be_done_to_what_is_another_project_s(
     mine: Shop, theirs: Shop, their_event: str, log: PostgresEventLog
 ) -> None:
-    theirs_running = redeliveries.start(theirs.project, EventFilter(), 0, "somebody")
+    theirs_running = redeliveries.start(
+        theirs.project, EventFilter(), 0, by=actor_called("somebody")
+    )
     their_token = ApiToken.objects.filter(project=theirs.project).first()
     assert their_token is not None
     for api in (mine.editor, mine.admin):

@@ -170,6 +170,7 @@ def first_run(request: Request) -> HttpResponse:
         if User.objects.exists():
             return redirect("sign-in")
         user = User.objects.create_superuser(username, password=request.POST["password"])
+        note(request, user, "user.create", administrator=True)
     login(request, user)
     return SeeOther(resolve_url("project-add"))
 

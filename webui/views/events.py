@@ -234,7 +234,7 @@ def chosen(request: Request, project: Project) -> HttpResponse:
     if cancels:
         count = history.cancel_events(project, ids, by=request.actor) if ids else 0
     else:
-        count = history.redeliver(project, ids) if ids else 0
+        count = history.redeliver(project, ids, by=request.actor) if ids else 0
     answer = {"asked": len(ids), "count": count, "left": len(ids) - count, "cancels": cancels}
     if request.htmx:
         rows = history.rows(project, ids)
@@ -307,7 +307,7 @@ def export(request: Request, project: Project) -> HttpResponseBase:
 def redeliver(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """Put a finished event back to pending."""
     _event(project, event_id, request.actor)
-    count = history.redeliver(project, [event_id])
+    count = history.redeliver(project, [event_id], by=request.actor)
     if request.htmx:
         context = detail_context(project, _event(project, event_id, request.actor))
         return render(request, "events/_event.html", context)

@@ -40,7 +40,7 @@ def start(request: Request, project: Project) -> HttpResponse:
     rate = request.POST.get("rate_per_second", "").strip() or "0"
     try:
         number: object = int(rate) if rate.isascii() and rate.isdigit() else rate
-        begun = redeliveries.start(project, query.filters, number, request.user.get_username())
+        begun = redeliveries.start(project, query.filters, number, by=request.actor)
     except InvalidInput as error:
         (problem,) = error.problems
         told = f"Got {problem.given}. Allowed: {problem.allowed}."
@@ -73,6 +73,6 @@ def show(request: Request, project: Project, number: int) -> HttpResponse:
 def cancel(request: Request, project: Project, number: int) -> HttpResponse:
     """Stop a redelivery."""
     found = get_object_or_404(project.redeliveries, pk=number)
-    if not redeliveries.cancel(found):
+    if not redeliveries.cancel(found, by=request.actor):
         messages.warning(request, "The redelivery had ended already.")
     return SeeOther(resolve_url("redelivery", project.name, number))

@@ -73,7 +73,7 @@ class EventRedelivery(ProjectView):
     def post(self, request: Request, project: str, event_id: UUID) -> Response:
         """Send a finished event again, with a fresh retry budget; 409 if that cannot be."""
         before = _event(self.project, event_id, self.actor)
-        if redeliver(self.project, [event_id]) == 0:
+        if redeliver(self.project, [event_id], by=self.actor) == 0:
             raise Conflict(_why_not(before))
         after = _event(self.project, event_id, self.actor)
         return Response(event_shown(after.row), status=202)
@@ -127,9 +127,10 @@ class EventsRedelivery(ProjectView):
         body = mapping_of(request.data)
         if "ids" in body:
             refuse_parameters(request.query_params)
-            count = redeliver(self.project, event_ids_of(body))
+            count = redeliver(self.project, event_ids_of(body), by=self.actor)
         else:
-            count = redeliver_matching(self.project, filters_of(request.query_params, body))
+            filters = filters_of(request.query_params, body)
+            count = redeliver_matching(self.project, filters, by=self.actor)
         return Response({"redelivered": count}, status=202)
 
 

@@ -40,8 +40,7 @@ class Redeliveries(ProjectView):
         given = dict(mapping_of(request.data))
         rate = given.pop("rate_per_second", 0)
         filters = filters_of(QueryDict(), given)
-        user = self.actor.user.get_username()
-        started = redeliveries.start(self.project, filters, rate, user)
+        started = redeliveries.start(self.project, filters, rate, by=self.actor)
         address = reverse("api-redelivery", args=[self.project.name, started.pk])
         return Response(redelivery_shown(started), status=201, headers={"Location": address})
 
@@ -61,7 +60,7 @@ class RedeliveryCancelling(ProjectView):
     def post(self, request: Request, project: str, number: int) -> Response:
         """Stop it; 409 if it has ended. Events that were put back stay so."""
         found = get_object_or_404(self.project.redeliveries, pk=number)
-        if not redeliveries.cancel(found):
+        if not redeliveries.cancel(found, by=self.actor):
             raise Conflict(f"this redelivery is {found.state}; only a running one can be cancelled")
         found.refresh_from_db()
         return Response(redelivery_shown(found))

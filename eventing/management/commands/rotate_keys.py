@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from eventing.access import command_line
 from eventing.key_rotation import rotate
 
 
@@ -24,7 +25,8 @@ class Command(BaseCommand):
         unreadable = 0
         done = "to rewrite" if options["dry_run"] else "rewritten"
         empty = options["empty_unreadable"]
-        for found in rotate(dry_run=options["dry_run"], empty_unreadable=empty):
+        rotation = rotate(by=command_line(), dry_run=options["dry_run"], empty_unreadable=empty)
+        for found in rotation:
             unreadable += len(found.unreadable)
             self.stdout.write(
                 f"{found.table}.{found.column}: {found.rewritten} {done},"
