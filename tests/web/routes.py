@@ -24,8 +24,11 @@ from tests.factories import actor_called, make_outcome, make_project, make_token
 from tests.web.api import HOOK, SOURCE, Api, Shop, deliver, make_shop
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-# Each may what those before it may. `stranger` is a member of another project.
-ROLES: Final = ("anonymous", "stranger", "viewer", "editor", "admin", "root")
+# Each may what those before it may. `stranger` is a member of another project; `withheld` a viewer
+# who may not see what rows contain, and may what a viewer may but for the exceptions of a rule.
+ROLES: Final = ("anonymous", "stranger", "withheld", "viewer", "editor", "admin", "root")
+# What the world's event has in its row, and what the endpoint has echoed of it.
+IN_A_ROW: Final = ("planted-in-the-row", "planted-in-the-answer")
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "redeliveries/<int:number>/": {"GET": viewer()},
     _P + "redeliveries/<int:number>/cancel/": {"POST": editor(303)},
     _P + "events/<uuid:event_id>/": {"GET": viewer()},
-    _P + "events/<uuid:event_id>/payload/": {"GET": viewer()},
+    _P + "events/<uuid:event_id>/payload/": {"GET": viewer(withheld=404)},
     _P + "events/<uuid:event_id>/redeliver/": {"POST": editor(303)},
     _P + "settings/": {"GET": viewer(), "POST": admin(303)},
     _P + "settings/members/": {"GET": admin(), "POST": admin(422)},
@@ -283,8 +286,11 @@ class World:
 def make_world(log: PostgresEventLog) -> World:
     """The shop with an event that is delivered, a notification, a redelivery, a member, a token."""
     shop = make_shop()
-    (event,) = shop.events(log)
-    deliver(log, [event], make_outcome)
+    in_row, in_answer = IN_A_ROW
+    (event,) = shop.events(log, document={"id": 1, "note": in_row})
+    deliver(log, [event], lambda claim: make_outcome(claim, response_body=in_answer.encode()))
+    withheld = User.objects.create_user("shop-withheld")
+    shop.project.memberships.create(user=withheld, role="viewer", sees_payloads=False)
     # An address that is nobody's: what is sent there is refused before it leaves.
     given = {"name": shop.trigger.name, "url": "http://192.0.2.1/hook"}
     save_notification(shop.project, parse_notification(given), by=command_line())
@@ -308,5 +314,6 @@ def make_world(log: PostgresEventLog) -> World:
         "user_id": str(member.pk),
         "token_id": str(ApiToken.objects.get(digest=digest_of(token)).pk),
     }
+    shop.api_of["withheld"] = Api(make_token(withheld, "viewer", shop.project))
     apis = {"anonymous" if name == "nobody" else name: api for name, api in shop.api_of.items()}
     return World(shop, log, examples, consoles, apis)

@@ -14,6 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from eventing.access import digest_of
+from eventing.exports import EXPORT_KINDS
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import ApiToken, Project
 from tests.factories import make_token
@@ -22,6 +23,7 @@ from tests.web.routes import (
     API,
     CONSOLE,
     HEALTH,
+    IN_A_ROW,
     METHODS,
     PROJECTS,
     ROLES,
@@ -81,6 +83,7 @@ def expected(route: str, method: str, role: str) -> set[int]:
     rules = TABLE[route]
     rule = rules.get("GET" if method == "HEAD" and "HEAD" not in rules else method)
     is_api = route in API
+    asked_as, role = role, "viewer" if role == "withheld" else role
     if rule is None:
         # REST looks at the token first, so as to say nothing to strangers.
         if is_api and role == "anonymous":
@@ -88,6 +91,8 @@ def expected(route: str, method: str, role: str) -> set[int]:
         if is_api and role == "stranger" and route not in (PROJECTS, HEALTH):
             return {404}
         return {403, 405} if is_api and role in ("viewer", "editor") else {405}
+    if asked_as in rule.exceptions:
+        return {rule.exceptions[asked_as]}
     if role in rule.exceptions:
         return {rule.exceptions[role]}
     if ROLES.index(role) >= ROLES.index(rule.role):
@@ -125,6 +130,41 @@ def test_each_role_may_do_what_the_table_says(world: World, route: str) -> None:
                 assert headers["Location"].startswith("/sign-in/?next="), (method, name)
             if route in API and status >= 400:
                 assert headers["Content-Type"] == "application/problem+json", (method, name)
+
+
+# Where a viewer sees what rows contain, or what an endpoint said of them.
+SHOWING_ROWS = {
+    "projects/<named:project>/events/export/",
+    "projects/<named:project>/events/<uuid:event_id>/",
+    "projects/<named:project>/events/<uuid:event_id>/payload/",
+    "projects/<named:project>/begin/event/",
+    PROJECTS + "<name:project>/events/export/",
+    PROJECTS + "<name:project>/events/<uuid:event_id>/",
+}
+# Exports are asked for in each of their kinds, in the words of the console and of REST.
+QUERIES = tuple(f"?format={kind}&payloads={yes}" for kind in EXPORT_KINDS for yes in ("1", "true"))
+OF_A_PART = {"HX-Request": "true"}
+
+
+def _read(world: World, route: str, role: str) -> str:
+    """Whatever a role can get there to read."""
+    path, texts = world.path(route), []
+    token = world.apis[role].token
+    ways: list[tuple[Client, dict[str, str]]] = [(world.consoles[role], {}), (Client(), {})]
+    ways[1][1]["Authorization"] = f"Bearer {token}"
+    ways.append((world.consoles[role], OF_A_PART))
+    for client, headers in ways:
+        for query in QUERIES if route.endswith("export/") else ("",):
+            answer = client.get(path + query, headers=headers)
+            texts.append(b"".join(answer) if answer.streaming else answer.content)  # type: ignore[arg-type]
+    return b"".join(texts).decode()
+
+
+@pytest.mark.parametrize("route", [each for each in TABLE if "GET" in TABLE[each]])
+def test_what_rows_contain_is_nowhere_for_who_may_not_see_it(world: World, route: str) -> None:
+    assert not [word for word in IN_A_ROW if word in _read(world, route, "withheld")]
+    shows = any(word in _read(world, route, "viewer") for word in IN_A_ROW)
+    assert shows == (route in SHOWING_ROWS)
 
 
 @pytest.mark.parametrize("route", [each for each in TABLE if each.count("<") > 1])
