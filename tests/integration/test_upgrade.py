@@ -3,16 +3,24 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 from django.db import connection
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
 from demo.processes import ROOT
+from eventing.logs.mysql import MySqlEventLog
 from eventing.logs.postgres import PostgresEventLog
+from tests import databases
 from tests.factories import make_change, make_events, make_origin
+from tests.product import Product
+from tests.receiver import Receiver
 from tests.servers import backup_of, execute
+from tests.stack import Stack
 
 BEFORE = "0007_kept_answers_and_rate_limits"
 
@@ -117,3 +125,209 @@ def test_web_of_an_earlier_version_says_that_the_tables_are_newer() -> None:
     answer = Client().get("/readyz")
     assert answer.status_code == 503
     assert any(reason.startswith(NEWER) for reason in answer.json()["reasons"])
+
+
+# From these on migrations only add, see docs/guides/upgrade.md.
+ONLY_ADDING_SINCE = {"eventing": BEFORE, "webui": "0002_cache_table"}
+
+
+class Column(NamedTuple):
+    """What an earlier version relies on in a column that it knows."""
+
+    type: str
+    length: int | None
+    is_nullable: bool
+    must_be_given: bool
+
+
+class Tables(NamedTuple):
+    """All columns by table and name; and what is checked: by table and name, the columns of it."""
+
+    columns: dict[tuple[str, str], Column]
+    checked: dict[tuple[str, str], list[str]]
+
+
+_COLUMNS = """
+SELECT table_name, column_name, data_type, character_maximum_length, is_nullable = 'YES',
+       is_nullable = 'NO' AND column_default IS NULL AND is_identity = 'NO'
+FROM information_schema.columns WHERE table_schema = 'public'
+"""
+# Unique indexes and checks. Of an index on an expression it is not known what that reads.
+_CHECKED = """
+SELECT t.relname, c.conname, array(
+    SELECT attname::text FROM pg_attribute WHERE attrelid = t.oid AND attnum = ANY (c.conkey))
+FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+WHERE c.contype IN ('c', 'x') AND t.relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT t.relname, x.relname, CASE WHEN i.indexprs IS NOT NULL THEN '{an expression}' ELSE array(
+    SELECT attname::text FROM pg_attribute WHERE attrelid = t.oid AND attnum = ANY (i.indkey)) END
+FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
+WHERE i.indisunique AND t.relnamespace = 'public'::regnamespace
+"""
+
+
+def tables_of(url: str) -> Tables:
+    columns = {(row[0], row[1]): Column(*row[2:]) for row in execute(url, _COLUMNS)}
+    return Tables(columns, {(row[0], row[1]): row[2] for row in execute(url, _CHECKED)})
+
+
+def what_an_earlier_version_misses(before: Tables, after: Tables) -> Iterator[str]:
+    """Why processes that know the tables as they were `before` cannot go on `after`wards."""
+    known = {table for table, _ in before.columns}
+    for (table, name), was in before.columns.items():
+        now = after.columns.get((table, name))
+        if now is None:
+            yield f"{table}.{name} is gone"
+        elif now.type != was.type or (now.length or 1 << 31) < (was.length or 1 << 31):
+            yield f"{table}.{name} was {was.type} {was.length}, is {now.type} {now.length}"
+        elif (was.is_nullable and not now.is_nullable) or (
+            now.must_be_given and not was.must_be_given
+        ):
+            yield f"{table}.{name} must be given now"
+    for (table, name), column in after.columns.items():
+        if table in known and (table, name) not in before.columns and column.must_be_given:
+            yield f"{table}.{name} is new, cannot be NULL, and the database has no default for it"
+    for (table, name), columns in after.checked.items():
+        is_new = table in known and (table, name) not in before.checked
+        if is_new and not {(table, each) for each in columns}.isdisjoint(
+            {*before.columns, (table, "an expression")}
+        ):
+            yield f"{table}: {name} now refuses some of what was allowed"
+
+
+def test_migrations_only_add_so_that_the_version_before_goes_on_beside_them(
+    source_database: str,
+) -> None:
+    graph = MigrationLoader(None).graph
+    in_order = dict.fromkeys(
+        each for leaf in graph.leaf_nodes() for each in graph.forwards_plan(leaf)
+    )
+    plan = [
+        (application, name)
+        for application, name in in_order
+        if application in ONLY_ADDING_SINCE and name > ONLY_ADDING_SINCE[application]
+    ]
+    assert len(plan) >= 4
+    migrated(source_database)
+    for application, name in ONLY_ADDING_SINCE.items():
+        migrated(source_database, application, name)
+    before = tables_of(source_database)
+    for application, name in plan:
+        migrated(source_database, application, name)
+        after = tables_of(source_database)
+        assert not [*what_an_earlier_version_misses(before, after)], (application, name)
+        before = after
+
+
+@pytest.mark.parametrize(
+    ("statement", "misses"),
+    [
+        ("ALTER TABLE shop DROP COLUMN name", "shop.name is gone"),
+        ("ALTER TABLE shop RENAME TO store", "shop.id is gone"),
+        ("ALTER TABLE shop ALTER COLUMN name TYPE varchar(10)", "shop.name was character varying"),
+        ("ALTER TABLE shop ALTER COLUMN note SET NOT NULL", "shop.note must be given now"),
+        ("ALTER TABLE shop ALTER COLUMN size DROP DEFAULT", "shop.size must be given now"),
+        ("ALTER TABLE shop ADD COLUMN place text NOT NULL", "shop.place is new"),
+        ("ALTER TABLE shop ADD CHECK (size < 5)", "shop: shop_size_check now refuses"),
+        ("CREATE UNIQUE INDEX one_name ON shop (lower(name))", "shop: one_name now refuses"),
+        ("ALTER TABLE shop ADD COLUMN place text NOT NULL DEFAULT ''", ""),
+        ("ALTER TABLE shop ADD COLUMN place text UNIQUE CHECK (place <> '')", ""),
+        ("ALTER TABLE shop ALTER COLUMN name TYPE varchar(90)", ""),
+        ("ALTER TABLE shop ALTER COLUMN name DROP NOT NULL", ""),
+        ("CREATE TABLE other (id int PRIMARY KEY, name text NOT NULL)", ""),
+    ],
+)
+def test_what_an_earlier_version_would_miss_is_seen(
+    source_database: str, statement: str, misses: str
+) -> None:
+    execute(
+        source_database,
+        "CREATE TABLE shop (id int PRIMARY KEY, name varchar(20) NOT NULL, note text,"
+        " size int NOT NULL DEFAULT 1)",
+    )
+    before = tables_of(source_database)
+    execute(source_database, statement)
+    found = [*what_an_earlier_version_misses(before, tables_of(source_database))]
+    assert bool(found) == bool(misses)
+    assert not found or found[0].startswith(misses)
+
+
+# What the version of 27 November 2026 reads and writes, which it must be able to beside each later
+# one. A later column is added here once a version that needs it has become the version before.
+_SUMS = "delivered retried failed duration_ms_sum " + " ".join(f"latency_{n}" for n in range(17))
+_EVENT = (
+    "id project_id project trigger_id trigger database_id database database_type table operation"
+    " doc_id payload problem committed_at stored_at"
+)
+_KIND = "project_id trigger_id table operation trigger database"
+_SPAN = f"span_seconds begins_at trigger_id project_id {_SUMS}"
+_OF_BOTH_LOGS = {
+    "delivery": "event_id trigger_id project_id state attempts failures next_attempt_at sweep_at"
+    " lease_until order_key order_seq",
+    "invocation_log": "event_id attempt started_at duration_ms url request_headers status_code"
+    " response_headers response_body error_kind error_message worker",
+    "capture_position": "database_id position updated_at",
+    "kept": "project_id events_from payloads_from",
+    "overdue_payload": "project_id event_id",
+}
+LOG_COLUMNS = {
+    "postgres": {
+        **_OF_BOTH_LOGS,
+        "event_log": _EVENT,
+        "event_kind": f"{_KIND} database_id noted_at",
+        "event_stats": f"minute trigger_id writer project_id stored {_SUMS}",
+        "event_stats_span": f"{_SPAN} stored",
+    },
+    "mysql": {
+        **_OF_BOTH_LOGS,
+        "event_log": f"{_EVENT} doc_hash kind_hash",
+        "event_kind": f"{_KIND} kind_hash noted_at",
+        "event_stats": f"minute_at trigger_id writer project_id arrived {_SUMS}",
+        "event_stats_span": f"{_SPAN} arrived",
+        "trigger_order": "trigger_id next_place",
+    },
+}
+_LOG_COLUMNS = """
+SELECT column_name, is_nullable = 'NO' AND column_default IS NULL FROM information_schema.columns
+WHERE table_schema = {schema} AND table_name = '{prefix}{table}'
+"""
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mysql"])
+def test_the_tables_of_the_log_only_get_more(kind: str, request: pytest.FixtureRequest) -> None:
+    log: PostgresEventLog | MySqlEventLog
+    if kind == "postgres":
+        url = str(request.getfixturevalue("source_database"))
+        log, schema, prefix = PostgresEventLog(url), "'mission_control'", ""
+    else:
+        url = str(request.getfixturevalue("mariadb_database"))
+        log, schema, prefix = MySqlEventLog(url), "database()", "mission_control_"
+    log.make_tables()
+    log.close()
+    for table, columns in LOG_COLUMNS[kind].items():
+        sql = _LOG_COLUMNS.format(schema=schema, prefix=prefix, table=table)
+        rows = execute(url, sql) if kind == "postgres" else databases.execute(url, sql)
+        found = dict(rows)
+        known = set(columns.split())
+        assert known <= set(found), table
+        assert not [name for name in set(found) - known if found[name]], table
+
+
+def test_migrations_that_are_taken_back_and_made_again_lose_nothing(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "shop", source_database)
+    product.run_sql("CREATE TABLE orders (id int PRIMARY KEY)")
+    hook = {"name": "all", "url": receiver.url("/all")}
+    product.apply(hook | {"state": "paused"})
+    product.run_sql("INSERT INTO orders VALUES (1), (2)")
+    product.wait_for(pending=2)
+    stack.stop_all()
+    product.run_sql("INSERT INTO orders VALUES (3)")
+    stack.manage("migrate", "eventing", BEFORE)
+    assert stack.execute("SELECT count(*) FROM mission_control.delivery") == [(2,)]
+    stack.start_all()
+    product.apply(hook)
+    product.wait_for(delivered=3)
+    assert len({request.id for request in receiver.received("/all")}) == 3
+    product.disable()
