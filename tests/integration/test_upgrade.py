@@ -1,5 +1,6 @@
 """Upgrades of the tables, while the product runs and somebody reads what is to be altered."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
 from demo.processes import ROOT
+from eventing import tasks
 from eventing.logs.mysql import MySqlEventLog
 from eventing.logs.postgres import PostgresEventLog
+from eventing.sources.pgstream import parse_position
 from tests import databases
 from tests.factories import make_change, make_events, make_origin
 from tests.product import Product
@@ -311,6 +314,42 @@ def test_the_tables_of_the_log_only_get_more(kind: str, request: pytest.FixtureR
         known = set(columns.split())
         assert known <= set(found), table
         assert not [name for name in set(found) - known if found[name]], table
+
+
+# What workers of the version before have put into the broker, and what they understand.
+TASKS = {
+    "deliver_chunks": "chunks log_number are_probes",
+    "sweep": "",
+    "sweep_external": "log_number",
+    "redeliver": "redelivery_id",
+    "settle_statistics": "",
+    "watch": "",
+    "upkeep": "",
+}
+
+
+def test_workers_understand_the_messages_of_the_version_before() -> None:
+    for name, known in TASKS.items():
+        parameters = inspect.signature(getattr(tasks, name).run).parameters
+        assert getattr(tasks, name).name == f"eventing.tasks.{name}"
+        assert list(parameters)[: len(known.split())] == known.split()
+        added = list(parameters.values())[len(known.split()) :]
+        assert all(parameter.default is not parameter.empty for parameter in added)
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("16B3748/16B3700/2", (0x16B3748, 0x16B3700, 2, 0)),
+        ("16B3748/16B3700/2/1", (0x16B3748, 0x16B3700, 2, 1)),
+        # A later version may add a part.
+        ("16B3748/16B3700/2/1/5", (0x16B3748, 0x16B3700, 2, 1)),
+    ],
+)
+def test_positions_of_the_versions_before_and_after_are_read(
+    text: str, position: tuple[int, ...]
+) -> None:
+    assert parse_position(text) == position
 
 
 def test_migrations_that_are_taken_back_and_made_again_lose_nothing(
