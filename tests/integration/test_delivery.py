@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -57,11 +58,13 @@ class Bench:
         self.endpoints: dict[int, Endpoint] = {}
         self.dispatchers: list[Dispatcher] = []
 
-    def endpoint(self, url: str, trigger_id: int = 1, **fields: object) -> Endpoint:
+    def endpoint(
+        self, url: str, trigger_id: int = 1, project_id: int = 1, **fields: object
+    ) -> Endpoint:
         given: dict[str, object] = {"backoff": SOON} | fields
         self.endpoints[trigger_id] = Endpoint(
             trigger_id,
-            1,
+            project_id,
             "shop",
             f"trigger-{trigger_id}",
             url,
@@ -89,9 +92,10 @@ class Bench:
         self.dispatchers.append(made)
         return made
 
-    def store(self, count: int = 1, trigger_id: int = 1) -> list[UUID]:
-        events = make_events([make_change() for _ in range(count)], ORIGIN, trigger_id)
-        self.log.append(ORIGIN, events, self.log.position(ORIGIN.database_id), uuid.uuid4().hex)
+    def store(self, count: int = 1, trigger_id: int = 1, project_id: int = 1) -> list[UUID]:
+        origin = replace(ORIGIN, project_id=project_id)
+        events = make_events([make_change() for _ in range(count)], origin, trigger_id)
+        self.log.append(origin, events, self.log.position(origin.database_id), uuid.uuid4().hex)
         return [event.id for event in events]
 
     def detail(self, event_id: UUID) -> EventDetail:
@@ -470,6 +474,23 @@ def test_a_rate_holds_across_workers(bench: Bench, receiver: Receiver) -> None:
     # At most what is due and a burst of a fifth of a second; more slowly is no fault of the limit.
     assert took >= (150 - 10) / 50 - 0.25
     assert took < 6
+
+
+@pytest.mark.parametrize("project_id", [1, 2])
+def test_a_backlog_keeps_no_event_of_another_trigger_waiting(
+    bench: Bench, receiver: Receiver, project_id: int
+) -> None:
+    receiver.behave("/busy", Behaviour(delay_seconds=0.05))
+    bench.endpoint(receiver.url("/busy"), concurrency=2)
+    bench.endpoint(receiver.url("/quiet"), 2, project_id=project_id)
+    dispatcher = bench.dispatcher()
+    dispatcher.deliver(1, bench.store(3_000), more_are_due=True)
+    receiver.wait_for(10, "/busy")
+    for number in range(1, 6):
+        dispatcher.deliver(2, bench.store(trigger_id=2, project_id=project_id))
+        receiver.wait_for(number, "/quiet")
+    # At two requests in a twentieth of a second the backlog would have taken more than a minute.
+    assert bench.log.pending_of([1])[1] > 1_000
 
 
 @pytest.mark.parametrize("workers", [1, 3])
