@@ -11,6 +11,7 @@ import requests
 from bench.logs import TRIGGERS, Owner, filled
 from bench.product import NOWHERE, Bench
 from bench.results import Figure
+from eventing.changes import EVENT_STATUSES
 
 _TIMES: Final = 7
 _PAGES: Final = (
@@ -22,7 +23,14 @@ _PAGES: Final = (
     ("a trigger", "projects/bench/triggers/trigger-7/"),
     ("Event Logs", "projects/bench/events/"),
     ("Event Logs, a trigger", "projects/bench/events/?trigger=trigger-7"),
-    ("Event Logs, failed, of which there are none", "projects/bench/events/?status=failed"),
+    ("Event Logs, a database", "projects/bench/events/?database=main"),
+    ("Event Logs, a table", "projects/bench/events/?table=orders"),
+    ("Event Logs, an operation", "projects/bench/events/?operation=insert"),
+    *(
+        (f"Event Logs, {status}", f"projects/bench/events/?status={status}")
+        for status in EVENT_STATUSES
+    ),
+    ("Event Logs, an error", "projects/bench/events/?error=503"),
     ("Event Logs, a document", "projects/bench/events/?doc_id=701"),
     ("audit log", "projects/bench/settings/audit/"),
 )
