@@ -155,6 +155,26 @@ def test_a_paused_trigger_holds_its_events_and_delivers_them_when_resumed(
     product.wait_for(8, delivered=300)
 
 
+def test_a_resumed_trigger_delivers_oldest_first_and_at_its_rate(
+    product: Product, receiver: Receiver
+) -> None:
+    product.run_sql(USERS)
+    limits = {"concurrency": 1, "rate_per_second": 40}
+    product.apply(trigger(receiver, state="paused", **limits))
+    product.run_sql(*(f"INSERT INTO users VALUES ({number})" for number in range(100)))
+    product.wait_for(pending=100)
+    product.apply(trigger(receiver, **limits))
+    product.wait_for(delivered=100)
+    requests = receiver.received("/all")
+    # Those of one millisecond are of no order.
+    committed = [str(request.json()["time"]) for request in requests]
+    assert len(set(committed)) > 1
+    assert committed == sorted(committed)
+    # What a fifth of a second has room for may go at once; none of it later than that is sooner.
+    took = requests[-1].at - requests[0].at
+    assert took >= (100 - 8) / 40 - 0.25
+
+
 def test_the_events_of_a_deleted_trigger_are_cancelled(
     product: Product, receiver: Receiver
 ) -> None:
