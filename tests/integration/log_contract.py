@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TypeAlias, TypeVar
@@ -921,6 +922,33 @@ class LogContract:
         few = statements_of_a_page()
         stored(log, 5000)
         assert statements_of_a_page() <= few <= 12
+
+    @pytest.mark.parametrize("field", [None, *(each.name for each in fields(EventFilter))])
+    def test_a_page_by_any_filter_takes_a_few_statements(self, log: Log, field: str | None) -> None:
+        events = stored(log, 60)
+        stored(log, 60, trigger_id=2, trigger="other", table="orders", operation="update")
+        deliver(log, events[:20], 500)
+        deliver(log, events[20:40])
+        now = datetime.now(UTC)
+        given: dict[str, object] = {
+            "trigger": "welcome-email",
+            "status": "delivered",
+            "database": "main",
+            "table": "users",
+            "operation": "insert",
+            "document_id": "1",
+            "after": now - timedelta(days=3),
+            "before": now + timedelta(days=1),
+            "error": "500",
+        }
+        filters = ANYTHING if field is None else replace(ANYTHING, **{field: given[field]})  # type: ignore[arg-type]
+        cursor = None
+        for _ in range(2):
+            before = log.statements
+            page = log.browse(1, filters, cursor, 10)
+            assert len(page.rows) == 10
+            assert log.statements - before <= 6
+            cursor = page.next_cursor
 
     # Statistics
 
