@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from bench import captures, comparison, deliveries, live, logs, pages
+from bench.endpoint import nginx_program
 from bench.product import MOST_WORKERS, Bench
-from bench.results import Figure, table, write_json
+from bench.results import Figure, table, version_of, write_json
 
 BENCHMARKS = {
     "capture": captures.measure_capture,
@@ -57,12 +58,14 @@ def main() -> None:
         for name in options.names or BENCHMARKS:
             print(f"{name} …", file=sys.stderr)
             figures += BENCHMARKS[name](bench, options.events)
-        versions = {"postgres": str(bench.postgres.execute("SHOW server_version")[0][0])}
+        nginx = nginx_program()
+        if nginx is not None and any(folder.glob("nginx-*.conf")):
+            bench.versions["nginx"] = version_of(nginx, "-v")
     finally:
         bench.stop()
         shutil.rmtree(folder, ignore_errors=True)
     print(table(figures))
-    write_json(options.json, figures, versions)
+    write_json(options.json, figures, bench.versions)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def measure_capture_mongodb(bench: Bench, events: int) -> list[Figure]:
     try:
         with mongodb.client() as client:
             database = client["bench"]
+            bench.versions["mongodb"] = client.server_info()["version"]
             orders = database.create_collection("orders")
             bench.configure(NOWHERE, source=("mongodb", mongodb.url("bench")))
             bench.stack.stop("worker")
@@ -96,6 +97,7 @@ def _capture_of_binary_log(bench: Bench, server: MySqlServer, events: int) -> Fi
     try:
         url = server.create_database("bench")
         execute(url, _MYSQL_TABLE)
+        bench.versions[server.name.lower()] = str(execute(url, "SELECT version()")[0][0])
         bench.configure(NOWHERE, source=("mysql", url))
         bench.stack.stop("worker")
         bench.stack.stop("capture")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench import debezium
 from bench.endpoint import endpoint
 from bench.product import Bench, commit_steadily, delays_ms
-from bench.results import Figure
+from bench.results import Figure, version_of
 from tests.waiting import wait_until
 
 
@@ -16,6 +16,7 @@ def measure_debezium(bench: Bench, events: int) -> list[Figure]:
     """The same rows to the same endpoint by the product and by Debezium's engine: one that answers
     at once, and one that takes 20 ms."""
     figures = []
+    bench.versions["java"] = version_of("java", "-version")
     for what, path, rows, rate, target in (
         ("endpoint that answers at once", "/hook", min(events, 30_000), 200, "≥ 2 ×"),
         ("endpoint of 20 ms", "/wait/20/hook", 1_000, 20, "≥ 50 ×"),

@@ -189,14 +189,16 @@ def measure_rate_limit(bench: Bench, _events: int) -> list[Figure]:
 
 
 def measure_fairness(bench: Bench, events: int) -> list[Figure]:
-    """Single changes for one trigger while another has a backlog, which the workers are sending."""
+    """Single changes for one trigger while one of another project has a backlog, which the workers
+    are sending."""
     with endpoint(bench.folder, timed=True) as (url, arrivals):
         busy = {"name": "busy", "url": url.replace("/hook", "/wait/5/hook")}
-        quiet = {"name": "quiet", "url": url, "tables": ["invoices"]}
+        quiet = {"name": "quiet", "project": "quiet", "url": url, "tables": ["invoices"]}
         bench.configure({**busy, "state": "paused"}, quiet)
         stored = bench.stored()
         bench.insert(events)
-        wait_until(lambda: bench.stored() - stored >= events, 300, "not stored")
+        patience_seconds = max(300, events // 2_000)
+        wait_until(lambda: bench.stored() - stored >= events, patience_seconds, "not stored")
         bench.configure(busy, quiet)
         before = bench.delivered("busy")
         wait_until(lambda: bench.delivered("busy") > before, 30, "the backlog does not move")
@@ -206,10 +208,13 @@ def measure_fairness(bench: Bench, events: int) -> list[Figure]:
         bench.configure({**busy, "state": "disabled"}, quiet)
     p50, p99 = delays_ms(committed, arrivals)
     bench.stack.execute("TRUNCATE mission_control.delivery")
+    # The project of the quiet trigger goes, and its place in the source's log with it.
+    bench.configure({**busy, "state": "disabled"})
+    name = f"latency beside another project's backlog of {events:,}"
     note = f"{left:,} of the backlog still waited"
     return [
-        Figure("latency beside another trigger's backlog, p50", p50, "ms"),
-        Figure("latency beside another trigger's backlog, p99", p99, "ms", "≤ 1 000", note=note),
+        Figure(f"{name}, p50", p50, "ms"),
+        Figure(f"{name}, p99", p99, "ms", "≤ 1 000", note=note),
     ]
 
 

@@ -11,12 +11,16 @@ from pathlib import Path
 from demo.servers import free_port
 
 
+def nginx_program() -> str | None:
+    return shutil.which("nginx", path="/usr/sbin:/usr/bin")
+
+
 @contextmanager
 def endpoint(folder: Path, *, timed: bool) -> Iterator[tuple[str, Path]]:
     """A running endpoint: its URL, and the file a `timed` one writes arrivals to as it ends."""
     port = free_port()
     arrivals = folder / f"arrivals-{port}"
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    nginx = nginx_program()
     if timed or nginx is None:
         command = [sys.executable, "-m", "bench.receiver", str(port), str(arrivals)]
     else:

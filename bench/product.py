@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import yaml
+from redis import Redis
 
 from demo.servers import PostgresServer, RedisServer
 from tests.servers import new_postgres, new_redis
@@ -58,6 +59,11 @@ class Bench:
         for name in ("orders", "invoices"):
             self.run_sql(_TABLE.format(table=name))
         self.rows = 0
+        # Of what was used, by name; benchmarks add their own.
+        self.versions = {
+            "postgres": str(self.postgres.execute("SHOW server_version")[0][0]),
+            "redis": _redis_version(self.redis.url()),
+        }
 
     def _folder(self, name: str) -> Path:
         folder = self.folder / name
@@ -79,7 +85,7 @@ class Bench:
         self, *triggers: dict[str, object], source: tuple[str, str] | None = None
     ) -> None:
         """These triggers, on every insert unless told otherwise, in the Postgres or in another
-        source (type, URL)."""
+        source (type, URL). One may name its `project`, which then watches the source as well."""
         type, source_url = source or ("postgres", self.source_url)
         usual = {
             "name": "bench",
@@ -87,22 +93,29 @@ class Bench:
             "tables": ["orders"],
             "operations": ["insert"],
         }
-        project = {
-            "name": "bench",
-            "eventing": {"enabled": True},
-            "databases": [{"alias": "main", "type": type, "url": source_url}],
-            "triggers": [usual | trigger for trigger in triggers],
-        }
-        text = yaml.safe_dump({"projects": [project]})
+        by_project: dict[object, list[dict[str, object]]] = {}
+        for trigger in triggers:
+            fields = usual | trigger
+            by_project.setdefault(fields.pop("project", "bench"), []).append(fields)
+        projects = [
+            {
+                "name": name,
+                "eventing": {"enabled": True},
+                "databases": [{"alias": "main", "type": type, "url": source_url}],
+                "triggers": its_triggers,
+            }
+            for name, its_triggers in by_project.items()
+        ]
+        text = yaml.safe_dump({"projects": projects})
         self.stack.manage("apply", "-", "--prune", input=text)
         wait_until(self.is_live, 30, "capture does not apply the triggers")
 
     def is_live(self) -> bool:
-        return bool(
-            self.stack.execute(
-                "SELECT 1 FROM eventing_capturelease WHERE state = 'streaming' AND"
-                " applied_version >= (SELECT max(configuration_version) FROM eventing_trigger)"
-            )
+        return not self.stack.execute(
+            "SELECT 1 FROM eventing_database d LEFT JOIN eventing_capturelease l"
+            " ON l.database_id = d.id AND l.state = 'streaming' AND l.applied_version >="
+            " (SELECT max(configuration_version) FROM eventing_trigger)"
+            " WHERE l.database_id IS NULL"
         )
 
     def stored(self) -> int:
@@ -125,6 +138,11 @@ class Bench:
         self.stack.stop_all()
         self.redis.stop()
         self.postgres.stop("immediate")
+
+
+def _redis_version(url: str) -> str:
+    with Redis.from_url(url) as client:
+        return str(client.info("server")["redis_version"])
 
 
 def seconds_until(condition: Callable[[], bool], limit_seconds: float) -> float:

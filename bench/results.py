@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ def write_json(path: Path, figures: Sequence[Figure], versions: dict[str, str]) 
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "measured_on": datetime.now(UTC).date().isoformat(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "machine": platform.machine(),
@@ -55,3 +57,21 @@ def write_json(path: Path, figures: Sequence[Figure], versions: dict[str, str]) 
         "figures": [asdict(figure) for figure in figures],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _processor() -> str:
+    """The processor's model, as Linux tells it; the kind of machine if it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def version_of(*command: str) -> str:
+    """The first line of what a program says of its version, on either output."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip().partition("\n")[0]
