@@ -62,7 +62,7 @@ def test_the_page_that_waits_turns_into_the_event_by_itself(
     expect(page.get_by_role("heading", level=1)).to_have_text("Events come in")
     expect(page.locator(".event-detail")).to_contain_text(event_id)
     expect(page.locator("#announcer")).to_have_text("The first event is here.")
-    expect(page.locator("[data-poll]")).to_have_count(0)
+    expect(page.locator("main [data-poll]")).to_have_count(0)
 
 
 def test_the_way_is_gone_without_javascript(

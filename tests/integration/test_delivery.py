@@ -230,7 +230,7 @@ def test_a_retry_after_is_honoured_up_to_the_longest_back_off(
     (event_id,) = bench.store()
     before = time.time()
     bench.dispatcher().deliver(1, [event_id])
-    wait_until(lambda: bench.detail(event_id).row.next_attempt_at)
+    wait_until(lambda: bench.detail(event_id).row.last_status_code)
     next_attempt_at = bench.detail(event_id).row.next_attempt_at
     assert next_attempt_at is not None
     waits = (next_attempt_at.timestamp() - before) * 1000

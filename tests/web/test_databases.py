@@ -195,7 +195,7 @@ def test_deleting_a_database_says_how_many_events_are_still_delivered(
 ) -> None:
     path = shop.path("databases/main/delete/")
     assert "None of its events is waiting" in admin.get(path).content.decode()
-    redeliver(shop.project, [UUID(each) for each in shop.add_events(3)])
+    redeliver(shop.project, [UUID(each) for each in shop.add_events(3)], by=command_line())
     text = admin.get(path).content.decode()
     assert "3 events</strong> of it are not delivered yet and will still be delivered." in text
     Trigger.objects.get().databases.clear()
