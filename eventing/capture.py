@@ -309,9 +309,12 @@ class CaptureLoop:
         if events or (moved and (self._stored == _BEGUN or idle >= _IDLE_POSITION_SECONDS)):
             store = partial(self._store, events, self._stored, batch.position)
             self._stored = batch.position
-            self._storing = batch, self._storer.submit(store)
             if batch.drained:
-                self._finish_storing()
+                # Nothing is there to be read meanwhile, for which another thread would be worth it.
+                store()
+                self._acknowledge(batch)
+            else:
+                self._storing = batch, self._storer.submit(store)
         else:
             self._publish(batch)
 
@@ -327,6 +330,10 @@ class CaptureLoop:
         batch, stored = self._storing
         self._storing = None
         stored.result()
+        self._acknowledge(batch)
+
+    def _acknowledge(self, batch: Batch) -> None:
+        """Let the source forget what is stored."""
         self._stored_at = time.monotonic()
         self.streamed = True
         self._source.acknowledge(batch.position)
