@@ -36,6 +36,8 @@ EVENT_STATUSES: Final[tuple[EventStatus, ...]] = (
     "failed",
     "cancelled",
 )
+# Of an event that is in one of these, more is to come: it is not redelivered.
+UNFINISHED: Final[tuple[EventStatus, ...]] = ("pending", "delivering")
 
 
 class Change(NamedTuple):

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from eventing import exports, history
 from eventing.access import EDITOR, Actor
-from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS
+from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS, UNFINISHED
 from eventing.eventing_dbs import current_number
 from eventing.exports import EXPORT_KINDS
 from eventing.history import LogPage
@@ -158,7 +158,7 @@ def _state_token(detail: EventDetail) -> str:
 def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
     """What `events/_event.html` shows."""
     row = detail.row
-    finished = row.status in ("delivered", "failed", "cancelled")
+    finished = row.status not in UNFINISHED
     sendable = detail.payload is not None and row.problem is None
     # Its present name: it may have been renamed since, or deleted.
     trigger = (

@@ -1,6 +1,6 @@
 """Redelivering everything that matches the filters of the log: asking first, then watching."""
 
-from typing import Any, Final
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -10,15 +10,13 @@ from django.views.decorators.http import require_POST, require_safe
 
 from eventing import history, redeliveries
 from eventing.access import EDITOR
+from eventing.changes import UNFINISHED
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput
 from webui.filters import LogQuery, log_query
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import selection_of
-
-# No event that is redelivered is in one of these.
-_UNFINISHED: Final = ("pending", "delivering")
 
 
 @project_page(EDITOR)
@@ -28,7 +26,7 @@ def start(request: Request, project: Project) -> HttpResponse:
     How many events that are is counted for those who ask with `?count=1`, as the page itself does.
     """
     query = log_query(request.GET, timezone.now())
-    context = _asked(query) | {"is_nothing": query.filters.status in _UNFINISHED}
+    context = _asked(query) | {"is_nothing": query.filters.status in UNFINISHED}
     if "count" in request.GET and request.method != "POST" and not query.problems:
         most = redeliveries.MOST_COUNTED
         found = history.count(project, query.filters, most)

@@ -23,6 +23,7 @@ from eventing.api.filters import (
 from eventing.api.problem_details import Conflict
 from eventing.api.representations import event_shown, event_shown_whole
 from eventing.api.views.base import ProjectView, operation
+from eventing.changes import UNFINISHED
 from eventing.history import redeliver, redeliver_matching
 from eventing.logs.base import EventDetail, InvalidCursor
 from eventing.models import Project, Trigger
@@ -85,7 +86,7 @@ def _why_not(event: EventDetail) -> str:
         return f"this event can never be sent: {event.row.problem}"
     if event.payload is None:
         return "the payload of this event has expired"
-    if event.row.status in ("pending", "delivering"):
+    if event.row.status in UNFINISHED:
         return f"this event is {event.row.status}; only a finished one can be redelivered"
     if not Trigger.objects.filter(pk=event.row.trigger_id).exists():
         return f"the trigger {event.row.trigger} of this event has been deleted"
