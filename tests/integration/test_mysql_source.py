@@ -57,6 +57,32 @@ class Capture:
         assert len(changes) == count
         return changes
 
+    def one_by_one(self, count: int) -> tuple[list[Change], list[str]]:
+        """Exactly `count` changes, and the position after each; then the source is closed."""
+        changes: list[Change] = []
+        positions: list[str] = []
+
+        def all_are_read() -> bool:
+            batch = self.source.read(1, 0.2)
+            changes.extend(batch.changes)
+            positions.extend([batch.position] * len(batch.changes))
+            return len(changes) >= count
+
+        wait_until(all_are_read, 30, "changes")
+        assert self.read() == []
+        assert len(changes) == count
+        self.source.close()
+        return changes, positions
+
+
+def the_rest_follows(url: str, changes: Sequence[Change], positions: Sequence[str]) -> None:
+    """Whoever goes on after any of these positions is given what came behind it, and that once."""
+    for number, position in enumerate(positions):
+        again = Capture(url, after=position)
+        rest = again.until(len(changes) - 1 - number)
+        again.source.close()
+        assert rest == changes[number + 1 :]
+
 
 @pytest.fixture(params=["mariadb", "mysql"])
 def database(request: pytest.FixtureRequest) -> str:
@@ -211,23 +237,11 @@ def test_after_any_change_of_a_transaction_the_rest_follows_and_nothing_twice(
         at.execute("DELETE FROM users")
         writer.commit()
     writer.close()
-    changes: list[Change] = []
-    positions: list[str] = []
-    for _ in range(30):
-        batch = capture.source.read(1, 1.0)
-        changes += batch.changes
-        positions += [batch.position] * len(batch.changes)
-        if len(changes) == 10:
-            break
-    capture.source.close()
+    changes, positions = capture.one_by_one(10)
     assert [change.document_id for change in changes] == list("1235123123")
     assert [change.index for change in changes] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
     assert len({change.position for change in changes}) == 10
-    for number, position in enumerate(positions):
-        again = Capture(database, after=position)
-        rest = again.until(9 - number)
-        again.source.close()
-        assert rest == changes[number + 1 :]
+    the_rest_follows(database, changes, positions)
 
 
 ROWS = st.lists(
@@ -746,23 +760,9 @@ def test_rows_that_a_transaction_took_back_make_no_events(
         at.execute("INSERT INTO users VALUES (8), (9)")
         writer.commit()
     writer.close()
-    changes: list[Change] = []
-    positions: list[str] = []
-
-    def all_are_read() -> bool:
-        batch = capture.source.read(1, 0.2)
-        changes.extend(batch.changes)
-        positions.extend([batch.position] * len(batch.changes))
-        return len(changes) >= 5
-
-    wait_until(all_are_read)
-    assert capture.read() == []
-    capture.source.close()
+    changes, positions = capture.one_by_one(5)
     assert [each.document_id for each in changes] == ["2", "5", "3", "8", "9"]
-    for number, position in enumerate(positions):
-        again = Capture(url, after=position)
-        assert again.until(4 - number) == changes[number + 1 :]
-        again.source.close()
+    the_rest_follows(url, changes, positions)
 
 
 NOT_LOGGED = "the binary log does not say which"
@@ -791,18 +791,7 @@ def test_what_a_session_does_not_log_as_rows_is_said_to_be_missing(
         writer.commit()
     writer.close()
     execute(database, "INSERT INTO users VALUES (6, 6)")
-    changes: list[Change] = []
-    positions: list[str] = []
-
-    def all_are_read() -> bool:
-        batch = capture.source.read(1, 0.2)
-        changes.extend(batch.changes)
-        positions.extend([batch.position] * len(batch.changes))
-        return len(changes) >= 9
-
-    wait_until(all_are_read)
-    assert capture.read() == []
-    capture.source.close()
+    changes, positions = capture.one_by_one(9)
     assert [(each.table, each.operation, each.document_id) for each in changes] == [
         ("users", "insert", ""),
         ("users", "insert", "36"),
@@ -817,10 +806,7 @@ def test_what_a_session_does_not_log_as_rows_is_said_to_be_missing(
     assert len({each.position for each in changes}) == 9
     for change in changes:
         assert (NOT_LOGGED in (change.problem or "")) is (change.document_id == "")
-    for number, position in enumerate(positions):
-        again = Capture(database, after=position)
-        assert again.until(8 - number) == changes[number + 1 :]
-        again.source.close()
+    the_rest_follows(database, changes, positions)
 
 
 def test_of_a_statement_only_what_is_wanted_is_said(database: str) -> None:
