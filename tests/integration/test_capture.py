@@ -1,8 +1,8 @@
 """The capture loop where what it captures is changed, given up or put back at the same moment."""
 
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import psycopg2
 import pytest
@@ -59,25 +59,29 @@ def project(log: PostgresEventLog) -> Project:
     return make_project()
 
 
-def begun(database: Database) -> CaptureLoop:
+@contextmanager
+def begun(database: Database) -> Iterator[CaptureLoop]:
     """A capture loop that has read what it is to capture, and has not begun with it."""
     lease = Lease.acquire(database.pk)
     assert lease is not None
-    loop = CaptureLoop.load(database.pk, lease, lambda: True)
-    assert loop is not None
-    return loop
+    try:
+        loop = CaptureLoop.load(database.pk, lease, lambda: True)
+        assert loop is not None
+        yield loop
+        loop.close()
+    finally:
+        lease.release()
 
 
 def test_a_database_deleted_while_its_capture_begins_leaves_nothing_at_the_server(
     project: Project, source_database: str
 ) -> None:
-    loop = begun(make_database(project, source_database))
-    delete_database(Database.objects.get(), by=command_line())
-    # Before there is anything to be taken away.
-    remove_all(source_database)
-    with pytest.raises(Reconfigured):
-        loop.run()
-    loop.close()
+    with begun(make_database(project, source_database)) as loop:
+        delete_database(Database.objects.get(), by=command_line())
+        # Before there is anything to be taken away.
+        remove_all(source_database)
+        with pytest.raises(Reconfigured):
+            loop.run()
     remove_all(source_database)
 
 
@@ -85,12 +89,11 @@ def test_eventing_switched_off_while_capture_begins_leaves_nothing_at_the_server
     project: Project, source_database: str
 ) -> None:
     database = make_database(project, source_database)
-    loop = begun(database)
-    update_settings(project, SettingsDefinition(eventing_enabled=False), by=command_line())
-    remove_all(source_database)
-    with pytest.raises(Reconfigured):
-        loop.run()
-    loop.close()
+    with begun(database) as loop:
+        update_settings(project, SettingsDefinition(eventing_enabled=False), by=command_line())
+        remove_all(source_database)
+        with pytest.raises(Reconfigured):
+            loop.run()
     remove_all(source_database)
 
 
@@ -98,13 +101,12 @@ def test_what_is_being_taken_away_is_looked_for_again_once_capture_has_begun(
     project: Project, source_database: str
 ) -> None:
     database = make_database(project, source_database)
-    loop = begun(database)
-    for is_enabled in (False, True):
-        settings = SettingsDefinition(eventing_enabled=is_enabled)
-        update_settings(project, settings, by=command_line())
-    with pytest.raises(SourceUnavailable, match="still there"):
-        loop.run()
-    loop.close()
+    with begun(database) as loop:
+        for is_enabled in (False, True):
+            settings = SettingsDefinition(eventing_enabled=is_enabled)
+            update_settings(project, settings, by=command_line())
+        with pytest.raises(SourceUnavailable, match="still there"):
+            loop.run()
     assert databases_to_capture() == []
     remove_all(source_database)
     assert databases_to_capture() == [database.pk]
