@@ -3,12 +3,13 @@
 A page costs the same however many events there are. A filter by trigger, table, operation or
 database is a choice among the *kinds* of events that the project ever had, and events of one kind
 are read off the end of an index; a page is the newest of the newest of each. Days are looked at
-from the newest on, in three portions, so that a page of new events plans for few partitions. What
-none of that makes quick is given up when the time for it is over.
+from the newest on, in three portions, so that a page of new events plans for few partitions. A page
+of delivered events passes by a backlog with a hash of a part of it at a time. What none of that
+makes quick is given up when the time for it is over.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -19,9 +20,16 @@ from eventing.ids import committed_at_ms_of, first_id_at
 from eventing.logs.base import EventFilter, EventRow, Page, SearchTooDeep
 from eventing.logs.days import DAY_MS
 from eventing.logs.paging import DENSE_ROWS, FEW_KINDS, id_at, id_of_cursor, page
+from eventing.logs.pgstatements import IN_ORDER_OF_THE_INDEX
 
 # How far back each of the first two portions of a search goes; the third goes to the end.
 _PORTIONS_DAYS: Final = (1, 8)
+
+# How many events that are not delivered a search for delivered ones passes at once: few where there
+# is no backlog, then as many as fit into the memory given for it, 100 bytes each.
+_PASSED_FIRST: Final = 1_000
+_PASSED_NEXT: Final = 100_000
+_WORK_MEM: Final = "SET LOCAL work_mem = '32MB';"
 
 # The columns of EventRow for ids between two: joins by key, for those rows only.
 _ROWS: Final = """
@@ -121,7 +129,6 @@ class _Search:
     def ids(self, before: UUID | None, limit: int) -> list[UUID]:
         """Ids of the newest events that match and are older than `before`, newest first."""
         filters = self._filters
-        is_unfinished = filters.status not in (None, "delivered")
         if filters.error is not None and filters.status == "delivered":
             return []
         whole = _Portion.of(filters, before)
@@ -130,7 +137,7 @@ class _Search:
         self._choose_kinds()
         if not self._kinds:
             return []
-        if is_unfinished or filters.error is not None:
+        if filters.status not in (None, "delivered") or filters.error is not None:
             return self._found(self._of_deliveries(whole), whole, limit)
         found: list[UUID] = []
         portions = list(_portions(filters, before))
@@ -139,7 +146,7 @@ class _Search:
             if len(found) == limit:
                 return found
             found = []
-        for portion in portions:
+        for portion in self._passing_backlog(portions):
             left = limit - len(found)
             found += self._found(self._of_kinds(portion, left), portion, left)
             if len(found) == limit:
@@ -161,10 +168,48 @@ class _Search:
         elif filters.status not in (None, "delivered") or filters.error is not None:
             select = self._of_deliveries(whole)
         else:
-            select = self._of_kinds(whole, most)
+            return self._count_of_kinds(whole, most)
+        return self._counted(select, whole, most)
+
+    def _count_of_kinds(self, whole: "_Portion", most: int) -> int:
+        count = 0
+        for portion in self._passing_backlog([whole]):
+            left = most - count
+            count += self._counted(self._of_kinds(portion, left), portion, left)
+            if count == most:
+                break
+        return count
+
+    def _counted(self, select: "_Select", portion: "_Portion", most: int) -> int:
         counting = select._replace(sql=f"SELECT count(*) FROM ({select.sql}) AS found")
-        ((count,),) = self._selected(counting, whole, most)
+        ((count,),) = self._selected(counting, portion, most)
         return int(count)
+
+    def _passing_backlog(self, portions: Sequence["_Portion"]) -> Iterator["_Portion"]:
+        """The portions, in parts that hold no more events than can be passed at once if it is
+        delivered ones that are looked for."""
+        if self._filters.status != "delivered" or not portions:
+            yield from portions
+            return
+        whole = _Portion(portions[-1].since, portions[0].until)
+        passed = _PASSED_FIRST
+        while (edge := self._edge(whole, passed)) is not None:
+            yield from _within(portions, whole._replace(since=edge))
+            whole = whole._replace(until=edge)
+            passed = _PASSED_NEXT
+        yield from _within(portions, whole)
+
+    def _edge(self, portion: "_Portion", passed: int) -> UUID | None:
+        """The event that so many newer ones of a portion, not delivered, follow; by primary key.
+
+        None if there are fewer.
+        """
+        sql = f"""
+            SELECT u.event_id::text FROM mission_control.delivery u
+            WHERE true {portion.condition("u.event_id")}
+            ORDER BY u.event_id DESC OFFSET {passed} LIMIT 1"""
+        found = self._found(_Select(sql, {}, IN_ORDER_OF_THE_INDEX), portion, 1)
+        return found[0] if found else None
 
     def rows(self, ids: Sequence[UUID]) -> list[EventRow]:
         """The events with these ids, newest first; by primary keys."""
@@ -205,14 +250,22 @@ class _Search:
         kinds = """unnest(%(triggers)s::bigint[], %(tables)s::text[], %(operations)s::text[],
                           %(databases)s::bigint[])
                    AS kind (trigger_id, "table", operation, database_id)"""
-        newest = f"""
-            CROSS JOIN LATERAL (
-                SELECT e.id FROM mission_control.event_log e
-                WHERE e.trigger_id = kind.trigger_id AND e."table" = kind."table"
-                  AND e.operation = kind.operation AND e.database_id = kind.database_id
-                  {portion.condition("e.id")} {self._rest("e")}
-                ORDER BY e.id DESC LIMIT {{}}
-            ) AS newest"""
+        of_kind = f"""
+            SELECT e.id FROM mission_control.event_log e
+            WHERE e.trigger_id = kind.trigger_id AND e."table" = kind."table"
+              AND e.operation = kind.operation AND e.database_id = kind.database_id
+              {portion.condition("e.id")} {self._names("e")}
+            ORDER BY e.id DESC"""
+        if self._filters.status == "delivered":
+            # OFFSET keeps the planner from making a hash for each day of the log.
+            of_kind = f"""
+                SELECT e.id FROM ({of_kind} OFFSET 0) AS e
+                WHERE e.id NOT IN (
+                    SELECT u.event_id FROM mission_control.delivery u
+                    WHERE true {portion.condition("u.event_id")}
+                )
+                ORDER BY e.id DESC"""
+        newest = f"CROSS JOIN LATERAL ({of_kind} LIMIT {{}}) AS newest"
         if len(self._kinds) > limit:
             # Only the kinds whose newest events are newest of all can have events of the page.
             kinds = f"""(SELECT kind.* FROM {kinds} {newest.format(1)}
@@ -227,7 +280,7 @@ class _Search:
                 strict=True,
             )
         )
-        return _Select(sql, columns)
+        return _Select(sql, columns, _WORK_MEM)
 
     def _of_the_newest(self, portion: "_Portion") -> "_Select":
         """Those that match among the newest of all projects, by primary key."""
@@ -254,8 +307,9 @@ class _Search:
     def _of_deliveries(self, portion: "_Portion") -> "_Select":
         """The newest that are not delivered, from the small table.
 
-        Failed and cancelled ones by delivery_due, where they are in order behind `infinity`; the
-        others by primary key. The log is asked only where a filter needs it.
+        Failed and cancelled ones by delivery_due, where they are in order behind `infinity`; those
+        that are being sent, of which there are few, by reading all; the others by primary key. The
+        log is asked only where a filter needs it.
         """
         state = "" if self._filters.status is None else "AND u.state = %(state)s"
         if self._filters.status is None:
@@ -269,6 +323,10 @@ class _Search:
                     WHERE e.id = u.event_id {self._match("e")} {self._error("e")}
                 )"""
         conditions = f"{state} {portion.condition('u.event_id')} {log}"
+        deliveries = "mission_control.delivery"
+        if self._filters.status == "delivering":
+            # OFFSET keeps the planner from looking all of them up in order.
+            deliveries = f"""(SELECT * FROM {deliveries} u WHERE true {state} OFFSET 0)"""
         if self._filters.status in ("failed", "cancelled"):
             sql = f"""
                 SELECT found.event_id::text FROM unnest(%(triggers)s::bigint[]) AS t (id)
@@ -280,13 +338,12 @@ class _Search:
                 ORDER BY found.event_id DESC LIMIT %(limit)s"""
         else:
             sql = f"""
-                SELECT u.event_id::text FROM mission_control.delivery u
+                SELECT u.event_id::text FROM {deliveries} u
                 WHERE u.project_id = %(project)s AND u.trigger_id = ANY (%(triggers)s)
                   {conditions}
                 ORDER BY u.event_id DESC LIMIT %(limit)s"""
         triggers = sorted({kind.trigger_id for kind in self._kinds})
-        # Statistics lag behind a backlog, and then all of it would be sorted for its newest rows.
-        return _Select(sql, {"triggers": triggers}, "SET LOCAL enable_sort = off;")
+        return _Select(sql, {"triggers": triggers}, IN_ORDER_OF_THE_INDEX)
 
     def _found(self, select: "_Select", portion: "_Portion", limit: int) -> list[UUID]:
         return [UUID(text) for (text,) in self._selected(select, portion, limit)]
@@ -322,13 +379,7 @@ class _Search:
 
     def _rest(self, event: str) -> str:
         """What an event's kind does not say."""
-        conditions = []
-        if not self._are_named_alike:
-            conditions += [
-                f"AND {event}.{name} = %({name})s"
-                for name in ("trigger", "database")
-                if getattr(self._filters, name) is not None
-            ]
+        conditions = [self._names(event)]
         # A subquery of its own is looked up by primary key, event by event; what the planner makes
         # of EXISTS may be a hash of the whole backlog.
         state = f"(SELECT u.state FROM mission_control.delivery u WHERE u.event_id = {event}.id)"
@@ -338,6 +389,16 @@ class _Search:
             conditions.append(f"AND {state} = %(state)s")
         conditions.append(self._error(event))
         return " ".join(conditions)
+
+    def _names(self, event: str) -> str:
+        """The names asked for, where events of one kind differ in them."""
+        if self._are_named_alike:
+            return ""
+        return " ".join(
+            f"AND {event}.{name} = %({name})s"
+            for name in ("trigger", "database")
+            if getattr(self._filters, name) is not None
+        )
 
     def _error(self, event: str) -> str:
         """What the filters say of how the last attempt failed, or why there was none."""
@@ -389,6 +450,14 @@ def _portions(filters: EventFilter, before: UUID | None) -> Iterator[_Portion]:
         if since < until:
             yield _Portion(since, until)
         until = min(until, edge)
+
+
+def _within(portions: Iterable[_Portion], whole: _Portion) -> Iterator[_Portion]:
+    """What of these portions lies within another one."""
+    for portion in portions:
+        part = _Portion(max(portion.since, whole.since), min(portion.until, whole.until))
+        if part.since < part.until:
+            yield part
 
 
 def event_row(row: tuple[Any, ...]) -> EventRow:

@@ -66,6 +66,18 @@ def found(log: Log, filters: EventFilter = ANYTHING, project_id: int = 1) -> lis
     return [row.id for row in log.browse(project_id, filters, None, 100).rows]
 
 
+def paged(log: Log, filters: EventFilter, limit: int) -> list[UUID]:
+    """All that match, page by page."""
+    seen: list[UUID] = []
+    cursor = None
+    while True:
+        page = log.browse(1, filters, cursor, limit)
+        seen += [row.id for row in page.rows]
+        cursor = page.next_cursor
+        if cursor is None:
+            return seen
+
+
 def status_of(log: Log, event_id: UUID) -> EventStatus:
     detail = log.event(1, event_id)
     assert detail is not None
@@ -850,16 +862,21 @@ class LogContract:
             "failed": events[1::4],
             "pending": events[2::4] + events[3::4],
         }[status]
-        seen: list[UUID] = []
-        cursor = None
-        while True:
-            page = log.browse(1, EventFilter(status=status), cursor, 17)
-            seen += [row.id for row in page.rows]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        assert seen == sorted(ids_of(expected), reverse=True)
+        assert paged(log, EventFilter(status=status), 17) == sorted(ids_of(expected), reverse=True)
         assert log.count(1, EventFilter(status=status), 999) == len(expected)
+
+    def test_delivered_events_are_found_behind_a_backlog_and_among_it(self, log: Log) -> None:
+        moment = int(time.time() * 1000)
+        before = stored(log, 30, committed_at_ms=moment - 2 * DAY_MS)
+        yesterday = stored(log, 1500, committed_at_ms=moment - DAY_MS)
+        backlog = stored(log, 3000, committed_at_ms=moment)
+        among = [*yesterday[::500], *backlog[::300]]
+        deliver(log, [*before, *among])
+        delivered = EventFilter(status="delivered")
+        wanted = sorted(ids_of([*before, *among]), reverse=True)
+        assert paged(log, delivered, 7) == wanted
+        assert found(log, EventFilter(status="delivered", trigger="welcome-email")) == wanted
+        assert (log.count(1, delivered, 9999), log.count(1, delivered, 15)) == (len(wanted), 15)
 
     def test_a_trigger_that_had_another_name_is_found_by_either(self, log: Log) -> None:
         old = stored(log, 3)
