@@ -4,9 +4,9 @@ What may pass leaves here as an error of the log's own, which quotes no values.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from itertools import islice
 from typing import Any, Final
 
 import psycopg2
@@ -18,6 +18,9 @@ from eventing.logs.base import LogBusy, LogOutdated, LogUnavailable
 
 # What the tables lack of a version that has yet to change them.
 _OF_ANOTHER_VERSION: Final = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
+
+# Of a COPY: few enough that the server has begun before all are made.
+_LINES_AT_ONCE: Final = 300
 
 
 class Transaction(psycopg2.extensions.cursor):
@@ -33,10 +36,23 @@ class Transaction(psycopg2.extensions.cursor):
         """Run a statement."""
         self.execute(sql, arguments or None)
 
-    def copy(self, sql: str, lines: Sequence[str]) -> None:
-        """Run a COPY FROM STDIN of these lines, in its text format."""
+    def copy(self, sql: str, lines: Iterable[str]) -> None:
+        """Run a COPY FROM STDIN of these lines, in its text format.
+
+        Lines are asked for as they are sent: the server takes some in while others are made.
+        """
         self.statements += 1
-        self.copy_expert(sql, BytesIO("".join(lines).encode()), size=1 << 17)
+        self.copy_expert(sql, _Lines(lines))
+
+
+class _Lines:
+    """Lines as a file that is read some lines at a time."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+
+    def read(self, _bytes: int, /) -> bytes:
+        return "".join(islice(self._lines, _LINES_AT_ONCE)).encode()
 
 
 class Connections:

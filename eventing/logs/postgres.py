@@ -234,13 +234,13 @@ class PostgresEventLog:
     def _copy_events(self, at: Transaction, origin: Origin, events: Sequence[Event]) -> None:
         head = f"{origin.project_id}\t{escaped(origin.project)}\t"
         source = f"\t{origin.database_id}\t{escaped(origin.alias)}\t{origin.type}\t"
-        lines = [
+        lines = (
             f"{event.id_text}\t{head}{event.trigger_id}\t{escaped(event.trigger)}{source}"
             f"{escaped(event.table)}\t{event.operation}\t{escaped(event.document_id)}\t"
             f"{escaped(event.payload)}\t{nullable(event.problem)}\t"
             f"{timestamp(event.committed_at_ms)}\t{event.position or NULL}\n"
             for event in events
-        ]
+        )
         at.copy(
             f"COPY {SCHEMA}.event_log (id, project_id, project, trigger_id, trigger, database_id,"
             ' database, database_type, "table", operation, doc_id, payload, problem, committed_at,'
