@@ -133,19 +133,20 @@ _patience = _Patience()
 
 
 def sweep_patiently(log_number: int) -> None:
-    """Sweep a log that may be far away: one sweep at a time, the more seldom the longer it takes,
-    and a pause if it does not answer."""
+    """Sweep a log unless this process is at it: the more seldom, the longer it takes.
+
+    Several at once would keep what is gone in the indexes for each other, and be slow by that.
+    """
     if not _patience.begin("sweep", log_number):
         return
-    pause = _LONGEST_PAUSE_SECONDS
     began = time.monotonic()
     try:
         sweep(log_number)
-        took = time.monotonic() - began
-        pause = min(took / _SWEEP_SHARE - took, _LONGEST_PAUSE_SECONDS)
     except LogUnavailable as error:
         logger.warning("an Eventing DB cannot be swept", number=log_number, error=str(error))
     finally:
+        took = time.monotonic() - began
+        pause = min(took / _SWEEP_SHARE - took, _LONGEST_PAUSE_SECONDS)
         _patience.end("sweep", log_number, pause)
 
 

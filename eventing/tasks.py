@@ -26,7 +26,6 @@ from eventing.endpoints import Endpoints
 from eventing.eventing_dbs import BUILTIN, external_numbers, log_numbered, owner_of
 from eventing.limits import SharedLimits
 from eventing.sweep import settle_statistics as settle_statistics_once
-from eventing.sweep import sweep as sweep_once
 from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
 
@@ -185,7 +184,7 @@ def sweep() -> None:
         sweep_external.apply_async(args=[number], queue="upkeep")
     for redelivery_id in redeliveries.waiting():
         redeliver.apply_async(args=[redelivery_id], queue="upkeep")
-    sweep_once(BUILTIN)
+    sweep_patiently(BUILTIN)
     if int(time.time()) % int(health.HEARTBEAT_SECONDS) == 0:
         health.beat("beat", "beat")
 

@@ -13,7 +13,7 @@ from eventing.ids import order_key
 from eventing.logs.base import DueChunk
 from eventing.logs.chunks import SWEEP_GRACE_SECONDS, chunked
 from eventing.logs.pgconnections import Transaction
-from eventing.logs.pgstatements import BY_INDEX, SCHEMA
+from eventing.logs.pgstatements import BY_INDEX, SCHEMA, array
 
 # More than one transaction ever stores.
 _PLACES_IN_A_BLOCK: Final = 1 << 24
@@ -60,22 +60,35 @@ def free_next(at: Transaction, pairs: set[tuple[int, int]]) -> list[DueChunk]:
     """Let the first of each (trigger, key) be claimed, if it has been waiting for its turn."""
     if not pairs:
         return []
-    # By delivery_order, then by primary key.
+    # By delivery_order.
     at.run(
         f"""{BY_INDEX}
-        UPDATE {SCHEMA}.delivery d SET sweep_at = now() + %s * interval '1 second'
+        SELECT done.trigger_id, next.event_id::text
         FROM unnest(%s::bigint[], %s::bigint[]) AS done (trigger_id, order_key)
         CROSS JOIN LATERAL (
-            SELECT event_id FROM {SCHEMA}.delivery
+            SELECT event_id, sweep_at FROM {SCHEMA}.delivery
             WHERE trigger_id = done.trigger_id AND order_key = done.order_key
             ORDER BY order_seq LIMIT 1
         ) next
-        WHERE d.event_id = next.event_id AND d.sweep_at = 'infinity'
-        RETURNING d.trigger_id, d.event_id::text""",
-        SWEEP_GRACE_SECONDS,
+        WHERE next.sweep_at = 'infinity'""",
         *map(list, zip(*sorted(pairs), strict=True)),
     )
-    return chunks_of_rows(at.fetchall())
+    free = at.fetchall()
+    if free:
+        let_go_in(at, SWEEP_GRACE_SECONDS, [event_id for _, event_id in free])
+    return chunks_of_rows(free)
+
+
+def let_go_in(at: Transaction, seconds: float, event_ids: Sequence[str]) -> None:
+    """Have the sweep look for these events in so many seconds, unless a worker claims them."""
+    # By primary key.
+    at.run(
+        f"""{BY_INDEX}
+        UPDATE {SCHEMA}.delivery SET sweep_at = now() + %s * interval '1 second'
+        WHERE event_id = ANY (%s::uuid[])""",
+        seconds,
+        array(event_ids),
+    )
 
 
 def free_behind(at: Transaction) -> None:
@@ -101,18 +114,20 @@ def put_in_order(at: Transaction, texts: Sequence[str]) -> None:
         for trigger_id, database_id, table, document_id, text in at.fetchall()
     ]
     places = places_in_order(at, events)
+    # By primary key.
     at.run(
-        f"""
+        f"""{BY_INDEX}
         UPDATE {SCHEMA}.delivery d
         SET order_key = o.order_key, order_seq = o.place,
             sweep_at = CASE WHEN o.is_first THEN d.sweep_at ELSE 'infinity' END
         FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bool[])
             AS o (event_id, order_key, place, is_first)
-        WHERE d.event_id = o.event_id""",
+        WHERE d.event_id = ANY (%s::uuid[]) AND d.event_id = o.event_id""",
         [text for _, _, text in events],
         [key for _, key, _ in events],
         [places[text][0] for _, _, text in events],
         [places[text][1] for _, _, text in events],
+        array(texts),
     )
 
 

@@ -20,6 +20,12 @@ from eventing.logs.pgstatements import SCHEMA
 # Events that one transaction deletes, and how long one call goes on with it.
 _EXPIRED_AT_ONCE: Final = 5_000
 _EXPIRE_SECONDS: Final = 60.0
+# Of event {}, looked up by primary key for each one: what the planner makes of EXISTS may be a
+# comparison with all of a backlog.
+_HAS_ENDED: Final = (
+    f"coalesce((SELECT d.state FROM {SCHEMA}.delivery d WHERE d.event_id = {{}}), '')"
+    " NOT IN ('pending', 'delivering')"
+)
 # By the catalogue: the names of partitions end with their day.
 _OLDEST_DAY: Final = f"""
     SELECT min(right(c.relname, 8)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -165,9 +171,7 @@ def _forget_overdue_payloads(connections: Connections, project_id: int) -> int:
             at.run(
                 f"""
                 SELECT o.event_id::text FROM {SCHEMA}.overdue_payload o
-                WHERE o.project_id = %s
-                  AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = o.event_id
-                                  AND d.state IN ('pending', 'delivering'))
+                WHERE o.project_id = %s AND {_HAS_ENDED.format("o.event_id")}
                 ORDER BY o.event_id LIMIT {_EXPIRED_AT_ONCE}""",
                 project_id,
             )
@@ -201,8 +205,7 @@ def _forget_payloads_of(at: Transaction, ids: Sequence[str]) -> int:
     )
     at.run(
         f"UPDATE {SCHEMA}.event_log e SET payload = NULL WHERE {among} AND payload IS NOT NULL"
-        f" AND NOT EXISTS (SELECT FROM {SCHEMA}.delivery d WHERE d.event_id = e.id"
-        " AND d.state IN ('pending', 'delivering'))",
+        f" AND {_HAS_ENDED.format('e.id')}",
         *chosen,
     )
     return at.rowcount

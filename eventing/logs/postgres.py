@@ -51,6 +51,7 @@ from eventing.logs.pgconnections import Connections, Transaction
 from eventing.logs.pgorder import (
     chunks_of_rows,
     free_next,
+    let_go_in,
     lock_order,
     places_in_order,
     put_in_order,
@@ -338,12 +339,13 @@ class PostgresEventLog:
         return at.fetchall()
 
     def _claim(self, at: Transaction, texts: Sequence[str], lease_seconds: float) -> list[Claim]:
-        # By primary key.
+        # By primary key: IS TRUE keeps the planner from reading all of delivery_due for `sweep_at`.
         at.run(
             f"""{BY_INDEX}
             SELECT event_id::text FROM {SCHEMA}.delivery
             WHERE event_id = ANY (%s::uuid[])
-              AND state = 'pending' AND next_attempt_at <= now() AND sweep_at < 'infinity'
+              AND state = 'pending' AND next_attempt_at <= now()
+              AND (sweep_at < 'infinity') IS TRUE
             ORDER BY event_id
             FOR UPDATE SKIP LOCKED""",
             array(texts),
@@ -485,7 +487,7 @@ class PostgresEventLog:
         return moved
 
     def _update_undelivered(self, at: Transaction, outcomes: Sequence[Outcome]) -> set[str]:
-        # By primary key, whichever way the join goes; the attempt number is the fence.
+        # By primary key; the attempt number is the fence.
         texts = array(outcome.claim.id_text for outcome in outcomes)
         at.run(
             f"""{BY_INDEX}
@@ -516,7 +518,7 @@ class PostgresEventLog:
             return
         texts = array(claim.id_text for claim in claims)
         with self._connections.transaction() as at:
-            # By primary key, whichever way the join goes.
+            # By primary key.
             at.run(
                 f"""{BY_INDEX}
                 UPDATE {SCHEMA}.delivery d
@@ -535,10 +537,11 @@ class PostgresEventLog:
         """A chunk for each trigger that has pending events whose time has come."""
         if not trigger_ids:
             return []
-        # By delivery_due, then by primary key.
-        sql = f"""{IN_ORDER_OF_THE_INDEX}{BY_INDEX}
-            WITH due AS (
-                SELECT picked.event_id
+        with self._connections.transaction() as at:
+            # By delivery_due.
+            at.run(
+                f"""{IN_ORDER_OF_THE_INDEX}{BY_INDEX}
+                SELECT wanted.trigger_id, picked.event_id::text
                 FROM unnest(%s::bigint[]) AS wanted (trigger_id)
                 CROSS JOIN LATERAL (
                     SELECT event_id FROM {SCHEMA}.delivery
@@ -546,41 +549,50 @@ class PostgresEventLog:
                       AND state = 'pending' AND next_attempt_at <= now()
                     ORDER BY sweep_at, event_id LIMIT %s
                     FOR UPDATE SKIP LOCKED
-                ) picked
+                ) picked""",
+                list(trigger_ids),
+                CHUNK_SIZE,
             )
-            UPDATE {SCHEMA}.delivery d
-            SET sweep_at = now() + %s * interval '1 second'
-            FROM due WHERE d.event_id = due.event_id
-            RETURNING d.trigger_id, d.event_id::text"""
-        with self._connections.transaction() as at:
-            at.run(sql, list(trigger_ids), CHUNK_SIZE, SWEEP_GRACE_SECONDS)
-            chunks = chunks_of_rows(at.fetchall())
+            due = at.fetchall()
+            if due:
+                let_go_in(at, SWEEP_GRACE_SECONDS, [event_id for _, event_id in due])
+        chunks = chunks_of_rows(due)
         return [chunk._replace(more=len(chunk.event_ids) == CHUNK_SIZE) for chunk in chunks]
 
     def expire_leases(self) -> int:
         """Return events whose worker vanished to `pending`; their lost attempt is logged."""
-        sql = f"""
-            WITH expired AS (
-                SELECT event_id FROM {SCHEMA}.delivery
+        with self._connections.transaction() as at:
+            at.run(
+                f"""
+                SELECT event_id::text FROM {SCHEMA}.delivery
                 WHERE state = 'delivering' AND lease_until < now()
                 LIMIT 10000
-                FOR UPDATE SKIP LOCKED
-            ), returned AS (
-                UPDATE {SCHEMA}.delivery d
-                SET state = 'pending', lease_until = NULL, sweep_at = now()
-                FROM expired WHERE d.event_id = expired.event_id
-                RETURNING d.event_id, d.attempts
+                FOR UPDATE SKIP LOCKED"""
             )
-            INSERT INTO {SCHEMA}.invocation_log (event_id, attempt, started_at, duration_ms, url,
-                request_headers, response_headers, response_body, error_kind, error_message, worker)
-            SELECT event_id, attempts, now(), 0, '', '[]', '[]', '', 'lost',
-                'the worker stopped before it could record an answer; the endpoint may or may not'
-                ' have received this attempt', ''
-            FROM returned
-            -- Without its day there is no table for it either, and all others would fail with it.
-            WHERE EXISTS (SELECT FROM {SCHEMA}.event_log e WHERE e.id = event_id)"""
-        with self._connections.transaction() as at:
-            at.run(sql)
+            expired = [event_id for (event_id,) in at.fetchall()]
+            if not expired:
+                return 0
+            # By primary key.
+            at.run(
+                f"""{BY_INDEX}
+                WITH returned AS (
+                    UPDATE {SCHEMA}.delivery
+                    SET state = 'pending', lease_until = NULL, sweep_at = now()
+                    WHERE event_id = ANY (%s::uuid[])
+                    RETURNING event_id, attempts
+                )
+                INSERT INTO {SCHEMA}.invocation_log (event_id, attempt, started_at, duration_ms,
+                    url, request_headers, response_headers, response_body, error_kind,
+                    error_message, worker)
+                SELECT event_id, attempts, now(), 0, '', '[]', '[]', '', 'lost',
+                    'the worker stopped before it could record an answer; the endpoint may or may'
+                    ' not have received this attempt', ''
+                FROM returned
+                -- Without its day there is no table for it either, and all others would fail
+                -- with it.
+                WHERE EXISTS (SELECT FROM {SCHEMA}.event_log e WHERE e.id = event_id)""",
+                array(expired),
+            )
             return at.rowcount
 
     def cancel(self, trigger_id: int) -> int:
@@ -601,7 +613,7 @@ class PostgresEventLog:
         with self._connections.transaction() as at:
             # By primary key, and no row locked yet: the locks of orders come before those of rows.
             at.run(
-                f"""
+                f"""{BY_INDEX}
                 SELECT DISTINCT trigger_id FROM {SCHEMA}.delivery
                 WHERE event_id = ANY (%s::uuid[]) AND project_id = %s AND order_key IS NOT NULL""",
                 texts,
@@ -612,20 +624,21 @@ class PostgresEventLog:
             # By primary key.
             at.run(
                 f"""
-                WITH chosen AS (
-                    SELECT event_id, trigger_id, order_key FROM {SCHEMA}.delivery
-                    WHERE event_id = ANY (%s::uuid[]) AND project_id = %s AND state = 'pending'
-                    ORDER BY event_id FOR UPDATE
-                )
-                UPDATE {SCHEMA}.delivery d
-                SET state = 'cancelled', lease_until = NULL, sweep_at = 'infinity', order_key = NULL
-                FROM chosen WHERE d.event_id = chosen.event_id
-                RETURNING chosen.trigger_id, chosen.order_key""",
+                SELECT trigger_id, order_key, event_id::text FROM {SCHEMA}.delivery
+                WHERE event_id = ANY (%s::uuid[]) AND project_id = %s AND state = 'pending'
+                ORDER BY event_id FOR UPDATE""",
                 texts,
                 project_id,
             )
             cancelled = at.fetchall()
-            keys = {(trigger_id, key) for trigger_id, key in cancelled if key is not None}
+            at.run(
+                f"""
+                UPDATE {SCHEMA}.delivery
+                SET state = 'cancelled', lease_until = NULL, sweep_at = 'infinity', order_key = NULL
+                WHERE event_id = ANY (%s::uuid[])""",
+                array(event_id for _, _, event_id in cancelled),
+            )
+            keys = {(trigger_id, key) for trigger_id, key, _ in cancelled if key is not None}
             return Recorded(len(cancelled), free_next(at, keys))
 
     def triggers_with_deliveries(self) -> list[int]:

@@ -1,6 +1,6 @@
 """The sweep, beside people who change triggers while it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 
@@ -42,6 +42,15 @@ def test_events_of_a_trigger_that_is_made_while_a_sweep_runs_are_not_cancelled(
     assert detail.row.status == "pending"
 
 
+def test_a_sweep_that_takes_long_is_not_joined_by_others(log: PostgresEventLog) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with nobody_reads_what_waits():
+            sweeping = pool.submit(sweep_and_close, sweep.sweep_patiently)
+            wait_until(sweep_waits, 30, "the sweep does not look at the log")
+            sweep.sweep_patiently(BUILTIN)
+        sweeping.result()
+
+
 def test_upkeep_builds_an_index_that_a_log_of_an_older_version_lacks(
     log: PostgresEventLog,
 ) -> None:
@@ -67,8 +76,8 @@ def sweep_waits() -> bool:
     return bool(execute(control_database_dsn(), waiting))
 
 
-def sweep_and_close() -> None:
+def sweep_and_close(how: Callable[[int], object] = sweep.sweep) -> None:
     try:
-        sweep.sweep(BUILTIN)
+        how(BUILTIN)
     finally:
         connection.close()
