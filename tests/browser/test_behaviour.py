@@ -76,6 +76,21 @@ def test_the_steps_of_a_chart_tell_the_time_of_its_axis(
         assert chart.locator(".chart-slot").count() > 5
 
 
+def test_a_number_without_a_filter_of_its_own_leads_to_when_that_was(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path())
+    table = page.get_by_role("region", name="The charts as a table")
+    expect(table).to_be_hidden()
+    page.get_by_role("link", name=re.compile("attempts retried")).click()
+    expect(table).to_be_visible()
+    page.reload()
+    page.get_by_role("link", name=re.compile("^p99")).first.click()
+    expect(table).to_be_visible()
+    table.get_by_role("row").nth(1).get_by_role("link").first.click()
+    expect(page).to_have_url(re.compile("/events/.after=.*before="))
+
+
 def test_what_would_do_nothing_is_not_offered(shop: Shop, live_server: Any, page: Page) -> None:
     page.goto(live_server.url + shop.path("events/?status=failed"))
     page.locator(".c-choose label").nth(1).click()

@@ -1,7 +1,8 @@
 """The overview: what it counts, where its numbers lead, and what it costs."""
 
 import re
-from typing import Any
+from html.parser import HTMLParser
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -50,10 +51,70 @@ def test_every_number_leads_to_the_log_that_shows_it(shop: Shop, admin: Client) 
     assert admin.get(failed).content.decode().count('class="event-row"') == 1
 
 
+_VOID: Final = ("br", "input", "link", "meta")
+
+
+class _Unlinked(HTMLParser):
+    """The texts with a number in them that stand in no link; p50 and p99 are names."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._open: list[bool] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        names = (given.get("class") or "").split()
+        is_beside = given.get("aria-hidden") == "true" or "visually-hidden" in names
+        if tag not in _VOID:
+            self._open.append(tag == "a" or is_beside)
+
+    def handle_endtag(self, tag: str) -> None:
+        # What is read is a part of a page, which closes more than it opens.
+        if tag not in _VOID and self._open:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not any(self._open) and re.search(r"[1-9]", data.replace("p50", "").replace("p99", "")):
+            self.texts.append(data.strip())
+
+
+@pytest.mark.parametrize("path", ["", "triggers/welcome-email/"])
+def test_every_number_is_a_link_to_what_explains_it(shop: Shop, admin: Client, path: str) -> None:
+    shop.add_events(3)
+    shop.add_events(1, status_code=500)
+    CaptureLease.objects.create(
+        database=shop.database, state="retrying", lag_ms=65_000, lag_bytes=2_000_000,
+        last_change_at="2026-01-31T12:00:00Z",
+    )  # fmt: skip
+    text = admin.get(shop.path(path), {"within": "7d"}).content.decode()
+    # Each row of the last events, which come then, is a link as a whole.
+    numbers = text[text.index('<dl class="numbers"') : text.index('aria-labelledby="h-events"')]
+    assert _Unlinked(numbers).texts == []
+    for words in ("attempts retried", "p99 "):
+        assert re.search(rf'<a href="#by-time">[^<]*{words}', text), words
+    assert 'id="by-time"' in text
+    # A step of the table leads to what came of it in that step.
+    (events, delivered, failed) = (
+        re.search(rf'data-label="{label}"><a href="([^"]+)">{number}<', text)
+        for label, number in (("Events", 4), ("Delivered", 3), ("Failed", 1))
+    )
+    for found, rows in ((events, 4), (delivered, 3), (failed, 1)):
+        assert found, rows
+        page = admin.get(found[1].replace("&amp;", "&")).content.decode()
+        assert page.count('class="event-row"') == rows
+    if not path:
+        row = f'href="{shop.path("databases/")}#database-main"'
+        assert text.count(row) == 2
+        assert 'id="database-main"' in admin.get(shop.path("databases/")).content.decode()
+
+
 def test_the_step_of_a_chart_leads_to_its_events(shop: Shop, admin: Client) -> None:
     shop.add_events(3)
     text = admin.get(shop.path()).content.decode()
-    with_events = re.findall(r'<th scope="row"><a href="([^"]+)">.*?data-label="Events">3<', text)
+    row = r'<th scope="row"><a href="([^"]+)">.{,300}?data-label="Events"><a[^>]*>3<'
+    with_events = re.findall(row, text)
     page = admin.get(with_events[0].replace("&amp;", "&")).content.decode()
     assert page.count('class="event-row"') == 3
 
