@@ -207,9 +207,20 @@ def given_trigger_form(
             )
             for header in kept
         ],
-        "new_headers": _new_headers(post),
+        "new_headers": [*_lost_headers(post, kept), *_new_headers(post)],
     }
     return Form(values, problems, {"name": "Trigger Name", "url": "Webhook URL"})
+
+
+def _lost_headers(post: QueryDict, kept: Sequence[KeptHeader]) -> list[tuple[str, str]]:
+    """Headers that the form says to keep or to replace, and that are not stored any more."""
+    said = {name.removeprefix("header:"): post[name] for name in post if name.startswith("header:")}
+    stored = {header.name for header in kept}
+    return [
+        (name, post.get(f"header_value:{name}", "").strip())
+        for name, choice in said.items()
+        if choice != "remove" and name not in stored
+    ]
 
 
 def trigger_definition(

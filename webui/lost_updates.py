@@ -1,20 +1,25 @@
-"""Two people who edit the same thing: a form carries along which state it was filled in for, and
-one that was filled in for an earlier state is not saved. It comes back as it was typed, with what
-the others have changed since.
+"""Two people who edit the same thing: a form carries along which state of which thing it was filled
+in for, and one that was filled in for an earlier state is not saved. It comes back as it was typed,
+with what the others have changed since; also where they have renamed or deleted the thing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
-from django.http import QueryDict
+from django.db.models import Model, QuerySet
+from django.http import Http404, QueryDict
 
 from eventing import audit
-from eventing.models import AuditEntry
+from eventing.models import AuditEntry, Project
 from eventing.tags import tag_of
 from webui.requests import Request
 
+M = TypeVar("M", bound=Model)
+
 _LONGEST_ID: Final = 18
+# What the form of a thing that has been deleted carries along: sent once more, it makes another.
+_GONE: Final = "gone"
 
 
 class ChangedMeanwhile(Exception):
@@ -27,11 +32,12 @@ class ChangedMeanwhile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a form carries along: `token` names a state. `changes` is None unless the form comes
-    back because of them."""
+    """What a form carries along: `token` names a thing and its state. `changes` is None unless the
+    form comes back because of them; `is_gone`: the thing has been deleted."""
 
     token: str
     changes: Sequence[AuditEntry] | None = None
+    is_gone: bool = False
 
     @property
     def is_late(self) -> bool:
@@ -55,7 +61,56 @@ def seen(
 
 def seen_now(kind: str, object_id: int, definition: Any) -> Seen:
     """What the form of a stored thing carries along from now on."""
-    return Seen(f"{tag_of(definition)}.{audit.latest_id(kind, object_id)}")
+    return Seen(f"{tag_of(definition)}.{audit.latest_id(kind, object_id)}.{object_id}")
+
+
+class _Carried(NamedTuple):
+    """What a token says; 0 is no id."""
+
+    tag: str
+    entry_id: int
+    object_id: int
+
+
+def _carried(post: QueryDict) -> _Carried:
+    tag, entry_id, object_id, *_ = [*post.get("seen", "").split("."), "", ""]
+    return _Carried(tag, _id(entry_id), _id(object_id))
+
+
+def _id(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_ID else 0
+
+
+def edited(things: QuerySet[M], request: Request, **named: str) -> M | None:
+    """The thing that an address names; to POST, the one that the form was opened for, whatever it
+    is called by now. None: it has been deleted since. Raises Http404."""
+    object_id = _carried(request.POST).object_id
+    found = things.filter(pk=object_id).first() if object_id else None
+    if found is None:
+        found = things.filter(**named).first()
+    if found is None and not object_id and not makes_anew(request):
+        raise Http404
+    return found
+
+
+def makes_anew(request: Request) -> bool:
+    """Whether a form is sent by somebody who knows that what it was opened for is gone."""
+    return request.POST.get("seen") == _GONE
+
+
+def seen_gone(request: Request, project: Project, kind: str) -> Seen | None:
+    """What the form of a deleted thing is to carry along; None for the form of a new one."""
+    if makes_anew(request):
+        return Seen(_GONE)
+    _, entry_id, object_id = _carried(request.POST)
+    if not object_id:
+        return None
+    entries = [
+        each
+        for each in audit.entries_since(kind, object_id, entry_id)
+        if each.action == f"{kind}.delete" and each.project_id == project.pk
+    ]
+    return Seen(_GONE, entries, is_gone=True)
 
 
 def refuse_lost_update(post: QueryDict, kind: str, object_id: int, stored: Any) -> None:
@@ -63,9 +118,8 @@ def refuse_lost_update(post: QueryDict, kind: str, object_id: int, stored: Any) 
 
     To be called while nobody else changes it. A form that carries nothing is taken as it is.
     """
-    tag, _, text = post.get("seen", "").partition(".")
+    tag, entry_id, _ = _carried(post)
     if not tag or tag == tag_of(stored):
         return
-    is_id = text.isascii() and text.isdigit() and len(text) <= _LONGEST_ID
-    entries = audit.entries_since(kind, object_id, int(text) if is_id else 0)
+    entries = audit.entries_since(kind, object_id, entry_id)
     raise ChangedMeanwhile([each for each in entries if each.action == f"{kind}.update"])

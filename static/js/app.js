@@ -6,6 +6,36 @@ document.documentElement.classList.add("js");
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const announce = (text) => { document.getElementById("announcer").textContent = text; };
 
+// What is kept in this tab is one person's, and kept until they sign out, here or in another tab: whoever
+// signs in next finds nothing of it.
+
+const OWNER = "owner";
+const SIGNED_OUT = "signed-out";
+const { user } = document.body.dataset;
+let isOver = false;
+
+const owner = () => `${user} ${localStorage.getItem(SIGNED_OUT) ?? ""}`;
+
+function forgetOthers() {
+  const kept = sessionStorage.getItem(OWNER) ?? "";
+  // While nobody is signed in, what a session that ended has left waits for whose it is.
+  const isTheirs = user ? kept === owner() : kept.split(" ")[1] === owner().split(" ")[1];
+  if (!isTheirs) sessionStorage.clear();
+  if (user) sessionStorage.setItem(OWNER, owner());
+}
+
+forgetOthers();
+// A page that the browser has kept as it was left.
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted && user && sessionStorage.getItem(OWNER) !== owner()) location.reload();
+});
+addEventListener("storage", ({ key }) => {
+  if (key !== SIGNED_OUT || !user) return;
+  isOver = true;
+  sessionStorage.clear();
+  saySessionEnded();
+});
+
 // Times: the server writes UTC, the reader sees how long ago that was, or their local time.
 
 const clockTime = new Intl.DateTimeFormat(undefined, {
@@ -121,6 +151,8 @@ document.addEventListener("htmx:beforeSwap", ({ detail }) => {
 });
 
 document.addEventListener("visibilitychange", () => {
+  // Whoever comes back to a page whose owner has signed out sees what is theirs.
+  if (isOver && !document.hidden) location.reload();
   // One may have signed in again in another tab.
   sessionEnded = false;
   quicken();
@@ -163,7 +195,9 @@ function saySessionEnded() {
   const notice = document.getElementById("signed-out");
   const link = notice.querySelector("a");
   link.search = new URLSearchParams({ next: location.pathname + location.search });
-  document.getElementById("draft-is-kept").hidden = !document.querySelector("[data-draft]");
+  const kept = document.getElementById("draft-is-kept");
+  kept.hidden = isOver || !document.querySelector("[data-draft]");
+  kept.querySelector("[data-apart]").hidden = document.querySelector("[data-draft=whole]") !== null;
   notice.hidden = false;
 }
 
@@ -490,7 +524,7 @@ const KEPT_LOG = "log";
 
 addEventListener("pagehide", () => {
   const table = document.getElementById("event-rows");
-  if (!table) return;
+  if (!table || isOver) return;
   for (const box of chosen()) box.setAttribute("checked", "");
   const kept = { address: location.href, rows: table.innerHTML, top: scrollY, at: Date.now() };
   try { sessionStorage.setItem(KEPT_LOG, JSON.stringify(kept)); } catch { sessionStorage.removeItem(KEPT_LOG); }
@@ -515,7 +549,10 @@ function showKeptLog() {
 document.addEventListener("DOMContentLoaded", showKeptLog);
 document.addEventListener("submit", (event) => {
   // A field may be named `action`, too.
-  if (event.target.getAttribute("action")?.endsWith("/sign-out/")) sessionStorage.clear();
+  if (!event.target.getAttribute("action")?.endsWith("/sign-out/")) return;
+  isOver = true;
+  sessionStorage.clear();
+  localStorage.setItem(SIGNED_OUT, String(Date.now()));
 });
 
 // Trigger form: more headers; fields that have been left are checked as one goes on.
@@ -536,7 +573,7 @@ document.addEventListener("click", (event) => {
 });
 
 // What has been typed into a form outlives a lost session or connection: it is kept in this tab until
-// it has been saved. Secrets are not.
+// it has been saved. Secrets are not, but for those within a text that is kept as a whole.
 
 const DRAFT = "draft:";
 // A page may have several forms; a field may be named `action`.
@@ -553,6 +590,7 @@ document.addEventListener("input", ({ target }) => {
   if (!form) return;
   // Once fields that fill each other have done so.
   setTimeout(() => {
+    if (isOver) return;
     const fields = fieldsOf(form).map((field) => [field.name, isChoice(field) ? `${field.value}\n${field.checked}` : field.value]);
     sessionStorage.setItem(draftKey(form), JSON.stringify(fields));
   });
@@ -584,6 +622,20 @@ function takeUpDraft(form, kept) {
   form.querySelector("[data-draft-notice]").hidden = false;
   form.dispatchEvent(new Event("change", { bubbles: true }));
 }
+
+// What was typed into the form of something that is gone can at least be read, and copied.
+document.addEventListener("DOMContentLoaded", () => {
+  const place = document.querySelector("[data-lost-draft]");
+  const key = Object.keys(sessionStorage).find((each) => each.startsWith(`${DRAFT}${location.pathname}${location.search} `));
+  if (!place || !key) return;
+  const lines = [];
+  for (const [name, value] of JSON.parse(sessionStorage.getItem(key))) {
+    const choice = /^(.*)\n(true|false)$/.exec(value);
+    if (name !== "seen" && value && choice?.[2] !== "false") lines.push(`${name}: ${choice?.[1] ?? value}`);
+  }
+  place.querySelector("pre").textContent = lines.join("\n");
+  place.hidden = false;
+});
 
 document.addEventListener("DOMContentLoaded", () => {
   if (document.querySelector(".notice-success")) {

@@ -16,7 +16,7 @@ from eventing.projects import configuration_held, trigger_definition_of
 from tests.factories import make_token
 from tests.waiting import wait_until
 from tests.web.api import Api
-from tests.web.conftest import SOURCE, Shop, somebody_waits_for_a_lock
+from tests.web.conftest import HOOK, SOURCE, Shop, somebody_waits_for_a_lock
 
 TRIGGER = {
     "name": "welcome-email",
@@ -152,6 +152,84 @@ def test_a_form_that_nobody_was_faster_than_is_saved(
     assert other.patch("projects/shop/", {"title": "The shop"}).status == 200
     assert admin.post(path, {**edit.form, "seen": opened}).status_code == 303
     assert edit.stored() == edit.after
+
+
+# The field of a form that names what it is of, and where the other one deletes that.
+NAMED = {
+    "trigger": ("name", "triggers/welcome-email/"),
+    "database": ("alias", "databases/main/"),
+    "notification": ("name", "notifications/on-call/"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_form_of_what_others_have_renamed_comes_back_and_can_be_saved(
+    shop: Shop, admin: Client, other: Api, kind: str
+) -> None:
+    edit, (field, _) = EDITS[kind], NAMED[kind]
+    path = shop.path(edit.path)
+    opened = seen(admin.get(path).content.decode())
+    theirs = Client()
+    theirs.force_login(User.objects.get(username="ada"))
+    renamed = {**edit.form, field: "renamed", "seen": opened}
+    assert theirs.post(path, renamed).status_code == 303
+    assert admin.get(path).status_code == 404
+    answer = admin.post(path, {**edit.form, "seen": opened})
+    page = answer.content.decode()
+    assert answer.status_code == 409
+    assert "has been changed while you were editing" in page
+    assert "<ins>renamed</ins>" in page
+    assert edit.typed in page
+    assert re.search(r'href="[^"]*/renamed/[^"]*" data-forget-draft>begin from how', page)
+    saved = admin.post(path, {**edit.form, field: "mine", "seen": seen(page)})
+    assert saved.status_code == 303
+    assert edit.stored() == edit.after
+    assert admin.get(path.replace(NAMED[kind][1].split("/")[1], "mine")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_form_of_what_others_have_deleted_comes_back_to_add_it_anew(
+    shop: Shop, admin: Client, other: Api, kind: str
+) -> None:
+    edit, (field, theirs) = EDITS[kind], NAMED[kind]
+    path = shop.path(edit.path)
+    opened = seen(admin.get(path).content.decode())
+    if kind == "database":
+        assert other.delete("projects/shop/triggers/welcome-email/").status == 204
+    assert other.delete(f"projects/shop/{theirs}").status == 204
+    for given in ({"seen": opened}, {"seen": opened, field: "mine"}):
+        answer = admin.post(path, {**edit.form, **given})
+        page = answer.content.decode()
+        assert answer.status_code == 409
+        assert f"this {kind} has been deleted while you were editing" in page
+        assert re.search(r"deleted</strong> by ada, ", page)
+        assert edit.typed in page
+    # Sent once more it is a form like that of a new one, refusals included.
+    anew = {**edit.form, "seen": seen(page), "url": HOOK, "password": "word"}
+    if kind == "database":
+        anew["url"] = ""
+    answer = admin.post(path, {**anew, field: "not a name"})
+    assert (answer.status_code, seen(answer.content.decode())) == (422, "gone")
+    assert admin.post(path, anew).status_code == 303
+    assert admin.get(path).status_code == 200
+
+
+def test_headers_of_a_deleted_trigger_are_asked_for_again(
+    shop: Shop, admin: Client, other: Api
+) -> None:
+    path = shop.path("triggers/welcome-email/edit/")
+    opened = seen(admin.get(path).content.decode())
+    assert other.delete("projects/shop/triggers/welcome-email/").status == 204
+    given = {**TRIGGER, "header:Authorization": "keep", "seen": opened}
+    page = admin.post(path, given).content.decode()
+    assert 'name="header_name" value="Authorization"' in page
+    assert "s3cret" not in page
+
+
+def test_only_a_form_that_was_opened_for_something_comes_back(shop: Shop, admin: Client) -> None:
+    for carried in ("", "x", "x.1", "x.1.x", "x.1.0"):
+        answer = admin.post(shop.path("triggers/nothing/edit/"), {**TRIGGER, "seen": carried})
+        assert answer.status_code == 404, carried
 
 
 def test_what_was_changed_and_changed_back_is_as_it_was_seen(

@@ -36,7 +36,14 @@ from webui.forms import (
     place_of,
     stored_database_form,
 )
-from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen
+from webui.lost_updates import (
+    ChangedMeanwhile,
+    edited,
+    makes_anew,
+    refuse_lost_update,
+    seen,
+    seen_gone,
+)
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.views.begin import steps
@@ -94,10 +101,19 @@ def add(request: Request, project: Project, begins: bool = False) -> HttpRespons
 @project_page(ADMIN)
 def edit(request: Request, project: Project, alias: str) -> HttpResponse:
     """Edit a database; its password stays unless another one is typed."""
-    database = get_object_or_404(project.databases, alias=alias)
+    database = edited(project.databases.all(), request, alias=alias)
+    if database is None:
+        return _deleted_meanwhile(request, project)
     if request.method != "POST":
         return _page(request, stored_database_form(database_definition_of(database)), database)
     return _submitted(request, project, database)
+
+
+def _deleted_meanwhile(request: Request, project: Project) -> HttpResponse:
+    """The form of a database that is gone comes back to add another; sent once more, it does."""
+    if makes_anew(request):
+        return _submitted(request, project, None)
+    return _page(request, given_database_form(request.POST, ()), None)
 
 
 def _submitted(
@@ -158,9 +174,10 @@ def _page(
     begins: bool = False,
 ) -> HttpResponse:
     reference = database.url_reference if database else ""
-    context = {
+    context: dict[str, Any] = {
         "form": form,
         "database": database,
+        "seen": seen_gone(request, request.project, "database"),
         "types": [(kind, _TYPE_NAMES[kind], DEFAULT_PORTS[kind]) for kind in DATABASE_TYPES],
         "tls_modes": [(kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES],
         # A reference to one variable is no secret; with more around it, it might be.
@@ -171,7 +188,7 @@ def _page(
     if database is not None:
         stored = database_definition_of(database)
         context["seen"] = seen(request, "database", database.pk, stored, conflict)
-    template, is_late = "databases/form.html", conflict is not None
+    template, is_late = "databases/form.html", bool(context["seen"] and context["seen"].is_late)
     return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 

@@ -24,7 +24,14 @@ from eventing.notifications import (
 from eventing.problems import InvalidInput
 from eventing.troubles import FAILING_MINUTES, troubles_of
 from webui.forms import Form, given_notification, new_notification_form, notification_form
-from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen
+from webui.lost_updates import (
+    ChangedMeanwhile,
+    edited,
+    makes_anew,
+    refuse_lost_update,
+    seen,
+    seen_gone,
+)
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
@@ -79,11 +86,20 @@ def add(request: Request, project: Project) -> HttpResponse:
 @project_page(ADMIN)
 def edit(request: Request, project: Project, name: str) -> HttpResponse:
     """Change a notification; its address stays unless another one is typed."""
-    notification = get_object_or_404(notifications_of(project), name=name)
+    notification = edited(notifications_of(project), request, name=name)
+    if notification is None:
+        return _deleted_meanwhile(request, project)
     if request.method != "POST":
         form = notification_form(notification_definition_of(notification))
         return _page(request, form, notification)
     return _submitted(request, project, notification)
+
+
+def _deleted_meanwhile(request: Request, project: Project) -> HttpResponse:
+    """The form of one that is gone comes back to add another; sent once more, it does."""
+    if makes_anew(request):
+        return _submitted(request, project, None)
+    return _page(request, Form(given_notification(request.POST)), None)
 
 
 def _submitted(
@@ -120,12 +136,14 @@ def _page(
     context: dict[str, Any] = {
         "form": form,
         "notification": notification,
+        "seen": seen_gone(request, request.project, "notification"),
         "kinds": [(kind, *KIND_WORDS[kind]) for kind in TROUBLE_KINDS],
     }
     if notification is not None:
         stored = notification_definition_of(notification)
         context["seen"] = seen(request, "notification", notification.pk, stored, conflict)
-    template, is_late = "settings/notification.html", conflict is not None
+    is_late = bool(context["seen"] and context["seen"].is_late)
+    template = "settings/notification.html"
     return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 

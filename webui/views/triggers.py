@@ -48,7 +48,14 @@ from webui.forms import (
     stored_trigger_form,
     trigger_definition,
 )
-from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen
+from webui.lost_updates import (
+    ChangedMeanwhile,
+    edited,
+    makes_anew,
+    refuse_lost_update,
+    seen,
+    seen_gone,
+)
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
@@ -158,12 +165,22 @@ def add(request: Request, project: Project, begins: bool = False) -> HttpRespons
 @project_page(EDITOR)
 def edit(request: Request, project: Project, name: str) -> HttpResponse:
     """Edit a trigger; its headers' values stay unless they are replaced."""
-    trigger = get_object_or_404(project.triggers, name=name)
+    trigger = edited(project.triggers.all(), request, name=name)
+    if trigger is None:
+        return _deleted_meanwhile(request, project)
     if request.method == "POST":
         return _submitted(request, project, trigger)
     return _form_page(
         request, project, stored_trigger_form(trigger_definition_of(trigger)), trigger
     )
+
+
+def _deleted_meanwhile(request: Request, project: Project) -> HttpResponse:
+    """The form of a trigger that is gone comes back to add another; sent once more, it does."""
+    if makes_anew(request):
+        return _submitted(request, project, None)
+    form = given_trigger_form(request.POST, (), None)
+    return _form_page(request, project, form, None, words={})
 
 
 def _submitted(
@@ -204,10 +221,11 @@ def _form_page(
     words: dict[str, Any] | None = None,
     begins: bool = False,
 ) -> HttpResponse:
-    context = {
+    context: dict[str, Any] = {
         "steps": steps(request, "begin-trigger") if begins else None,
         "form": form,
         "trigger": trigger,
+        "seen": seen_gone(request, project, "trigger"),
         "aliases": list(project.databases.values_list("alias", flat=True)),
         "operations": OPERATIONS,
         "states": TRIGGER_STATES,
@@ -217,7 +235,7 @@ def _form_page(
     if trigger is not None:
         stored = trigger_definition_of(trigger)
         context["seen"] = seen(request, "trigger", trigger.pk, stored, conflict)
-    template, is_late = "triggers/form.html", conflict is not None
+    template, is_late = "triggers/form.html", bool(context["seen"] and context["seen"].is_late)
     return form_answer(request, template, context, refused=refused, is_late=is_late)
 
 
@@ -243,7 +261,7 @@ def sample(request: Request, project: Project) -> HttpResponse:
 def try_draft(request: Request, project: Project) -> HttpResponse:
     """Send one made-up event to the webhook of a form that is not saved."""
     name = request.POST.get("of", "")
-    trigger = get_object_or_404(project.triggers, name=name) if name else None
+    trigger = edited(project.triggers.all(), request, name=name) if name else None
     try:
         trial = try_out(project, _drafted(request, trigger), trigger)
     except InvalidInput as error:
