@@ -10,7 +10,6 @@ import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
-from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -90,10 +89,8 @@ def nothing_here(request: HttpRequest, path: str = "") -> HttpResponse:
     return HttpResponse(content, status=404, content_type=MEDIA_TYPE)
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+def bad_request(request: HttpRequest) -> HttpResponse:
     """The 400 of a request that no view has seen, such as one for a host that is not ours."""
-    if not request.path.startswith("/api/v1/"):
-        return defaults.bad_request(request, exception)
     detail = "the request is not understood"
     content = as_json(_problem(request.path, 400, detail))
     return HttpResponse(content, status=400, content_type=MEDIA_TYPE)
@@ -101,8 +98,6 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """The 500 of an error outside any view."""
-    if not request.path.startswith("/api/v1/"):
-        return defaults.server_error(request)
     content = as_json(_problem(request.path, 500, None))
     return HttpResponse(content, status=500, content_type=MEDIA_TYPE)
 

@@ -350,6 +350,42 @@ def test_a_form_that_was_not_ours_is_refused_in_words(shop: Shop, admin: Client)
     assert (part.status_code, part.content) == (403, b"This page is out of date. Load it again.")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "theme"), [("dark", "dark"), ("light", "light"), ("", "system")]
+)
+def test_pages_of_what_went_wrong_have_the_theme_that_was_chosen(
+    shop: Shop, admin: Client, chosen: str, theme: str
+) -> None:
+    strict = Client(enforce_csrf_checks=True, raise_request_exception=False)
+    strict.cookies = admin.cookies
+    strict.cookies["theme"] = chosen
+    refused = strict.post(shop.path("triggers/welcome-email/state/"), {"state": "paused"})
+    missing = strict.get(shop.path("triggers/nothing/"))
+    elsewhere = strict.get("/projects/", headers={"Host": "elsewhere.example.com"})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    away = strict.get(shop.path("events/"))
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventing_project RENAME TO away")
+    try:
+        broken = strict.get(shop.path())
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE away RENAME TO eventing_project")
+    for answer, status in (
+        *((refused, 403), (missing, 404), (elsewhere, 400)),
+        *((away, 503), (broken, 500)),
+    ):
+        assert answer.status_code == status
+        page = answer.content.decode()
+        assert f'<html lang="en" data-theme="{theme}">' in page, status
+        assert page.count("<h1") == 1
+    assert "Something went wrong here" in broken.content.decode()
+
+
 def test_a_log_that_breaks_off_is_said_on_the_page(shop: Shop, admin: Client) -> None:
     (event_id,) = shop.add_events(1)
     expected = {"": 200, "triggers/": 200, "events/": 503, f"events/{event_id}/": 503}
