@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.cache import cache
+from django.db.models import QuerySet
 from django.utils.functional import cached_property
 
 from eventing.access import ADMIN, EDITOR, RANK, VIEWER, Actor
@@ -36,6 +37,20 @@ SETTINGS_PAGES: Final = (
     SettingsPage("settings-configuration", "Configuration", ADMIN),
     SettingsPage("settings-audit", "Audit log", ADMIN),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Projects to switch to, as many as a menu holds, with what they are called."""
+
+    projects: list[Project]
+    is_cut: bool
+
+
+def choice_of(projects: QuerySet[Project]) -> Choice:
+    """The first of these projects, by id."""
+    found = list(projects.only("name", "title")[: _MOST_PROJECTS + 1])
+    return Choice(found[:_MOST_PROJECTS], len(found) > _MOST_PROJECTS)
 
 
 class Frame:
@@ -93,10 +108,9 @@ class Frame:
         return Actor(self._request.user).may_refer_to_environment()
 
     @cached_property
-    def projects(self) -> list[Project]:
-        """The first projects to switch to, with what they are called."""
-        found = Actor(self._request.user).projects().only("name", "title")
-        return list(found[:_MOST_PROJECTS])
+    def choice(self) -> "Choice":
+        """The projects to switch to."""
+        return choice_of(Actor(self._request.user).projects())
 
     @cached_property
     def troubles(self) -> list[str]:

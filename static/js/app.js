@@ -262,6 +262,21 @@ document.addEventListener("keydown", (event) => {
   event.stopImmediatePropagation();
 });
 
+// A menu that is opened begins with its search; arrows go through what it has.
+document.addEventListener("toggle", ({ target }) => {
+  if (target.open && target.matches("details.menu") && pointer.matches) target.querySelector("[type=search]")?.focus();
+}, true);
+
+document.addEventListener("keydown", (event) => {
+  const menu = event.target.closest?.("details.menu[open]");
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!menu || !step) return;
+  const items = all(".menu-item, [type=search]", menu).filter((item) => !item.closest("[hidden]"));
+  const at = items.indexOf(document.activeElement);
+  event.preventDefault();
+  items[Math.max(0, Math.min(items.length - 1, at + step))]?.focus();
+});
+
 document.addEventListener("input", (event) => {
   if (!event.target.matches("[data-filter]")) return;
   const wanted = event.target.value.trim().toLowerCase();

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, Response
 
 from config.celery import app
 from eventing.health import PROCESSES, beat
-from eventing.models import Heartbeat, Trigger
+from eventing.models import Heartbeat, Project, Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
 from tests.browser.test_every_page import violations
@@ -369,6 +369,34 @@ def test_older_events_load_at_the_end_of_the_page(shop: Shop, live_server: Any, 
     page.keyboard.press("End")
     expect(page.locator(".event-row")).to_have_count(112)
     expect(page.get_by_role("link", name="Older")).to_have_count(0)
+
+
+def test_any_of_many_projects_is_switched_to_by_keyboard_and_without_javascript(
+    shop: Shop, live_server: Any, page: Page, context: BrowserContext, browser: Browser
+) -> None:
+    Project.objects.bulk_create(Project(name=f"p{number:03}") for number in range(130))
+    Project.objects.create(name="zzz", title="The last one")
+    page.goto(live_server.url + shop.path("settings/"))
+    page.locator(".switcher").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("searchbox", name="Search projects")).to_be_focused()
+    page.keyboard.type("last")
+    item = page.locator("#project-list").get_by_role("link")
+    expect(item).to_have_text(["The last one zzz"])
+    assert violations(page) == []
+    page.keyboard.press("ArrowDown")
+    expect(item).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{live_server.url}/projects/zzz/")
+    plain = browser.new_context(java_script_enabled=False, storage_state=context.storage_state())
+    page = plain.new_page()
+    page.goto(live_server.url + shop.path("settings/"))
+    page.locator(".switcher").click()
+    page.get_by_role("searchbox", name="Search projects").fill("last")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("link", name="The last one", exact=True).last.click()
+    assert page.url == f"{live_server.url}/projects/zzz/"
+    plain.close()
 
 
 def test_the_theme_changes_at_once_and_stays(shop: Shop, live_server: Any, page: Page) -> None:

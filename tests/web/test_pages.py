@@ -183,6 +183,32 @@ def test_a_project_is_created_and_its_bad_names_are_refused(client: Client) -> N
     assert Project.objects.count() == 1
 
 
+def test_any_of_many_projects_is_found(shop: Shop, viewer: Client) -> None:
+    user = User.objects.get(username="viewer")
+    many = [Project(name=f"p{number:03}") for number in range(130)]
+    many.append(Project(name="zzz", title="The <last> one"))
+    for project in Project.objects.bulk_create(many):
+        project.memberships.create(user=user, role="viewer")
+    Project.objects.create(name="zzz-of-others")
+    page = viewer.get(shop.path("settings/")).content.decode()
+    assert "The first 100 by id; search for others." in page
+    assert page.count('class="menu-item" href="/projects/p') == 100
+    assert '<form class="menu-search" method="get" action="/projects/"' in page
+    menu = {"HX-Request": "true", "HX-Target": "project-list"}
+    for wanted in ("zzz", "LAST", " <last> "):
+        part = viewer.get("/projects/", {"q": wanted}, headers=menu).content.decode()
+        whole = viewer.get("/projects/", {"q": wanted}).content.decode()
+        assert part.count("<li>") == 1
+        assert whole.count('<li class="card">') == 1
+        for text in (part, whole):
+            assert "The &lt;last&gt; one" in text
+            assert "others" not in text.replace("search for others", "")
+    nothing = viewer.get("/projects/", {"q": "nowhere\x00"}).content.decode()
+    assert "No project matches." in nothing
+    assert "No project matches." in viewer.get("/projects/?q=x", headers=menu).content.decode()
+    assert viewer.get("/projects/").content.decode().count('<li class="card">') == 132
+
+
 def test_only_administrators_of_the_installation_create_projects(admin: Client) -> None:
     assert admin.get("/projects/add/").status_code == 403
     assert admin.post("/projects/add/", {"name": "mine"}).status_code == 403

@@ -1,6 +1,7 @@
 """The list of projects, and how one comes and goes."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from django.contrib import messages
 from django.contrib.auth.models import User
@@ -27,10 +28,13 @@ from eventing.projects import create_project
 from eventing.stats import LAST_HOUR, series
 from webui.charts import sparkline
 from webui.forms import Form
+from webui.frame import choice_of
 from webui.pages import SeeOther, actor_of, form_answer, project_page, signed_in
 from webui.requests import Request
 from webui.views.begin import steps
 
+# So many are looked over quicker than searched.
+_FEW: Final = 7
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
 
 
@@ -56,17 +60,20 @@ def figures(request: Request, project: Project) -> HttpResponse:
 @never_cache
 @signed_in
 def index(request: Request) -> HttpResponse:
-    """Every project one has a role in, and how its sources fare."""
-    projects = (
-        actor_of(request)
-        .projects()
-        .annotate(
+    """Every project one has a role in, or those that match, and how their sources fare; for the
+    menu of the top bar the first of their names."""
+    wanted = request.GET.get("q", "").replace("\x00", "").strip()
+    projects = actor_of(request).projects()
+    matching = projects.filter(Q(name__icontains=wanted) | Q(title__icontains=wanted))
+    if request.htmx.target == "project-list":
+        context: dict[str, object] = {"choice": choice_of(matching)}
+        return render(request, "components/_project_items.html", context)
+    found = list(
+        matching.annotate(
             trigger_count=Count("triggers", distinct=True),
             paused_count=Count("triggers", filter=Q(triggers__state="paused"), distinct=True),
-        )
-        .prefetch_related("databases")
+        ).prefetch_related("databases")
     )
-    found = list(projects)
     statuses = capture_statuses([each for project in found for each in project.databases.all()])
     troubled = _troubled(found)
     cards = [
@@ -77,7 +84,8 @@ def index(request: Request) -> HttpResponse:
         }
         for project in found
     ]
-    return render(request, "projects/page.html", {"cards": cards})
+    context = {"cards": cards, "wanted": wanted, "may_search": wanted or len(cards) > _FEW}
+    return render(request, "projects/page.html", context)
 
 
 def _troubled(projects: Sequence[Project]) -> dict[int, list[str]]:
