@@ -302,15 +302,39 @@ document.addEventListener("submit", (event) => {
 
 // Copying
 
+function sayCopied(button, text) {
+  announce(text);
+  button.lastChild.textContent = text;
+  setTimeout(() => { button.lastChild.textContent = "Copy"; }, 3000);
+}
+
+// What is too long for the page is fetched whole.
+async function wholeOf(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(answer.status);
+  return new Blob([await answer.text()], { type: "text/plain" });
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy-from]");
+  if (!button) return;
+  button.setAttribute("aria-busy", "true");
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "text/plain": wholeOf(button.dataset.copyFrom) })]);
+    sayCopied(button, "Copied");
+  } catch {
+    sayCopied(button, "Not copied: use Raw");
+  }
+  button.removeAttribute("aria-busy");
+});
+
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
   const source = document.querySelector(button.dataset.copy);
   try {
     await navigator.clipboard.writeText(source.textContent);
-    announce("Copied");
-    button.lastChild.textContent = "Copied";
-    setTimeout(() => { button.lastChild.textContent = "Copy"; }, 1500);
+    sayCopied(button, "Copied");
   } catch {
     source.hidden = false;
     getSelection().selectAllChildren(source);

@@ -371,6 +371,26 @@ def test_older_events_load_at_the_end_of_the_page(shop: Shop, live_server: Any, 
     expect(page.get_by_role("link", name="Older")).to_have_count(0)
 
 
+def test_a_payload_that_is_too_long_for_the_page_is_copied_whole(
+    shop: Shop, live_server: Any, page: Page, context: BrowserContext
+) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    origin = make_origin(shop.project, shop.database.pk)
+    change = make_change(document={"id": 1, "note": "x" * 300_000})
+    (event,) = make_events([change], origin, shop.trigger.pk, shop.trigger.name)
+    before = shop.log.position(shop.database.pk)
+    shop.log.append(origin, [event], before, change.position)
+    page.goto(live_server.url + shop.path(f"events/{event.id}/"))
+    expect(page.get_by_text("Raw has them all, and Copy takes them all.")).to_be_visible()
+    page.get_by_role("button", name="Copy").first.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == event.payload
+    # Where it does not work, the button says where all of it is.
+    page.evaluate("() => { navigator.clipboard.write = () => Promise.reject(new Error()); }")
+    page.get_by_role("button", name=re.compile("Cop")).first.click()
+    expect(page.get_by_role("button", name="Not copied: use Raw")).to_be_visible()
+
+
 def test_any_of_many_projects_is_switched_to_by_keyboard_and_without_javascript(
     shop: Shop, live_server: Any, page: Page, context: BrowserContext, browser: Browser
 ) -> None:

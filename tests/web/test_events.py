@@ -311,6 +311,43 @@ def test_the_command_sends_what_was_sent(
     )
 
 
+@pytest.mark.parametrize("format_", ["spacecloud", "cloudevents-batch"])
+@pytest.mark.parametrize("length", [110_000, 300_000])
+def test_a_body_that_is_too_long_for_a_command_is_a_file_that_is_whole(
+    shop: Shop, viewer: Client, format_: PayloadFormat, length: int
+) -> None:
+    origin = make_origin(shop.project, shop.database.pk)
+    change = make_change(document={"id": 1, "note": "x" * length})
+    (event,) = make_events([change], origin, shop.trigger.pk, shop.trigger.name)
+    shop.log.append(origin, [event], None, "1")
+    (claim,) = shop.log.claim([event.id], 30)
+    sent = message(format_, [claim.payload], [claim.id_text])
+    outcome = make_outcome(claim, 200)
+    exchange = outcome.exchange._replace(request_headers=sent.headers)
+    shop.log.record([outcome._replace(exchange=exchange)], "worker-1")
+    text = viewer.get(shop.path(f"events/{event.id}/")).content.decode()
+    file = f"{event.id}.1.json"
+    command = text[text.index("curl -X POST") :]
+    assert f"--data-binary @{file}" in command[: command.index("</pre>")]
+    assert "--data-raw" not in text
+    (address,) = re.findall(rf'href="([^"]+)" download="{file}"', text)
+    assert viewer.get(address).content == sent.body
+    assert viewer.get(address.replace("=1", "=2")).status_code == 404
+    raw = shop.path(f"events/{event.id}/payload/")
+    assert viewer.get(raw).content.decode() == event.payload
+    # What Copy takes is the whole payload, wherever it is.
+    assert (f'data-copy-from="{raw}"' in text) == (length > 200_000)
+    assert (f'<pre hidden id="raw-{event.id}">' in text) == (length < 200_000)
+
+
+def test_a_command_without_its_body_says_so(shop: Shop, viewer: Client) -> None:
+    (event_id,) = shop.add_events(1)
+    Membership.objects.update(sees_payloads=False)
+    text = viewer.get(shop.path(f"events/{event_id}/")).content.decode()
+    assert "The command has no body: what rows contain is not shown to you." in text
+    assert viewer.get(shop.path(f"events/{event_id}/payload/?attempt=1")).status_code == 404
+
+
 def test_chosen_events_are_redelivered_and_pending_ones_cancelled(
     shop: Shop, editor: Client, viewer: Client
 ) -> None:

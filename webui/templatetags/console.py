@@ -3,10 +3,12 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlencode
+from uuid import UUID
 
 from django import template
 from django.utils.html import format_html
@@ -270,8 +272,20 @@ def body_of(invocation: Invocation, payload: str) -> str:
     return message(sent, [payload], [event_id_of(payload)]).body.decode()
 
 
+# Of a body within a command: Linux takes no argument of more than 128 kB.
+_MOST_IN_COMMAND_BYTES: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command; `file` is what it reads its body from, if that is too long to stand in it."""
+
+    text: str
+    file: str = ""
+
+
 @register.simple_tag
-def curl(invocation: Invocation, payload: str | None) -> str:
+def curl(invocation: Invocation, payload: str | None, event_id: UUID) -> Command:
     """The command that makes an invocation's request again; masked headers stay masked."""
     lines = [f"curl -X POST {shlex.quote(invocation.url)}"]
     lines += [
@@ -279,9 +293,14 @@ def curl(invocation: Invocation, payload: str | None) -> str:
         for name, value in invocation.request_headers
         if name.lower() not in ("host", "content-length", "accept-encoding")
     ]
+    file = ""
     if payload is not None:
-        lines.append("--data-raw " + shlex.quote(body_of(invocation, payload)))
-    return " \\\n  ".join(lines)
+        # In every format it is about as long as the payload is.
+        body = body_of(invocation, payload) if len(payload) <= _MOST_IN_COMMAND_BYTES else payload
+        if len(body.encode()) > _MOST_IN_COMMAND_BYTES:
+            file = f"{event_id}.{invocation.attempt}.json"
+        lines.append(f"--data-binary @{file}" if file else "--data-raw " + shlex.quote(body))
+    return Command(" \\\n  ".join(lines), file)
 
 
 @register.filter

@@ -26,7 +26,7 @@ from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
 from webui.pages import SeeOther, page_come_from, project_page
 from webui.requests import Request
-from webui.templatetags.console import MOST_SHOWN, event_token
+from webui.templatetags.console import MOST_SHOWN, body_of, event_token
 
 _PAGE_ROWS: Final = 50
 # Of a document's id in an address; servers take no address of more than 4 kB.
@@ -135,13 +135,19 @@ def _log_address(request: Request, project: Project) -> str:
 @require_safe
 @project_page()
 def payload(request: Request, project: Project, event_id: UUID) -> HttpResponse:
-    """The payload alone, as it is stored."""
+    """The payload alone, as it is stored; of an attempt (`?attempt=1`) the body it was sent as."""
     detail = _event(project, event_id, request.actor)
     if detail.withheld:
         raise Http404("You may not see what rows contain.")
     if detail.payload is None:
         raise Http404("The payload of this event has expired.")
-    return HttpResponse(detail.payload, content_type="application/json")
+    attempt = request.GET.get("attempt")
+    if attempt is None:
+        return HttpResponse(detail.payload, content_type="application/json")
+    sent = next((each for each in detail.invocations if str(each.attempt) == attempt), None)
+    if sent is None:
+        raise Http404("There is no such attempt of this event.")
+    return HttpResponse(body_of(sent, detail.payload), content_type="application/json")
 
 
 def _event(project: Project, event_id: UUID, actor: Actor) -> EventDetail:
