@@ -188,6 +188,13 @@ document.addEventListener("htmx:afterOnLoad", ({ detail }) => {
   document.getElementById("signed-out")?.setAttribute("hidden", "");
 });
 
+// A card whose figures do not come says so, in their place.
+for (const name of ["htmx:sendError", "htmx:responseError"]) {
+  document.addEventListener(name, ({ detail }) => {
+    if (detail.elt.matches(".card-hour")) detail.elt.textContent = "The last hour cannot be shown now.";
+  });
+}
+
 // The page stays as it is, with all that was typed; signing in leads back to it.
 function saySessionEnded() {
   sessionEnded = true;

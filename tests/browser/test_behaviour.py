@@ -391,6 +391,30 @@ def test_a_payload_that_is_too_long_for_the_page_is_copied_whole(
     expect(page.get_by_role("button", name="Not copied: use Raw")).to_be_visible()
 
 
+def test_a_card_without_its_figures_says_so(
+    shop: Shop, live_server: Any, context: BrowserContext, browser: Browser
+) -> None:
+    card = page_of(context, f"{live_server.url}/projects/").locator(".card", has_text="shop")
+    expect(card.locator(".card-figures")).to_contain_text("a minute")
+    expect(card.get_by_text("Its last hour is on its Overview.")).to_be_hidden()
+    context.route("**/figures/", lambda route: route.abort())
+    card = page_of(context, f"{live_server.url}/projects/").locator(".card", has_text="shop")
+    expect(card.get_by_text("The last hour cannot be shown now.")).to_be_visible()
+    state = context.storage_state()
+    plain = browser.new_context(java_script_enabled=False, storage_state=state)
+    card = page_of(plain, f"{live_server.url}/projects/").locator(".card", has_text="shop")
+    expect(card.get_by_text("Its last hour is on its Overview.")).to_be_visible()
+    expect(card.locator(".card-hour")).to_be_hidden()
+    plain.close()
+
+
+def page_of(context: BrowserContext, address: str) -> Page:
+    """Not the page that notices failed requests."""
+    page = context.new_page()
+    page.goto(address)
+    return page
+
+
 def test_any_of_many_projects_is_switched_to_by_keyboard_and_without_javascript(
     shop: Shop, live_server: Any, page: Page, context: BrowserContext, browser: Browser
 ) -> None:
