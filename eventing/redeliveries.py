@@ -9,7 +9,7 @@ process goes on with it changes nothing any more.
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 
 from eventing import audit, history
 from eventing.access import Actor
+from eventing.changes import UNFINISHED
 from eventing.logs.base import EventFilter, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput, Problem
@@ -32,8 +33,46 @@ _STEP_SECONDS: Final = 0.8
 BUSY: Final = timedelta(seconds=60)
 # Together with a page that takes as long as it may, less than a step may be busy.
 _COUNT_SECONDS: Final = 5.0
+# Of those of a status that are not finished, which a small table has.
+_UNFINISHED_SECONDS: Final = 1.0
 _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
+
+
+class Matching(NamedTuple):
+    """How many events match, and how many of those are not finished, so that nothing would be done
+    to them; `MOST_COUNTED` if there are more, None if that could not be counted."""
+
+    events: int | None
+    unfinished: int | None
+
+    @property
+    def would_do_nothing(self) -> bool:
+        return self.events == 0 or self.none_is_finished
+
+    @property
+    def none_is_finished(self) -> bool:
+        """Whether all that match are on their way. Some that were may be finished since."""
+        if not self.events or self.unfinished is None:
+            return False
+        return self.events < MOST_COUNTED and self.unfinished >= self.events
+
+
+def matching(project: Project, filters: EventFilter) -> Matching:
+    """What a redelivery with these filters would be about, counted for a few seconds at most."""
+    events = history.count(project, filters, MOST_COUNTED)
+    if filters.status in UNFINISHED:
+        return Matching(events, events)
+    if filters.status is not None or not events:
+        return Matching(events, 0)
+    unfinished = 0
+    for status in UNFINISHED:
+        of_status = replace(filters, status=status)
+        found = history.count(project, of_status, MOST_COUNTED, _UNFINISHED_SECONDS)
+        if found is None:
+            return Matching(events, None)
+        unfinished += found
+    return Matching(events, unfinished)
 
 
 def start(project: Project, filters: EventFilter, rate: object, *, by: Actor) -> Redelivery:

@@ -4,13 +4,14 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from uuid import UUID
 
 import pytest
 from django.db import connection
 from django.test import Client
 
 from eventing import redeliveries
-from eventing.history import LONG_PATIENCE_SECONDS, counts
+from eventing.history import LONG_PATIENCE_SECONDS, counts, redeliver
 from eventing.logs.base import EventFilter
 from eventing.models import Redelivery
 from eventing.problems import InvalidInput
@@ -194,6 +195,29 @@ def test_where_nothing_would_be_redelivered_it_is_said_and_not_offered(
         assert ">Redeliver</button>" not in page
         assert "Back to the log" in page
     assert ">Redeliver</button>" in editor.get(path + "?count=1").content.decode()
+
+
+def test_where_none_of_those_that_match_is_finished_nothing_is_offered(
+    shop: Shop, editor: Client
+) -> None:
+    ids = [UUID(each) for each in shop.add_events(3)]
+    path = shop.path("events/redeliver/?count=1&trigger=welcome-email")
+    redeliver(shop.project, ids[:2], by=actor_called("ada"))
+    page = editor.get(path).content.decode()
+    assert '<strong class="tabular">3 events</strong> match.' in page
+    assert "2</span> of them are not finished and are left alone." in page
+    assert ">Redeliver</button>" in page
+    redeliver(shop.project, ids[2:], by=actor_called("ada"))
+    shop.log.claim(ids[:1], 30)
+    page = editor.get(path).content.decode()
+    assert "None of them is finished: they are still to be delivered" in page
+    assert ">Redeliver</button>" not in page
+    assert "Back to the log" in page
+    # Where the filters say as much, the log itself offers nothing.
+    for status, is_offered in (("pending", False), ("delivering", False), ("", True)):
+        log = editor.get(shop.path(f"events/?status={status}")).content.decode()
+        assert 'class="event-row"' in log
+        assert ("Redeliver all that match…" in log) == is_offered, status
 
 
 def test_a_bad_filter_begins_nothing(shop: Shop, editor: Client) -> None:

@@ -59,6 +59,7 @@ def index(request: Request, project: Project) -> HttpResponse:
         return render(request, "events/_rows.html", context)
     context |= _choices(project, query)
     context["most_chosen"] = history.MOST_CHOSEN
+    context["may_redeliver_all"] = query.filters.status not in UNFINISHED
     context["sees_payloads"] = request.actor.may_see_payloads(project)
     return render(request, "events/page.html", context, status=status)
 

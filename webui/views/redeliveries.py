@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404, resolve_url
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from eventing import history, redeliveries
+from eventing import redeliveries
 from eventing.access import EDITOR
 from eventing.changes import UNFINISHED
 from eventing.models import Project, Redelivery
@@ -28,10 +28,9 @@ def start(request: Request, project: Project) -> HttpResponse:
     query = log_query(request.GET, timezone.now())
     context = _asked(query) | {"is_nothing": query.filters.status in UNFINISHED}
     if "count" in request.GET and request.method != "POST" and not query.problems:
-        most = redeliveries.MOST_COUNTED
-        found = history.count(project, query.filters, most)
-        context |= {"is_counted": True, "matching": found, "most": most}
-        context["is_nothing"] |= found == 0
+        found = redeliveries.matching(project, query.filters)
+        context |= {"is_counted": True, "matching": found, "most": redeliveries.MOST_COUNTED}
+        context["is_nothing"] |= found.would_do_nothing
     if request.method != "POST" or query.problems:
         refused = bool(query.problems)
         return form_answer(request, "redeliveries/start.html", context, refused=refused)
