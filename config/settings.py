@@ -315,6 +315,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "ENUM_NAME_OVERRIDES": {
+        "AuditKind": "eventing.audit.KINDS",
         "DatabaseType": "eventing.changes.DATABASE_TYPES",
         "EventStatus": "eventing.changes.EVENT_STATUSES",
         "EventType": ["DB_INSERT", "DB_UPDATE", "DB_DELETE"],

@@ -140,8 +140,9 @@ def trigger_facts(definition: TriggerDefinition) -> Facts:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries to show; None means any."""
+    """Which entries to show; None means any. `project_name` is for the log of the installation."""
 
+    project_name: str | None = None
     kind: str | None = None
     object_name: str | None = None
     user_name: str | None = None
@@ -155,10 +156,15 @@ class AuditPage:
     next_cursor: str | None
 
 
-def browse(project: Project, filters: AuditFilter, cursor: str | None, limit: int) -> AuditPage:
-    """A page of a project's entries. Raises InvalidCursor."""
-    # Index audit_of_project, read backwards from the cursor.
-    entries = AuditEntry.objects.filter(project_id=project.pk).order_by("-id")
+def browse(
+    project: Project | None, filters: AuditFilter, cursor: str | None, limit: int
+) -> AuditPage:
+    """A page of a project's entries; without one, of all the installation's, those included that
+    are of no project, or of one that is gone. Raises InvalidCursor."""
+    # The primary key, or index audit_of_project, read backwards from the cursor.
+    entries = AuditEntry.objects.order_by("-id")
+    if project is not None:
+        entries = entries.filter(project_id=project.pk)
     wanted = {name: value for name, value in asdict(filters).items() if value is not None}
     entries = entries.filter(**wanted)
     if cursor is not None:

@@ -111,11 +111,13 @@ def _label_of(field: str) -> str:
     return _LABELS.get(field, field.capitalize())
 
 
-def audit_query(query: QueryDict) -> AuditQuery:
+def audit_query(query: QueryDict, *, of_installation: bool = False) -> AuditQuery:
     """The filters of an address; what is wrong with them is noted, and filters nothing."""
     problems: list[Problem] = []
-    given = _texts(query, ("kind", "user", "object"), problems)
+    also = ("project",) if of_installation else ()
+    given = _texts(query, ("kind", "user", "object", *also), problems)
     filters = AuditFilter(
+        project_name=given.get("project"),
         kind=choice_of(given, "kind", KINDS, problems),
         object_name=given.get("object"),
         user_name=given.get("user"),

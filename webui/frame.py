@@ -102,6 +102,11 @@ class Frame:
         user = getattr(self._request, "user", None)
         return bool(user and user.is_authenticated and Actor(user).may_create_projects())
 
+    @property
+    def administers_installation(self) -> bool:
+        """Of whoever has signed in."""
+        return Actor(self._request.user).administers_installation()
+
     @cached_property
     def may_refer(self) -> bool:
         """Whether `${NAME}` may be written where a form takes a secret."""

@@ -141,6 +141,7 @@ urlpatterns = [
     path("theme/", accounts.set_theme, name="theme"),
     path("health/", health.show, name="health"),
     path("health/dot/", health.dot, name="health-dot"),
+    path("audit/", audit.of_installation, name="audit"),
     path("projects/", projects.index, name="projects"),
     path("projects/add/", projects.add, name="project-add"),
     path("projects/<named:project>/", include(_project)),

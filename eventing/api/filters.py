@@ -132,10 +132,12 @@ class AuditSelection:
     limit: int
 
 
-def audit_selection_of(query: QueryDict) -> AuditSelection:
+def audit_selection_of(query: QueryDict, *, of_installation: bool = False) -> AuditSelection:
     """A page's selection from the query. Raises InvalidInput."""
-    given, problems = _texts(query, ("kind", "object", "user", *PAGING))
+    also = ("project",) if of_installation else ()
+    given, problems = _texts(query, ("kind", "object", "user", *also, *PAGING))
     filters = AuditFilter(
+        project_name=given.get("project"),
         kind=choice_of(given, "kind", KINDS, problems),
         object_name=given.get("object"),
         user_name=given.get("user"),

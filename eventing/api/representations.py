@@ -181,6 +181,11 @@ def entry_shown(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
+def installation_entry_shown(entry: AuditEntry) -> dict[str, Any]:
+    """The same of the installation's audit log, which has those of all projects and of none."""
+    return {**entry_shown(entry), "project": entry.project_name or None}
+
+
 def findings_shown(findings: Sequence[Finding]) -> dict[str, Any]:
     """What the doctor found."""
     return {"ok": passes(findings), "findings": [asdict(finding) for finding in findings]}

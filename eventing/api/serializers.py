@@ -177,6 +177,10 @@ class AuditEntry(serializers.Serializer[object]):
     new = serializers.DictField(allow_null=True, help_text="Afterwards, the fields that differ.")
 
 
+class InstallationAuditEntry(AuditEntry):
+    project = _Text(allow_null=True, help_text="The project it was done in; null: in none.")
+
+
 class Deed(serializers.Serializer[object]):
     at = _Moment()
     user = _Text(help_text="Who; empty for a command.")
@@ -190,12 +194,21 @@ class AuditPage(serializers.Serializer[object]):
     next = _Text(allow_null=True, help_text="The cursor of the next page.")
 
 
+class InstallationAuditPage(serializers.Serializer[object]):
+    results = InstallationAuditEntry(many=True)
+    next = _Text(allow_null=True, help_text="The cursor of the next page.")
+
+
 class AuditSelection(serializers.Serializer[object]):
     kind = serializers.ChoiceField(choices=KINDS, required=False)
     object = _Text(required=False)
     user = _Text(required=False)
     cursor = _Text(required=False, help_text="`next` of the page before.")
     limit = _Number(required=False, default=DEFAULT_LIMIT, min_value=1, max_value=MOST_LIMIT)
+
+
+class InstallationAuditSelection(AuditSelection):
+    project = _Text(required=False)
 
 
 class Capture(serializers.Serializer[object]):

@@ -106,6 +106,7 @@ urlpatterns = [
     ),
     path("api/v1/schema/", SpectacularAPIView.as_view(http_method_names=SAFE), name="api-schema"),
     path("api/v1/health/", health.InstallationHealth.as_view()),
+    path("api/v1/audit/", audit.InstallationAuditLog.as_view()),
     path("api/v1/projects/", projects.Projects.as_view()),
     path("api/v1/projects/<name:project>/", include(_of_a_project)),
     re_path(r"^api/v1/(?P<path>.*)$", nothing_here),

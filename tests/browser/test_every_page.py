@@ -24,6 +24,7 @@ PAGES = (
     "/projects/add/",
     "/health/",
     "/account/",
+    "/audit/",
     "/account/password/",
     "/account/confirm/",
     "/projects/shop/",

@@ -94,6 +94,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     "theme/": {"POST": anyone(303)},
     "health/": {"GET": signed_in()},
     "health/dot/": {"GET": signed_in(302)},
+    "audit/": {"GET": root()},
     "projects/": {"GET": signed_in()},
     "projects/add/": {"GET": root(), "POST": root(422)},
     _P: {"GET": viewer()},
@@ -157,6 +158,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
 PROJECTS: Final = "api/v1/projects/"
 _A: Final = PROJECTS + "<name:project>/"
 HEALTH: Final = "api/v1/health/"
+AUDIT: Final = "api/v1/audit/"
 API: Final[dict[str, dict[str, Rule]]] = {
     PROJECTS: {"GET": signed_in(), "POST": root(201, {"name": "new"}, stranger=403)},
     _A: {"GET": viewer(), "PATCH": admin(200, {}), "DELETE": admin(204)},
@@ -230,6 +232,7 @@ API: Final[dict[str, dict[str, Rule]]] = {
     _A + "eventing-dbs/": {"GET": viewer()},
     _A + "configuration/": {"GET": admin(), "PUT": admin(422)},
     HEALTH: {"GET": signed_in()},
+    AUDIT: {"GET": root()},
 }
 # Open to everybody: they say nothing of any project, or only of those a token opens.
 PUBLIC: Final[dict[str, dict[str, Rule]]] = {

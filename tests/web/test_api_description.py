@@ -84,6 +84,7 @@ def test_answers_are_as_described(
             "Token": shop.admin.get("projects/shop/tokens/").json[0],
             "NewToken": shop.admin.post("projects/shop/tokens/", {"role": "viewer"}).json,
             "AuditPage": shop.admin.get("projects/shop/audit/").json,
+            "InstallationAuditPage": shop.root.get("audit/").json,
             "Counts": shop.admin.get("projects/shop/stats/").json,
             "Figures": shop.admin.get("projects/shop/figures/").json,
             "EventingDb": shop.admin.get("projects/shop/eventing-dbs/").json[0],

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.test import Client
+from django.db import connection
+from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 
 from eventing.breakers import Breakers
 from eventing.models import AuditEntry, Project, Trigger
@@ -217,3 +220,66 @@ def test_a_triggers_page_shows_who_changed_it_under_whatever_name(
     assert "<del>welcome-email</del> → <ins>hello</ins>" in page
     assert "Trigger added</strong> by a command" in page
     assert Trigger.objects.get().name == "hello"
+
+
+def test_the_installation_has_a_log_of_every_project_and_of_none(
+    shop: Shop, admin: Client, editor: Client
+) -> None:
+    shop_id = shop.project.pk
+    with override_settings(ENCRYPTION_KEYS=["new-" * 10, *settings.ENCRYPTION_KEYS]):
+        call_command("rotate_keys")
+        admin.post(shop.path("settings/delete/"), {"name": "shop"})
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    root.post("/projects/add/", {"name": "other"})
+    text = root.get("/audit/").content.decode()
+    for words in ("Secrets encrypted anew", "Project deleted", "Project created", "Trigger added"):
+        assert words in text, words
+    assert '<a href="/projects/other/settings/audit/">other</a>' in text
+    assert "/projects/shop/" not in text
+    # A project's own page has none of that; a filter leads to it.
+    own = root.get("/projects/other/settings/audit/").content.decode()
+    assert "Secrets encrypted anew" not in own
+    assert "<option>installation</option>" not in own
+    for query, number in (("project=shop&object=welcome-email&kind=trigger", 1), ("project=x", 0)):
+        page = root.get(f"/audit/?{query}").content.decode()
+        assert page.count('data-label="What"') == number, query
+    api = Api(make_token(User.objects.get(username="root"), "admin", None))
+    rotated = api.get("audit/?kind=installation").json["results"]
+    assert rotated
+    assert {(each["action"], each["project"]) for each in rotated} == {
+        ("installation.rotate_keys", None)
+    }
+    (deleted,) = api.get("audit/?project=shop&kind=project&limit=1").json["results"]
+    assert (deleted["action"], deleted["project"]) == ("project.delete", "shop")
+    assert AuditEntry.objects.filter(project_id=shop_id).exists()
+    refused = api.get("projects/other/audit/?project=other")
+    assert (refused.status, "project" in refused.problems) == (422, True)
+
+
+def test_the_log_of_the_installation_is_for_its_administrators(
+    shop: Shop, admin: Client, viewer: Client
+) -> None:
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    assert 'href="/audit/"' in root.get("/projects/").content.decode()
+    for client in (admin, viewer):
+        assert client.get("/audit/").status_code == 403
+        assert 'href="/audit/"' not in client.get("/projects/").content.decode()
+
+
+def test_the_log_of_the_installation_costs_the_same_however_long_it_is(
+    shop: Shop, admin: Client
+) -> None:
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    root.get("/audit/")
+    with CaptureQueriesContext(connection) as first:
+        root.get("/audit/")
+    for retries in range(60):
+        api_of("admin", shop).patch("projects/shop/triggers/welcome-email/", {"retries": retries})
+    with CaptureQueriesContext(connection) as then:
+        page = root.get("/audit/").content.decode()
+    assert len(first) == len(then) < 12
+    assert page.count('data-label="What"') == 50
+    assert ">Older</a>" in page

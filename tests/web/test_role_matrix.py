@@ -21,6 +21,7 @@ from tests.factories import make_token
 from tests.web.api import Api
 from tests.web.routes import (
     API,
+    AUDIT,
     CONSOLE,
     HEALTH,
     IN_A_ROW,
@@ -88,7 +89,7 @@ def expected(route: str, method: str, role: str) -> set[int]:
         # REST looks at the token first, so as to say nothing to strangers.
         if is_api and role == "anonymous":
             return {401}
-        if is_api and role == "stranger" and route not in (PROJECTS, HEALTH):
+        if is_api and role == "stranger" and route not in (PROJECTS, HEALTH, AUDIT):
             return {404}
         return {403, 405} if is_api and role in ("viewer", "editor") else {405}
     if asked_as in rule.exceptions:
