@@ -15,11 +15,13 @@ import yaml
 from eventing.access import Actor
 from eventing.connection_strings import SCHEMES
 from eventing.definitions import (
+    DEFAULT_SETTINGS,
     DatabaseDefinition,
     ProjectDefinition,
     SettingsDefinition,
     TriggerDefinition,
     parse_project,
+    parse_project_name,
     references_in,
 )
 from eventing.eventing_dbs import prepare_for
@@ -78,7 +80,8 @@ def apply(
     `prune` deletes databases and triggers of the named projects, and projects, that the file does
     not mention.
     """
-    return _carry_out(parse(text, environment), text, None, by=by, dry_run=dry_run, prune=prune)
+    definitions = parse(text, environment, _settings_now)
+    return _carry_out(definitions, text, None, by=by, dry_run=dry_run, prune=prune)
 
 
 def apply_to(
@@ -106,7 +109,7 @@ def apply_to(
         for name in references_in(secret.reference)
         if name not in open_to_actor
     }
-    definitions = parse(text, {**known, **open_to_actor})
+    definitions = parse(text, {**known, **open_to_actor}, _settings_now)
     lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
     names = [definition.name for definition in definitions]
     if names != [project.name]:
@@ -281,8 +284,13 @@ def _prepare_logs(definitions: list[ProjectDefinition], text: str, dry_run: bool
         raise InvalidInput(problems)
 
 
-def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
-    """The projects a file describes. Raises InvalidInput whose problems begin with the line."""
+def parse(
+    text: str,
+    environment: Mapping[str, str],
+    settings_now: Callable[[object], SettingsDefinition] = lambda _: DEFAULT_SETTINGS,
+) -> list[ProjectDefinition]:
+    """The projects a file describes, set to what `settings_now` says of an entry where that says
+    nothing. Raises InvalidInput whose problems begin with the line."""
     try:
         lines = _lines_of(yaml.compose(text, Loader=_Loader))
         document = yaml.safe_load(text)
@@ -304,7 +312,8 @@ def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
     definitions, problems = [], []
     for index, entry in enumerate(entries):
         try:
-            definitions.append(parse_project(entry, environment, f"projects[{index}]"))
+            unsaid = settings_now(entry)
+            definitions.append(parse_project(entry, environment, f"projects[{index}]", unsaid))
         except InvalidInput as error:
             problems += error.problems
     names = [definition.name for definition in definitions]
@@ -316,6 +325,16 @@ def parse(text: str, environment: Mapping[str, str]) -> list[ProjectDefinition]:
     if problems:
         raise InvalidInput([_with_line(problem, lines) for problem in problems])
     return definitions
+
+
+def _settings_now(entry: object) -> SettingsDefinition:
+    """What a project is set to that a file is about, and stays set to where that says nothing."""
+    try:
+        name = parse_project_name(entry.get("name") if isinstance(entry, Mapping) else None)
+    except InvalidInput:
+        return DEFAULT_SETTINGS
+    project = Project.objects.filter(name=name).first()
+    return settings_of(project) if project else DEFAULT_SETTINGS
 
 
 class _TwiceError(Exception):

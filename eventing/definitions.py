@@ -114,6 +114,9 @@ class SettingsDefinition:
     retention_payloads_days: int = 30
 
 
+DEFAULT_SETTINGS: Final = SettingsDefinition()
+
+
 @dataclass(frozen=True, slots=True)
 class MemberDefinition:
     """A member as a person describes them; `new_user`: one who is yet to be made.
@@ -498,18 +501,21 @@ def _parse_backoff(reader: _Reader) -> tuple[Backoff, list[Problem]]:
     return backoff, inner.problems
 
 
-def parse_settings(source: object, path: str = "") -> SettingsDefinition:
-    """A project's settings from `{eventing: {enabled, db}, retention: {events, payloads}}`."""
+def parse_settings(
+    source: object, path: str = "", unsaid: SettingsDefinition = DEFAULT_SETTINGS
+) -> SettingsDefinition:
+    """A project's settings from `{eventing: {enabled, db}, retention: {events, payloads}}`; what is
+    left out is as in `unsaid`."""
     reader = _Reader(source, path, {})
     eventing = _Reader(reader.raw("eventing", {}), reader.path_of("eventing"), {})
     retention = _Reader(reader.raw("retention", {}), reader.path_of("retention"), {})
     settings = SettingsDefinition(
-        eventing_enabled=eventing.flag("enabled", False),
+        eventing_enabled=eventing.flag("enabled", unsaid.eventing_enabled),
         eventing_db=eventing.text(
-            "db", _NAME, f"`{BUILTIN_NAME}` or a database's alias", BUILTIN_NAME
+            "db", _NAME, f"`{BUILTIN_NAME}` or a database's alias", unsaid.eventing_db
         ),
-        retention_events_days=retention.days("events", 30),
-        retention_payloads_days=retention.days("payloads", 30),
+        retention_events_days=retention.days("events", unsaid.retention_events_days),
+        retention_payloads_days=retention.days("payloads", unsaid.retention_payloads_days),
     )
     if settings.retention_payloads_days > settings.retention_events_days:
         retention.refuse(
@@ -586,9 +592,13 @@ def parse_notification(
 
 
 def parse_project(
-    source: object, environment: Mapping[str, str], path: str = ""
+    source: object,
+    environment: Mapping[str, str],
+    path: str = "",
+    unsaid: SettingsDefinition = DEFAULT_SETTINGS,
 ) -> ProjectDefinition:
-    """A whole project from the mapping of contract section 6, cross-references checked."""
+    """A whole project from the mapping of contract section 6, cross-references checked; its
+    settings are as in `unsaid` where it says nothing of them."""
     reader = _Reader(source, path, environment)
     problems: list[Problem] = []
 
@@ -601,7 +611,7 @@ def parse_project(
 
     name = attempt(parse_project_name, reader.raw("name"), reader.path_of("name"))
     wanted = {key: reader.raw(key, {}) for key in ("eventing", "retention")}
-    settings = attempt(parse_settings, wanted, path)
+    settings = attempt(parse_settings, wanted, path, unsaid)
     parsed: dict[str, list[Any]] = {"databases": [], "triggers": []}
     for kind, parse in (("databases", parse_database), ("triggers", parse_trigger)):
         entries = reader.raw(kind, [])

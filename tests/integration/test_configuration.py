@@ -9,10 +9,11 @@ from django.core.management import CommandError, call_command
 
 from eventing.access import actor_of_token, command_line
 from eventing.configuration import apply, export
+from eventing.definitions import DEFAULT_SETTINGS
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import Database, Project, RetiredSource, Trigger
 from eventing.problems import InvalidInput
-from eventing.projects import configuration_version
+from eventing.projects import configuration_version, settings_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -104,6 +105,52 @@ def test_a_change_names_the_fields_that_differ() -> None:
         "~ trigger shop/audit: url",
         "~ settings shop: retention.events",
     )
+
+
+@pytest.mark.parametrize("prune", [False, True])
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("", ()),
+        ("eventing: {}", ()),
+        ("eventing:", ()),
+        ("eventing: {db: builtin}", ()),
+        ("eventing: {enabled: false}", ("~ settings shop: eventing.enabled",)),
+        ("retention: {events: 10d}", ("~ settings shop: retention.events",)),
+        ("retention: {payloads: 3d}", ("~ settings shop: retention.payloads",)),
+    ],
+)
+def test_settings_that_a_file_does_not_mention_stay(
+    said: str, changes: tuple[str, ...], prune: bool
+) -> None:
+    plan_of(SHOP)
+    project = Project.objects.get()
+    settings = (
+        "    eventing: {enabled: true, db: builtin}\n    retention: {events: 30d, payloads: 7d}\n"
+    )
+    file = SHOP.replace(settings, f"    {said}\n")
+    assert file != SHOP
+    assert plan_of(file, dry_run=True, prune=prune) == changes
+    assert settings_of(Project.objects.get()) == settings_of(project)
+    assert plan_of(file, prune=prune) == changes
+    found = settings_of(Project.objects.get())
+    assert found.eventing_enabled == ("false" not in said)
+    assert found.retention_events_days == (10 if "10d" in said else 30)
+    assert found.retention_payloads_days == (3 if "3d" in said else 7)
+    assert plan_of(file, prune=prune) == ()
+
+
+def test_what_stays_and_what_is_said_have_to_fit() -> None:
+    plan_of(SHOP)
+    with pytest.raises(InvalidInput, match=r"line 5: .*payloads: got '7d'; allowed: at most as"):
+        plan_of(SHOP.replace("{events: 30d, payloads: 7d}", "{events: 5d}"))
+    assert Project.objects.get().retention_events_days == 30
+
+
+def test_a_new_project_begins_with_eventing_off() -> None:
+    plan_of("projects: [{name: shop}]")
+    assert settings_of(Project.objects.get()) == DEFAULT_SETTINGS
+    assert not DEFAULT_SETTINGS.eventing_enabled
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,6 @@ def test_apply_notes_its_changes_and_a_dry_run_none(shop: Shop, tmp_path: Any) -
     assert set(actions[: AuditEntry.objects.count() - before]) == {
         ("trigger.create", "", "manage.py"),
         ("trigger.delete", "", "manage.py"),
-        ("settings.update", "", "manage.py"),
         ("database.delete", "", "manage.py"),
     }
 
