@@ -6,6 +6,7 @@ What may pass leaves here as an error of the log's own, which quotes no values.
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from itertools import islice
 from typing import Any, Final
 
@@ -45,13 +46,13 @@ class Transaction(psycopg2.extensions.cursor):
         self.copy_expert(sql, _Lines(lines))
 
 
-class _Lines:
+class _Lines(BufferedIOBase):
     """Lines as a file that is read some lines at a time."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
 
-    def read(self, _bytes: int, /) -> bytes:
+    def read(self, _bytes: int | None = -1, /) -> bytes:
         return "".join(islice(self._lines, _LINES_AT_ONCE)).encode()
 
 
