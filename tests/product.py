@@ -1,5 +1,6 @@
-"""The running product as its users meet it: configured by `apply`, asked through REST."""
+"""The running product as its users meet it: configured and asked through REST."""
 
+import contextlib
 import json
 import urllib.error
 import urllib.parse
@@ -13,6 +14,10 @@ import yaml
 
 from tests.stack import Stack
 from tests.waiting import wait_until
+
+_REQUEST_SECONDS = 20.0
+# A log in another database may have to be made first.
+_APPLY_SECONDS = 60.0
 
 
 class Product:
@@ -52,7 +57,11 @@ class Product:
                 {"operations": ["insert", "update", "delete"]} | each for each in triggers
             ],
         }
-        self.stack.manage("apply", "-", input=yaml.safe_dump({"projects": [project]}))
+        if not self._is_there():
+            self._call("POST", "projects/", json.dumps({"name": self.name}).encode())
+        text = yaml.safe_dump({"projects": [project]}).encode()
+        path = f"projects/{self.name}/configuration/"
+        self._call("PUT", path, text, "application/yaml", _APPLY_SECONDS)
         if live:
             names = [trigger["name"] for trigger in triggers]
             wait_until(lambda: all(map(self.is_live, names)), 30, "the triggers are not live")
@@ -117,21 +126,34 @@ class Product:
     def delete(self, path: str) -> Any:
         return self._request("DELETE", path, {})
 
+    def _is_there(self) -> bool:
+        return any(project["name"] == self.name for project in self._call("GET", "projects/"))
+
     def _request(
         self, method: str, path: str, query: dict[str, Any], body: bytes | None = None
     ) -> Any:
-        url = f"{self.stack.url}/api/v1/projects/{self.name}/{path}"
-        if query:
-            url += "?" + urllib.parse.urlencode(query)
-        request = urllib.request.Request(url, body, method=method)
+        """What the API answers below the project's address."""
+        asked = f"?{urllib.parse.urlencode(query)}" if query else ""
+        return self._call(method, f"projects/{self.name}/{path}{asked}", body)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout_seconds: float = _REQUEST_SECONDS,
+    ) -> Any:
+        request = urllib.request.Request(f"{self.stack.url}/api/v1/{path}", body, method=method)
         request.add_header("Authorization", f"Bearer {self.token}")
         if body is not None:
-            request.add_header("Content-Type", "application/json")
+            request.add_header("Content-Type", content_type)
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
                 return json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{method} {path}: {error.code} {error.read()!r}") from None
+            said = _said(error.read())
+            raise AssertionError(f"{method} {path}: {error.code} {said}") from None
 
     def run_sql(self, *statements: str, arguments: Sequence[object] | None = None) -> None:
         """Run statements in the source, each in a transaction of its own."""
@@ -143,14 +165,27 @@ class Product:
         connection.close()
 
 
+def _said(body: bytes) -> str:
+    """What a refusal says, as its reader sees it."""
+    with contextlib.suppress(ValueError):
+        problem = json.loads(body)
+        if isinstance(problem, dict) and problem.get("detail"):
+            return str(problem["detail"])
+    return body.decode(errors="replace")
+
+
+# One command, which starts once: that is most of what either of them takes.
+_MAKE_TOKEN = """
+from django.contrib.auth.models import User
+from eventing.access import command_line
+from eventing.definitions import TokenDefinition
+from eventing.tokens import create_token
+root = User.objects.create_superuser("root", password="correct horse battery")
+print(create_token(root, None, TokenDefinition("admin"), by=command_line()).secret)
+"""
+
+
 @cache
 def _token(stack: Stack) -> str:
     """A token of an administrator, who is made; the same one for all projects of a stack."""
-    stack.manage(
-        "shell",
-        "-c",
-        "from django.contrib.auth.models import User;"
-        " User.objects.create_superuser('root', password='correct horse battery')",
-    )
-    created = stack.manage("token", "create", "--user", "root", "--role", "admin")
-    return created.stdout.strip().splitlines()[-1]
+    return stack.manage("shell", "-c", _MAKE_TOKEN).stdout.strip().splitlines()[-1]
