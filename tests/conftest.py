@@ -15,6 +15,7 @@ from django.db import connection
 from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
 from tests.databases import (
+    SHARED_FOLDER,
     ExternalMongoDb,
     ExternalMySql,
     MariaDbServer,
@@ -34,6 +35,7 @@ from tests.servers import (
     new_redis,
     session_postgres,
     session_redis,
+    temporary_folder,
 )
 from tests.stack import Stack, running_stack
 
@@ -60,6 +62,9 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # It is part of tests' names, which every worker must know by the same.
     os.environ.setdefault("CHAOS_SEED", str(secrets.randbelow(1_000_000) + 1))
+    # Of the process that starts the workers, and so outlives them.
+    if SHARED_FOLDER not in os.environ:
+        os.environ[SHARED_FOLDER] = str(temporary_folder())
 
 
 @pytest.hookimpl(optionalhook=True)
