@@ -55,6 +55,7 @@ _LOG_TABLES = (
 
 # Those that take longest begin first, lest one worker is still at them when all others are done.
 _FOLDERS = ("chaos", "browser", "integration", "web", "unit")
+_FIRST_OF_THEIR_FOLDERS = frozenset({"test_role_matrix.py"})
 
 
 def pytest_configure() -> None:
@@ -85,7 +86,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         ranks = {name: rank for rank, name in enumerate(_FOLDERS)}
-        items.sort(key=lambda item: ranks.get(item.path.parent.name, 0))
+        items.sort(
+            key=lambda item: (
+                ranks.get(item.path.parent.name, 0),
+                item.path.name not in _FIRST_OF_THEIR_FOLDERS,
+            )
+        )
 
 
 @pytest.fixture(scope="session")
