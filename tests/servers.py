@@ -86,9 +86,9 @@ class ExternalPostgres:
     def url(self, database: str = "postgres") -> str:
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
 
-    def create_database(self, name: str | None = None) -> str:
+    def create_database(self, name: str | None = None, template: str = "template1") -> str:
         name = name or f"database_{secrets.token_hex(6)}"
-        self.execute(f'CREATE DATABASE "{name}"')
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
     def execute(

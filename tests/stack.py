@@ -2,6 +2,7 @@
 database of their own. Tests reach it as its users do: over HTTP and through `manage.py`.
 """
 
+import atexit
 import os
 import secrets
 import shlex
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ from urllib.parse import urlsplit
 from demo.processes import ROOT, Processes, procfile
 from demo.servers import execute
 from tests.ports import free_port
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
+from tests.servers import ExternalPostgres, PostgresServer, drop_database, temporary_folder
 from tests.waiting import wait_until
 
 _READY_SECONDS = 60.0
@@ -71,7 +73,14 @@ class Stack:
 
     def start_all(self) -> None:
         """Migrate, start everything and wait until `/readyz` says 200."""
+        self.migrate()
+        self.start_processes()
+
+    def migrate(self) -> None:
         self.manage("migrate", "--verbosity", "0")
+
+    def start_processes(self) -> None:
+        """Start everything on a migrated database and wait until `/readyz` says 200."""
         self._processes.start_all()
         self.wait_until_ready()
 
@@ -173,11 +182,31 @@ def running_stack(
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Iterator[Stack]:
     """The whole product on a new database of `server`, which is dropped when it has ended."""
-    url = server.create_database()
+    url = new_control_database(server)
     stack = Stack(url, broker_url, folder, copies, environments)
     try:
-        stack.start_all()
+        stack.start_processes()
         yield stack
     finally:
         stack.stop_all()
         drop_database(server, urlsplit(url).path.lstrip("/"))
+
+
+def new_control_database(server: PostgresServer | ExternalPostgres) -> str:
+    """The URL of a new database as `migrate` makes it: a copy of one that it has made before."""
+    url = server.create_database(template=_migrated(server))
+    # Each installation has a number of its own.
+    execute(url, "UPDATE eventing_installation SET node_id = gen_random_uuid()")
+    return url
+
+
+@cache
+def _migrated(server: PostgresServer | ExternalPostgres) -> str:
+    """The name of a migrated database of `server`, to which nobody connects."""
+    url = server.create_database()
+    name = urlsplit(url).path.lstrip("/")
+    if isinstance(server, ExternalPostgres):
+        atexit.register(drop_database, server, name)
+    # No broker is asked.
+    Stack(url, "redis://127.0.0.1:1", temporary_folder()).migrate()
+    return name

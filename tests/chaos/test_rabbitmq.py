@@ -19,7 +19,7 @@ from tests.servers import (
     drop_database,
     new_rabbitmq,
 )
-from tests.stack import Stack
+from tests.stack import Stack, new_control_database
 from tests.waiting import wait_until
 
 ROWS = 500
@@ -40,11 +40,11 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The product with RabbitMQ for its broker."""
-    url = postgres_server.create_database()
+    url = new_control_database(postgres_server)
     folder = tmp_path_factory.mktemp("rabbitmq")
     running = Stack(url, rabbitmq.url(), folder, copies={"worker": 2})
     try:
-        running.start_all()
+        running.start_processes()
         yield running
     finally:
         ended_late = running.stop_all()

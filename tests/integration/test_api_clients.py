@@ -21,7 +21,7 @@ from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_change, make_events
 from tests.receiver import Receiver
 from tests.servers import ExternalPostgres, PostgresServer, RedisServer, drop_database
-from tests.stack import Stack
+from tests.stack import Stack, new_control_database
 
 _PROJECTS = """
 projects:
@@ -83,11 +83,10 @@ def installation(
     redis_server: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
-    url, source = postgres_server.create_database(), postgres_server.create_database()
+    url, source = new_control_database(postgres_server), postgres_server.create_database()
     stack = Stack(url, redis_server.url(), tmp_path_factory.mktemp("clients"))
     try:
         with Receiver() as receiver:
-            stack.manage("migrate", "--verbosity", "0")
             stack.start("web")
             stack.wait_until_ready()
             projects = _PROJECTS.format(source=source, hook=receiver.url())
