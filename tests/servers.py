@@ -328,8 +328,15 @@ def drop_database(server: PostgresServer | ExternalPostgres, name: str) -> None:
         query = "SELECT count(*) FROM pg_replication_slots WHERE database = %s"
         return bool(server.execute(query, [name])[0][0] == 0)
 
-    if server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]):
+    # Most have none, and each question is a connection.
+    found = server.execute(
+        "SELECT EXISTS (SELECT 1 FROM pg_replication_slots WHERE database = datname)"
+        " FROM pg_database WHERE datname = %s",
+        [name],
+    )
+    if found == [(True,)]:
         wait_until(slots_are_gone, 10, f"a replication slot of {name} stays in use")
+    if found:
         server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
