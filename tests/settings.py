@@ -29,3 +29,6 @@ INSTALLED_APPS = [*_APPS_OF_THE_PRODUCT, "tests"]
 # What is slow on purpose would be most of what a test of the pages takes. Whoever signs in to the
 # product that runs (tests/stack.py) does so with its own.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Each client of a test begins with middleware of its own, which would look through all static files
+# first. So a file is looked for when it is asked for; the product that runs does as it does.
+WHITENOISE_AUTOREFRESH = True
