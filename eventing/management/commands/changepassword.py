@@ -1,14 +1,9 @@
 """`manage.py changepassword`: Django's own; whose password it changes is noted."""
 
-from typing import Any
-
 from django.contrib.auth.management.commands.changepassword import Command as DjangosCommand
 
-from eventing.access import command_line
-from eventing.members import noting_users
+from eventing.management.noted import NotingUsers
 
 
-class Command(DjangosCommand):
-    def handle(self, *args: Any, **options: Any) -> Any:
-        with noting_users(by=command_line()):
-            return super().handle(*args, **options)
+class Command(NotingUsers, DjangosCommand):
+    pass
