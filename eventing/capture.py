@@ -19,7 +19,7 @@ from django.db import Error, connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from eventing.changes import Batch, Event, Origin
+from eventing.changes import TYPES_WITH_SCHEMAS, Batch, Event, Origin
 from eventing.cloudevents import EventBuilder
 from eventing.enqueueing import BackgroundEnqueuer
 from eventing.eventing_dbs import BUILTIN, current_log, current_number, log_numbered
@@ -420,7 +420,7 @@ class CaptureLoop:
                 )
                 for item in watching
             ],
-            has_schemas=self._database.type == "postgres",
+            has_schemas=self._database.type in TYPES_WITH_SCHEMAS,
         )
         self._most_changes = max(1, _FIRST_EVENTS // max(1, len(watching)))
         node_id = settings.NODE_ID or str(installation.node_id)

@@ -27,6 +27,8 @@ SOURCE_NAMES: Final[Mapping[DatabaseType, str]] = {
     "mysql": "sql-mysql",
     "mongodb": "mongodb",
 }
+# Their tables lie in schemas, and are named with them: `schema.table`.
+TYPES_WITH_SCHEMAS: Final[frozenset[str]] = frozenset({"postgres"})
 
 EventStatus = Literal["pending", "delivering", "delivered", "failed", "cancelled"]
 EVENT_STATUSES: Final[tuple[EventStatus, ...]] = (

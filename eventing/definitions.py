@@ -12,7 +12,13 @@ from datetime import datetime
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
-from eventing.changes import DATABASE_TYPES, OPERATIONS, DatabaseType, Operation
+from eventing.changes import (
+    DATABASE_TYPES,
+    OPERATIONS,
+    TYPES_WITH_SCHEMAS,
+    DatabaseType,
+    Operation,
+)
 from eventing.connection_strings import SCHEMES, ConnectionString
 from eventing.parameters import utc_of
 from eventing.problems import InvalidInput, Problem, shown
@@ -353,7 +359,7 @@ def parse_database(
     schemas: tuple[str, ...] | None = None
     if reader.has("schemas"):
         schemas = reader.texts("schemas", "a list of schema names") or None
-        if schemas and kind != "postgres":
+        if schemas and kind not in TYPES_WITH_SCHEMAS:
             reader.refuse("schemas", list(schemas), "nothing: only Postgres has schemas")
     reader.finish()
     if reader.problems:

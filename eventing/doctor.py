@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eventing.changes import CatalogueTable, Finding
+from eventing.changes import TYPES_WITH_SCHEMAS, CatalogueTable, Finding
 from eventing.definitions import DatabaseDefinition, TriggerDefinition
 from eventing.matching import Matcher, Rule
 from eventing.models import Database
@@ -63,7 +63,7 @@ def sample(database: Database, definition: TriggerDefinition) -> Sample | None:
     Raises SourceUnavailable.
     """
     rule = Rule(0, "", definition.tables, frozenset(definition.operations))
-    has_schemas = database.type == "postgres"
+    has_schemas = database.type in TYPES_WITH_SCHEMAS
     matcher = Matcher([rule], has_schemas=has_schemas)
     source = _source(database)
     try:

@@ -15,7 +15,7 @@ import orjson
 from eventing import redeliveries
 from eventing.access import Actor
 from eventing.capture_status import CaptureStatus
-from eventing.changes import EVENT_TYPES, SOURCE_NAMES, Finding
+from eventing.changes import EVENT_TYPES, SOURCE_NAMES, TYPES_WITH_SCHEMAS, Finding
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
 from eventing.doctor import passes
@@ -78,7 +78,7 @@ def database_written(definition: DatabaseDefinition) -> dict[str, Any]:
         "type": definition.type,
         "url": masked_address(definition.url),
     }
-    if definition.type == "postgres":
+    if definition.type in TYPES_WITH_SCHEMAS:
         written["schemas"] = list(definition.schemas) if definition.schemas else None
     return written
 

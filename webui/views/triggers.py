@@ -17,7 +17,7 @@ from eventing import history
 from eventing.access import EDITOR
 from eventing.audit import history_of
 from eventing.capture_status import live_triggers
-from eventing.changes import OPERATIONS
+from eventing.changes import OPERATIONS, TYPES_WITH_SCHEMAS
 from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefinition
 from eventing.eventing_dbs import current_log
 from eventing.history import remove_trigger
@@ -135,8 +135,8 @@ def _matches(
 
 def _watches(trigger: Trigger, table: str, aliases: Iterable[str], types: dict[str, str]) -> bool:
     """Whether it watches a table of that name in any of its databases."""
-    of_postgres = {types[alias] == "postgres" for alias in aliases if alias in types} or {True}
-    return any(watches(trigger.tables, table, has_schemas=each) for each in of_postgres)
+    found = {types[alias] in TYPES_WITH_SCHEMAS for alias in aliases if alias in types} or {True}
+    return any(watches(trigger.tables, table, has_schemas=each) for each in found)
 
 
 def _backlogs(project: Project, triggers: list[Trigger]) -> dict[int, int]:
