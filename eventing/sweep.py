@@ -26,6 +26,7 @@ from eventing.eventing_dbs import (
 )
 from eventing.logs.base import DueChunk, EventLog, LogUnavailable
 from eventing.models import Allotment, Breaker, KeptAnswer, Project, Trigger
+from eventing.pauses import pause_seconds
 
 # While this many messages wait, the workers have enough to do.
 _ENOUGH_MESSAGES: Final = 100
@@ -81,9 +82,13 @@ def _expire_leases(log: EventLog, log_number: int) -> None:
     try:
         expired = log.expire_leases()
     finally:
-        took = time.monotonic() - began
-        pause = max(_EXPIRE_EVERY_SECONDS, took / _EXPIRE_SHARE)
-        _patience.end("leases", log_number, min(pause, _EXPIRE_AT_LEAST_EVERY_SECONDS))
+        pause = pause_seconds(
+            time.monotonic() - began,
+            _EXPIRE_SHARE,
+            at_least=_EXPIRE_EVERY_SECONDS,
+            at_most=_EXPIRE_AT_LEAST_EVERY_SECONDS,
+        )
+        _patience.end("leases", log_number, pause)
     if expired:
         logger.warning("events of a vanished worker are tried again", events=expired)
 
@@ -122,11 +127,11 @@ class _Patience:
             self._busy.add(key)
             return True
 
-    def end(self, what: str, log_number: int, pause_seconds: float) -> None:
+    def end(self, what: str, log_number: int, seconds: float) -> None:
         key = (what, log_number)
         with self._lock:
             self._busy.discard(key)
-            self._not_before[key] = time.monotonic() + pause_seconds
+            self._not_before[key] = time.monotonic() + seconds
 
 
 _patience = _Patience()
@@ -146,7 +151,7 @@ def sweep_patiently(log_number: int) -> None:
         logger.warning("an Eventing DB cannot be swept", number=log_number, error=str(error))
     finally:
         took = time.monotonic() - began
-        pause = min(took / _SWEEP_SHARE - took, _LONGEST_PAUSE_SECONDS)
+        pause = pause_seconds(took, _SWEEP_SHARE, at_most=_LONGEST_PAUSE_SECONDS)
         _patience.end("sweep", log_number, pause)
 
 

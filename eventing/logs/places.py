@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
+from eventing.pauses import pause_seconds
+
 # What has become free before the place (a claim was rolled back, a transaction committed late)
 # waits for the next look from the beginning, which takes this share of the time at most.
 _FROM_THE_BEGINNING_EVERY_SECONDS: Final = 1.0
@@ -40,8 +42,11 @@ class Places:
         found = find(None)
         if len(found) == limit:
             now = self._clock()
-            pause = (now - began) / _FROM_THE_BEGINNING_SHARE
-            until = now + max(_FROM_THE_BEGINNING_EVERY_SECONDS, pause)
+            until = now + pause_seconds(
+                now - began,
+                _FROM_THE_BEGINNING_SHARE,
+                at_least=_FROM_THE_BEGINNING_EVERY_SECONDS,
+            )
             self._places[trigger_id] = found[-1], until
         else:
             self._places.pop(trigger_id, None)

@@ -14,6 +14,7 @@ from psycopg2.extensions import connection
 from psycopg2.extras import LogicalReplicationConnection
 
 from eventing.changes import Batch, CatalogueTable, Finding
+from eventing.pauses import pause_seconds
 from eventing.sources import pgchecks, pgsample
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.pgpublishing import Publications
@@ -219,7 +220,7 @@ class PostgresSource:
         self._refuse_missing(look.missing, self._stored_text())
         in_line = self._publications.bring_in_line(self._connection, self._facts, look, self._watch)
         now = time.monotonic()
-        pause = max(_LOOK_SECONDS, (now - started) / _LOOK_SHARE)
+        pause = pause_seconds(now - started, _LOOK_SHARE, at_least=_LOOK_SECONDS)
         self._next_look = now + (pause if in_line else max(pause, _POSTPONED_SECONDS))
 
     def _refuse_missing(self, publication: str | None, after: str | None) -> None:

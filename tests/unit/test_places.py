@@ -56,7 +56,7 @@ def test_looks_from_the_beginning_that_take_long_are_made_the_more_seldom() -> N
     queue.look_seconds = 0.5
     queue.take(10)
     queue.look_seconds = 0.0
-    queue.now += 49.9
+    queue.now += 49.4
     queue.take(10)
     assert queue.looks == [None, (9, 9)]
     queue.now += 0.1
