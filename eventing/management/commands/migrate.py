@@ -5,6 +5,7 @@ else then waits behind that statement. So each waits for a moment only, and is t
 """
 
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ class Command(DjangosCommand):
         super().add_arguments(parser)
         parser.add_argument(
             "--lock-wait-seconds",
-            type=int,
+            type=_seconds,
             default=600,
             help="how long to go on trying while somebody, a backup say, reads what is to be"
             " altered (default: %(default)s)",
@@ -51,6 +52,12 @@ class Command(DjangosCommand):
                 self.stderr.write("a table that is to be altered is being read; trying again")
                 has_told = True
             time.sleep(_PAUSE_SECONDS)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"got {text!r}; allowed: a whole number of seconds, 0 or more")
+    return int(text)
 
 
 def _impatiently(

@@ -14,7 +14,7 @@ class Command(BaseCommand):
     help = "Manage second factors."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True)
+        actions = parser.add_subparsers(dest="action", required=True, metavar="{reset}")
         reset = actions.add_parser("reset", help="take them away; the password then signs in alone")
         reset.add_argument("--user", required=True, help="who has lost app and codes")
 

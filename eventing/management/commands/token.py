@@ -16,7 +16,7 @@ class Command(BaseCommand):
     help = "Manage API tokens."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True)
+        actions = parser.add_subparsers(dest="action", required=True, metavar="{create}")
         create = actions.add_parser("create", help="make a token and print it, once")
         create.add_argument("--user", required=True, help="the user it acts for")
         create.add_argument("--role", required=True, choices=ROLES)
