@@ -19,7 +19,7 @@ from eventing.access import REQUESTS_PER_MINUTE, TooManyRequests
 from eventing.api.bodies import as_json
 from eventing.logs.base import LogOutdated, LogUnavailable, SearchTooDeep
 from eventing.models.fields import UndecryptableValue
-from eventing.problems import InvalidInput
+from eventing.problems import InvalidInput, Problem, shown
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -64,7 +64,12 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
     request = context["request"]
     status, detail, errors = _described(error)
     headers = {}
-    if isinstance(error, exceptions.APIException):
+    if isinstance(error, exceptions.UnsupportedMediaType):
+        # RFC 9110 section 15.5.16: the answer tells by Accept what would have been taken.
+        headers["Accept"] = ", ".join(each.media_type for each in context["view"].parser_classes)
+        given = request.content_type or None
+        detail = str(Problem("Content-Type", shown(given), headers["Accept"]))
+    elif isinstance(error, exceptions.APIException):
         if authenticate := getattr(error, "auth_header", None):
             headers["WWW-Authenticate"] = authenticate
     elif isinstance(error, TooManyRequests):

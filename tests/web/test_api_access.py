@@ -118,7 +118,9 @@ def test_a_body_that_is_not_announced_as_json_is_415(shop: Shop, content_type: s
     path = "projects/shop/triggers/"
     answer = shop.admin.send("POST", path, b'{"name": "x"}', content_type)
     assert answer.status == 415
-    assert answer.json["status"] == 415
+    given = repr(content_type) if content_type else "nothing"
+    assert answer.json["detail"] == f"Content-Type: got {given}; allowed: application/json"
+    assert answer.headers["Accept"] == "application/json"
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,9 @@ def test_what_is_no_yaml_or_asked_for_wrongly_is_refused(shop: Shop) -> None:
     document, _ = taken_out(shop)
     document["projects"][0]["triggers"] = []
     assert put(shop.admin, b"\xff\xfe").status == 400
-    assert shop.admin.put(PATH, document).status == 415
+    as_json = shop.admin.put(PATH, document)
+    assert as_json.status == 415
+    assert as_json.json["detail"].endswith("got 'application/json'; allowed: application/yaml")
     assert put(shop.admin, b"x" * 3_000_000).status == 413
     for query, name in (("?dry_run=1", "dry_run"), ("?prune=yes", "prune"), ("?x=true", "x")):
         assert name in put(shop.admin, document, query).problems
