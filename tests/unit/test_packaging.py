@@ -287,7 +287,9 @@ def test_the_image_has_a_python_that_the_project_allows(dockerfile: str) -> None
     assert int(version[1]) >= 11
 
 
-@pytest.mark.parametrize("requirements", ["requirements", "requirements-demo", "requirements-dev"])
+@pytest.mark.parametrize(
+    "requirements", ["requirements", "requirements-demo", "requirements-dev", "requirements-audit"]
+)
 def test_every_requirement_is_pinned_with_a_hash(requirements: str) -> None:
     text = (ROOT / f"{requirements}.txt").read_text()
     pins = re.findall(r"^[a-z0-9][^\n]*\n(?:[ \t]+[^\n]*\n)*", text, re.MULTILINE | re.IGNORECASE)
@@ -297,7 +299,10 @@ def test_every_requirement_is_pinned_with_a_hash(requirements: str) -> None:
         assert "--hash=sha256:" in pin
 
 
-@pytest.mark.parametrize("script", ["bin/demo", "bin/test", "bin/environment", ".ci/run"])
+@pytest.mark.parametrize(
+    "script",
+    ["bin/demo", "bin/test", "bin/bench", "bin/audit", "bin/sbom", "bin/environment", ".ci/run"],
+)
 def test_the_commands_are_well_formed_shell(script: str) -> None:
     subprocess.run(["bash", "-n", ROOT / script], check=True)
     assert script == "bin/environment" or os.access(ROOT / script, os.X_OK)
