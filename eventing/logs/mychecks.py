@@ -99,6 +99,25 @@ def _of_server(facts: Facts) -> Iterator[Finding]:
             facts.mend("binlog_format", "ROW"),
         )
     yield _of_packets(facts)
+    yield _of_flushing(facts)
+
+
+def _of_flushing(facts: Facts) -> Finding:
+    """A source is told of what is stored, and may then forget it: a commit has to last."""
+    value = facts.variables.get("innodb_flush_log_at_trx_commit", "1")
+    what = f"innodb_flush_log_at_trx_commit is {value}"
+    # MariaDB's 3 flushes more often than 1.
+    if value not in ("0", "2"):
+        return Finding("innodb_flush_log_at_trx_commit", "ok", what)
+    crash = "the server" if value == "0" else "the server's machine"
+    return Finding(
+        "innodb_flush_log_at_trx_commit",
+        "warning",
+        what,
+        f"a crash of {crash} takes about a second of commits with it: events whose source was told"
+        " that they are stored",
+        facts.mend("innodb_flush_log_at_trx_commit", "1"),
+    )
 
 
 def _of_packets(facts: Facts) -> Finding:

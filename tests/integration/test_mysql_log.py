@@ -332,6 +332,27 @@ def today() -> int:
     return int(time.time()) // 86_400
 
 
+@pytest.mark.parametrize(
+    ("value", "status", "crash"),
+    [(0, "warning", "crash of the server takes"), (1, "ok", ""), (2, "warning", "'s machine")],
+)
+def test_commits_that_a_crash_would_undo_are_warned_of_and_mended(
+    log: MySqlEventLog, database: str, value: int, status: str, crash: str
+) -> None:
+    name = "innodb_flush_log_at_trx_commit"
+    ((before,),) = execute(database, f"SELECT @@GLOBAL.{name}")
+    try:
+        execute(database, f"SET GLOBAL {name} = {value}")
+        found = finding(log, name)
+        assert (found.status, found.what) == (status, f"{name} is {value}")
+        assert crash in found.why
+        if found.mend:
+            execute(database, found.mend.partition(";")[0].replace("PERSIST", "GLOBAL"))
+        assert finding(log, name).status == "ok"
+    finally:
+        execute(database, f"SET GLOBAL {name} = {before}")
+
+
 @pytest.fixture(scope="module")
 def small_packets() -> Iterator[MariaDbServer]:
     """A MariaDB that takes a megabyte at a time."""
