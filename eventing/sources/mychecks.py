@@ -11,7 +11,7 @@ from typing import Final
 import pymysql
 
 from eventing.changes import CatalogueTable, Finding, prerequisite
-from eventing.mysqlserver import OWN_TABLES, Facts, Opened
+from eventing.mysqlserver import OWN_TABLES, Facts, Opened, quoted
 from eventing.sources.myposition import Position
 from eventing.sources.myserver import Server
 
@@ -99,6 +99,10 @@ def check(
     yield _of_metadata(facts)
     yield _of_gtids(facts)
     yield _of_expiry(facts)
+    database = _of_database(server, opened)
+    yield database
+    if database.status == "error":
+        return
     for table in catalogue(server, opened, facts):
         if table.limits:
             name = "history" if table.limits == _UNSEEN_HISTORY else "cascades"
@@ -134,6 +138,17 @@ def _of_rights(
         yield Finding("replication slave right", "error", what, why, server.grants)
         return
     yield Finding("replication right", "ok", f"{server.user} may read the binary log")
+
+
+def _of_database(server: Server, opened: Opened) -> Finding:
+    try:
+        with opened.cursor() as at:
+            at.execute(f"USE {quoted(server.database)}")
+    except pymysql.MySQLError as error:
+        failure = server.translated(error)
+        why = "the columns of its tables are looked up there"
+        return Finding("database", "error", str(failure), why, getattr(failure, "mend", ""))
+    return Finding("database", "ok", f"{server.user} may look up the tables of {server.database}")
 
 
 def _of_metadata(facts: Facts) -> Finding:

@@ -71,17 +71,19 @@ class Server:
         """The id our replica asks for: the same for one source, hardly the same for two."""
         return zlib.crc32(self._name.encode()) or 1
 
-    def connect(self) -> Opened:
-        """A connection in autocommit and UTC. Raises SourceBlocked, SourceUnavailable."""
+    def connect(self, *, to_the_database: bool = True) -> Opened:
+        """A connection in autocommit and UTC. Raises SourceBlocked, SourceUnavailable.
+
+        A user with no right to the database can connect to the server all the same.
+        """
         if not self._address.host or not self.database:
             raise SourceBlocked(
                 "the connection string does not name a host and a database",
                 "mysql://user:password@host:3306/database",
             )
         try:
-            return connect(
-                self._address, self.database, answer_seconds=_READ_SECONDS, autocommit=True
-            )
+            database = self.database if to_the_database else None
+            return connect(self._address, database, answer_seconds=_READ_SECONDS, autocommit=True)
         except pymysql.MySQLError as error:
             raise self.translated(error) from None
         except OSError as error:

@@ -143,7 +143,7 @@ class MySqlSource:
 
     def check(self) -> Sequence[Finding]:
         try:
-            opened = self._opened = self._server.connect()
+            opened = self._opened = self._server.connect(to_the_database=False)
             facts = facts_of(opened)
             return [
                 Finding("connection", "ok", f"connected to {self._server.place}"),
@@ -164,7 +164,7 @@ class MySqlSource:
 
         Under a server id of its own: the same one would end the stream of a running capture.
         """
-        wire = Wire(self._server.connect(), self._server.place)
+        wire = Wire(self._server.connect(to_the_database=False), self._server.place)
         try:
             wire.start(facts, position, secrets.randbelow(2**31) + 2**31, f"{self._name}_check")
             wire.read(0.5)

@@ -76,9 +76,12 @@ def test_rights_that_are_missing_are_found_and_mended(server: MySqlServer, url: 
     database = urlsplit(url).path.lstrip("/")
     execute(url, f"CREATE USER {user}@'%' IDENTIFIED BY 'secret'")
     theirs = f"mysql://{user}:secret@127.0.0.1:{server.port}/{database}"
-    (connection,) = findings(theirs).values()
-    assert (connection.name, connection.status) == ("connection", "error")
-    run_mend(url, connection.mend)
+    found = findings(theirs)
+    assert found["connection"].status == "ok"
+    assert found["replication client right"].status == "error"
+    assert found["database"].status == "error"
+    assert "Access denied" in found["database"].what
+    run_mend(url, found["database"].mend)
     assert {finding.status for finding in findings(theirs).values()} <= {"ok", "warning"}
     for right, name in (
         ("REPLICATION CLIENT", "replication client right"),
@@ -90,6 +93,32 @@ def test_rights_that_are_missing_are_found_and_mended(server: MySqlServer, url: 
         run_mend(url, finding.mend)
         assert {finding.status for finding in findings(theirs).values()} <= {"ok", "warning"}
     execute(url, f"DROP USER {user}@'%'")
+
+
+def test_a_user_who_may_not_look_into_the_database_is_told_of_all_else_too(
+    server: MySqlServer, url: str
+) -> None:
+    user = f"reader_{secrets.token_hex(4)}"
+    database = urlsplit(url).path.lstrip("/")
+    execute(url, f"CREATE USER {user}@'%' IDENTIFIED BY 'secret'")
+    execute(url, f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user}@'%'")
+    execute(url, "SET GLOBAL binlog_row_image = 'MINIMAL'")
+    theirs = f"mysql://{user}:secret@127.0.0.1:{server.port}/{database}"
+    broken = {name for name, each in findings(theirs).items() if each.status == "error"}
+    assert broken == {"binlog_row_image", "database"}
+    with pytest.raises(SourceBlocked, match="Access denied") as blocked:
+        MySqlSource(theirs, "mission_control_test").open(EVERYTHING, None)
+    assert blocked.value.mend == findings(theirs)["database"].mend
+    for name in sorted(broken):
+        run_mend(url, findings(theirs)[name].mend)
+    assert {finding.status for finding in findings(theirs).values()} <= {"ok", "warning"}
+    execute(url, f"DROP USER {user}@'%'")
+
+
+def test_a_database_that_is_not_there_is_found(server: MySqlServer) -> None:
+    finding = findings(server.url("nowhere"))["database"]
+    assert finding.status == "error"
+    assert "Unknown database" in finding.what
 
 
 def test_foreign_keys_whose_cascades_are_not_logged_are_named(
