@@ -235,9 +235,10 @@ class Server:
         if "same server_" in text:
             return SourceUnavailable(f"{self.place}: another replica uses our server id")
         if "max_allowed_packet" in text:
-            return SourceBlocked(
-                f"{self.place}: an event of the binary log is larger than max_allowed_packet",
-                "SET GLOBAL max_allowed_packet = 1073741824;",
+            # A dump may send whatever can be logged, so that what is too large for it is no event:
+            # the place is within one (Binlog_sender::init in MySQL's sql/rpl_binlog_sender.cc).
+            return self.lost(
+                "at the stored position no event begins: the binary log was begun anew or is broken"
             )
         return self.lost(f"the server cannot send the binary log from the stored position: {text}")
 

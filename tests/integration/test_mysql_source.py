@@ -925,6 +925,28 @@ def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
     server.kill()
 
 
+def test_a_place_within_an_event_is_no_event_that_is_too_large() -> None:
+    server = new_mysql(gtid_mode="OFF", enforce_gtid_consistency="OFF")
+    server.start()
+    url = server.create_database()
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY, name longtext)")
+    capture = Capture(url)
+    execute(url, "INSERT INTO users VALUES (1, 'a')")
+    capture.until(1)
+    capture.source.close()
+    # As the place is after a log that was begun anew in the second in which the old one was.
+    place, _, moment = str(capture.position).partition("@")
+    file, _, offset = place.rpartition(":")
+    execute(url, "INSERT INTO users VALUES (2, repeat('z', 2000000))")
+    with pytest.raises(SourceBlocked, match="begun anew") as blocked:
+        _resume(url, f"{file}:{int(offset) + 1_000_000}@{moment}")
+    assert blocked.value.mend == START_ANEW
+    # An event larger than a packet may be now is sent all the same.
+    execute(url, "SET GLOBAL max_allowed_packet = 1048576")
+    _resume(url, capture.position)
+    server.kill()
+
+
 def test_a_file_of_the_same_name_at_another_server_blocks_though_nothing_was_committed() -> None:
     first = new_mysql(gtid_mode="OFF", enforce_gtid_consistency="OFF")
     first.start()
