@@ -212,6 +212,15 @@ class Finding:
     mend: str = ""
     restart: bool = False
 
+    @property
+    def whole_mend(self) -> str:
+        """`mend` for who is shown nothing else: it says that the server must be restarted."""
+        return f"{self.mend} {THEN_RESTART}" if self.restart else self.mend
+
+
+# A comment, so that a statement can be run with it.
+THEN_RESTART: Final = "-- then restart the server"
+
 
 def prerequisite(
     name: str, met: bool, what: str, why: str, mend: str, *, restart: bool = False

@@ -86,7 +86,6 @@ def of_server(facts: Facts, database: str) -> Iterator[Finding]:
         f"MongoDB {facts.version_text}",
         "MongoDB 6.0 is the oldest that can be captured",
         "upgrade the server to MongoDB 6.0 or newer",
-        restart=True,
     )
     yield prerequisite(
         "replica set",
@@ -95,8 +94,8 @@ def of_server(facts: Facts, database: str) -> Iterator[Finding]:
         if facts.has_oplog
         else "the server stands alone",
         "only a replica set, be it of one node, keeps the log that changes are streamed from",
-        "start mongod with --replSet rs0 (or replication.replSetName: rs0 in mongod.conf), then"
-        " run rs.initiate() in mongosh",
+        "in mongod.conf, replication.replSetName: rs0 (or the option --replSet rs0); and once it"
+        " runs so, rs.initiate() in mongosh",
         restart=True,
     )
     yield prerequisite(

@@ -84,7 +84,7 @@ class MongoSource:
             for finding in mongochecks.of_server(facts, database.name):
                 if finding.status == "error":
                     raise SourceBlocked(
-                        f"{self._address.place}: {finding.what}: {finding.why}", finding.mend
+                        f"{self._address.place}: {finding.what}: {finding.why}", finding.whole_mend
                     )
             self._version = facts.version
             self._session = database.client.start_session(causal_consistency=False)

@@ -43,7 +43,6 @@ def of_server(facts: Facts) -> Iterator[Finding]:
         f"{facts.kind} {facts.version}",
         f"{needed} is the oldest that can be captured",
         f"upgrade the server to {needed} or newer",
-        restart=True,
     )
     if not facts.on("log_bin"):
         yield Finding(

@@ -50,7 +50,7 @@ class MySqlSource:
             for finding in mychecks.of_server(facts):
                 if finding.status == "error":
                     raise SourceBlocked(
-                        f"{self._server.place}: {finding.what}: {finding.why}", finding.mend
+                        f"{self._server.place}: {finding.what}: {finding.why}", finding.whole_mend
                     )
             position = self._position(opened, facts, after)
             server_id = self._server.free_server_id(opened, facts)

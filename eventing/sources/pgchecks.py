@@ -21,7 +21,7 @@ def refuse(place: str, facts: Facts) -> None:
     """Raise SourceBlocked for the first thing that keeps capture from running."""
     for finding in _of_server(facts):
         if finding.status == "error":
-            raise SourceBlocked(f"{place}: {finding.what}: {finding.why}", finding.mend)
+            raise SourceBlocked(f"{place}: {finding.what}: {finding.why}", finding.whole_mend)
 
 
 def check(server: Server, publications: Publications, name: str) -> list[Finding]:
@@ -99,7 +99,6 @@ def _of_server(facts: Facts) -> Iterator[Finding]:
         f"Postgres {facts.version_text}",
         "Postgres 14 is the oldest that can be captured",
         "upgrade the server to Postgres 14 or newer",
-        restart=True,
     )
     yield prerequisite(
         "primary",
@@ -140,8 +139,7 @@ def _limits(facts: Facts, slot_exists: bool) -> Iterator[Finding]:
         slots_free > 0 or slot_exists,
         f"{slots_free} of {facts.slots_limit} replication slots are free",
         "each captured database needs one",
-        f"ALTER SYSTEM SET max_replication_slots = {facts.slots_limit + 10};"
-        " -- then restart the server",
+        f"ALTER SYSTEM SET max_replication_slots = {facts.slots_limit + 10};",
         restart=True,
     )
     senders_free = facts.senders_limit - facts.senders_used
@@ -150,8 +148,7 @@ def _limits(facts: Facts, slot_exists: bool) -> Iterator[Finding]:
         senders_free > 0 or slot_exists,
         f"{senders_free} of {facts.senders_limit} WAL senders are free",
         "each captured database needs one",
-        f"ALTER SYSTEM SET max_wal_senders = {facts.senders_limit + 10};"
-        " -- then restart the server",
+        f"ALTER SYSTEM SET max_wal_senders = {facts.senders_limit + 10};",
         restart=True,
     )
     if facts.keeps_unlimited_wal:

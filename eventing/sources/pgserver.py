@@ -11,6 +11,7 @@ import psycopg2
 from psycopg2.extensions import connection, parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
+from eventing.changes import THEN_RESTART
 from eventing.dialing import ForbiddenPlace, connect_to_postgres
 from eventing.sources.base import SourceBlocked, SourceUnavailable
 
@@ -156,7 +157,7 @@ class Server:
             return SourceBlocked(
                 f"{self.place}: {primary}",
                 "ALTER SYSTEM SET max_replication_slots = 20;"
-                " ALTER SYSTEM SET max_wal_senders = 20; -- then restart the server",
+                f" ALTER SYSTEM SET max_wal_senders = 20; {THEN_RESTART}",
             )
         if code[:2] in {"22", "23"}:
             primary = type(error).__name__
@@ -207,7 +208,7 @@ class Server:
             user = self._address.get("user", "")
             return SourceBlocked(said, f"ALTER ROLE {quoted(user)} REPLICATION;")
         if "wal_level" in text:
-            return SourceBlocked(said, WAL_LEVEL_MEND)
+            return SourceBlocked(said, f"{WAL_LEVEL_MEND} {THEN_RESTART}")
         if "authentication failed" in text or "does not exist" in text or "no password" in text:
             return SourceBlocked(said, "correct the connection string of this database")
         return SourceUnavailable(said)
@@ -221,7 +222,7 @@ class Server:
             raise self.translated(error) from None
 
 
-WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server"
+WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical';"
 
 _FACTS = """
 SELECT current_setting('server_version_num')::int,
