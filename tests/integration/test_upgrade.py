@@ -1,20 +1,25 @@
 """Upgrades of the tables, while the product runs and somebody reads what is to be altered."""
 
+import base64
 import inspect
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import pytest
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
+from redis import Redis
 
 from demo.processes import ROOT
 from eventing import tasks
+from eventing.logs.chunks import SWEEP_GRACE_SECONDS
 from eventing.logs.mysql import MySqlEventLog
 from eventing.logs.postgres import PostgresEventLog
 from eventing.sources.pgstream import parse_position
@@ -22,8 +27,9 @@ from tests import databases
 from tests.factories import make_change, make_events, make_origin
 from tests.product import Product
 from tests.receiver import Receiver
-from tests.servers import backup_of, execute
+from tests.servers import RedisServer, backup_of, execute
 from tests.stack import Stack
+from tests.waiting import wait_until
 
 BEFORE = "0007_kept_answers_and_rate_limits"
 
@@ -369,4 +375,83 @@ def test_migrations_that_are_taken_back_and_made_again_lose_nothing(
     product.apply(hook)
     product.wait_for(delivered=3)
     assert len({request.id for request in receiver.received("/all")}) == 3
+    product.disable()
+
+
+_POSITION = """
+UPDATE mission_control.capture_position SET position = {changed} WHERE database_id = (
+    SELECT d.id FROM eventing_database d JOIN eventing_project p ON p.id = d.project_id
+    WHERE p.name = %s)
+"""
+
+
+def test_a_position_of_another_version_blocks_and_that_version_goes_on_from_it(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "forward", source_database)
+    product.run_sql("CREATE TABLE orders (id int PRIMARY KEY)")
+    product.apply({"name": "all", "url": receiver.url("/forward")})
+    product.run_sql("INSERT INTO orders VALUES (1)")
+    product.wait_for(delivered=1)
+    stack.stop("capture")
+    stack.execute(_POSITION.format(changed="'later:' || position"), [product.name])
+    stack.start("capture")
+    wait_until(lambda: product.capture()["state"] == "blocked", 30, "capture is not blocked")
+    assert "the stored position is not one of Postgres" in product.capture()["error"]
+    product.run_sql("INSERT INTO orders VALUES (2)")
+    stack.stop("capture")
+    # Going forward again: what is stored is what the version that runs now has written.
+    stack.execute(_POSITION.format(changed="substr(position, 7)"), [product.name])
+    product.run_sql("INSERT INTO orders VALUES (3)")
+    stack.start("capture")
+    product.wait_for(delivered=3)
+    assert sorted(event["doc_id"] for event in product.events()) == ["1", "2", "3"]
+    assert len(receiver.received("/forward")) == 3
+    product.disable()
+
+
+def _of_another_task(message: dict[str, Any]) -> None:
+    message["headers"]["task"] = "eventing.tasks.deliver_in_a_new_way"
+
+
+def _with_another_argument(message: dict[str, Any]) -> None:
+    arguments, named, more = json.loads(base64.b64decode(message["body"]))
+    body = json.dumps([arguments, {**named, "in_a_new_way": True}, more])
+    message["body"] = base64.b64encode(body.encode()).decode()
+
+
+_WAITED = """
+SELECT extract(epoch FROM i.started_at - e.stored_at)
+FROM mission_control.event_log e JOIN mission_control.invocation_log i ON i.event_id = e.id
+WHERE e.project = %s
+"""
+
+
+def test_messages_that_a_worker_does_not_know_are_dropped_and_their_events_found_in_the_log(
+    stack: Stack, stack_redis: RedisServer, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "messages", source_database)
+    product.run_sql("CREATE TABLE orders (id int PRIMARY KEY)")
+    product.apply({"name": "all", "url": receiver.url("/messages")})
+    # Of a trigger that was changed lately the workers look for events themselves.
+    stack.execute("UPDATE eventing_trigger SET changed_at = now() - interval '1 minute'")
+    with closing(Redis.from_url(stack_redis.url())) as broker:
+        stack.stop("worker")
+        product.run_sql("INSERT INTO orders VALUES (1)")
+        wait_until(lambda: broker.llen("deliver") == 1, 30, "capture sends no message")
+        product.run_sql("INSERT INTO orders VALUES (2)")
+        wait_until(lambda: broker.llen("deliver") == 2, 30, "capture sends no message")
+        for number, change in enumerate((_of_another_task, _with_another_argument)):
+            message = json.loads(broker.lindex("deliver", number))
+            change(message)
+            broker.lset("deliver", number, json.dumps(message))
+    stack.start("worker")
+    product.wait_for(delivered=2)
+    assert len(receiver.received("/messages")) == 2
+    written = stack.everything_written()
+    assert "deliver_in_a_new_way" in written
+    assert "unexpected keyword argument 'in_a_new_way'" in written
+    waited = [float(seconds) for (seconds,) in stack.execute(_WAITED, [product.name])]
+    assert len(waited) == 2
+    assert min(waited) >= SWEEP_GRACE_SECONDS
     product.disable()
