@@ -4,6 +4,7 @@ allows, and more, and a client that is generated from it. Both against the real 
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -17,6 +18,7 @@ from uuid import uuid4
 import pytest
 
 from eventing.changes import Origin
+from eventing.definitions import ROLES
 from eventing.logs.postgres import PostgresEventLog
 from tests.factories import make_change, make_events
 from tests.receiver import Receiver
@@ -33,6 +35,9 @@ projects:
   - name: doomed
     databases: [{{alias: main, type: postgres, url: "{source}"}}]
     triggers: [{{name: welcome-email, operations: [insert], url: "{hook}"}}]
+  - name: lasting
+    eventing: {{enabled: false}}
+    databases: [{{alias: main, type: postgres, url: "{source}"}}]
 """
 _USERS = """
 from django.contrib.auth.models import User
@@ -44,7 +49,7 @@ for project in Project.objects.all():
         Membership.objects.create(project=project, user=user, role="admin")
 """
 # What is deleted is the other project's, lest everything else find nothing afterwards.
-_CONFIGURATION = """
+_ONE_BY_ONE = """
 [parameters]
 "path.project" = "shop"
 "path.name" = "welcome-email"
@@ -56,6 +61,54 @@ _CONFIGURATION = """
 include-method = "DELETE"
 parameters = {{ "path.project" = "doomed" }}
 """
+# What is made is what is asked for next, changed and deleted; all of it in a project that stays.
+_IN_A_ROW = """
+[dictionaries]
+names = { values = ["one", "two", "three"] }
+hooks = { values = ["https://example.com/hook"] }
+databases = { values = ["postgresql://reader:word@db.example.com/shop"] }
+numbers = { values = [10, 60, 90] }
+users = { values = ["ada", "grace"] }
+aliases = { values = ["main"] }
+
+[parameters]
+"path.project" = "lasting"
+"body.name" = { dictionary = "names" }
+"body.alias" = { dictionary = "names" }
+"body.databases[*]" = { dictionary = "aliases" }
+"body.tables[*]" = { dictionary = "names" }
+"body.user" = { dictionary = "users" }
+"body.url" = { dictionary = "hooks" }
+"body.retries" = { dictionary = "numbers" }
+"body.timeout_ms" = { dictionary = "numbers" }
+"body.concurrency" = { dictionary = "numbers" }
+"body.rate_per_second" = { dictionary = "numbers" }
+"body.backoff.initial_ms" = { dictionary = "numbers" }
+"body.backoff.factor" = { dictionary = "numbers" }
+"body.backoff.max_ms" = { dictionary = "numbers" }
+"body.lag_seconds" = { dictionary = "numbers" }
+"body.repeat_hours" = { dictionary = "numbers" }
+
+[generation]
+allow-extra-parameters = false
+
+[phases.stateful.generation]
+mode = "positive"
+
+[[operations]]
+include-path-regex = "databases/"
+parameters = { "body.url" = { dictionary = "databases" } }
+
+[[operations]]
+include-name = "DELETE /api/v1/projects/{project}/"
+enabled = false
+"""
+_CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance",
+    "response_headers_conformance,response_schema_conformance",
+    "ignored_auth,unsupported_method,allow_header_conformance",
+    "use_after_free,ensure_resource_availability",
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +116,13 @@ class Installation:
     """A running web process with something in it."""
 
     url: str
-    token: str
+    # Of each role, for every project.
+    tokens: dict[str, str]
     event_id: str
+
+    @property
+    def token(self) -> str:
+        return self.tokens["admin"]
 
     def schema(self, folder: Path) -> str:
         """The description, as a program reads it from the web process."""
@@ -92,13 +150,17 @@ def installation(
             projects = _PROJECTS.format(source=source, hook=receiver.url())
             stack.manage("apply", "-", input=projects)
             stack.manage("shell", "-c", _USERS)
-            made = stack.manage("token", "create", "--user", "root", "--role", "admin")
-            token = made.stdout.strip().splitlines()[-1]
-            yield Installation(stack.url, token, _stored_event(stack))
+            tokens = {role: _made_token(stack, role) for role in ROLES}
+            yield Installation(stack.url, tokens, _stored_event(stack))
     finally:
         stack.stop_all()
         for each in (url, source):
             drop_database(postgres_server, each.rpartition("/")[2])
+
+
+def _made_token(stack: Stack, role: str) -> str:
+    made = stack.manage("token", "create", "--user", "root", "--role", role)
+    return made.stdout.strip().splitlines()[-1]
 
 
 def _stored_event(stack: Stack) -> str:
@@ -115,20 +177,29 @@ def _stored_event(stack: Stack) -> str:
     return str(events[0].id)
 
 
+@pytest.mark.parametrize(
+    ("role", "phases", "examples"),
+    [
+        ("admin", "examples,coverage,fuzzing", 5),
+        ("admin", "stateful", 20),
+        ("editor", "examples,fuzzing", 2),
+        ("viewer", "examples,fuzzing", 2),
+    ],
+)
 def test_nothing_that_may_be_sent_is_answered_by_an_error_or_in_an_undocumented_way(
-    installation: Installation, tmp_path: Path
+    installation: Installation, tmp_path: Path, role: str, phases: str, examples: int
 ) -> None:
     configuration = tmp_path / "schemathesis.toml"
-    configuration.write_text(_CONFIGURATION.format(event_id=installation.event_id))
+    one_by_one = _ONE_BY_ONE.format(event_id=installation.event_id)
+    configuration.write_text(_IN_A_ROW if phases == "stateful" else one_by_one)
+    authorization = f"Authorization: Bearer {installation.tokens[role]}"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", configuration, "run"),
             installation.schema(tmp_path),
-            *("--url", installation.url, "--header", f"Authorization: Bearer {installation.token}"),
-            *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
-            *("--checks", "response_headers_conformance,response_schema_conformance"),
-            *("--checks", "ignored_auth,unsupported_method,allow_header_conformance"),
-            *("--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--seed", "1"),
+            *("--url", installation.url, "--header", authorization),
+            *(word for each in _CHECKS for word in ("--checks", each)),
+            *("--phases", phases, "--max-examples", str(examples), "--seed", "1"),
             *("--continue-on-failure", "--no-color", "--warnings", "off", "--no-shrink"),
         ],
         capture_output=True,
@@ -137,6 +208,11 @@ def test_nothing_that_may_be_sent_is_answered_by_an_error_or_in_an_undocumented_
         env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path / "hypothesis")},
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+    if phases == "stateful":
+        # What was made has been asked for, or changed, or deleted.
+        covered = re.search(r"API Links: +(\d+) covered", done.stdout)
+        assert covered is not None, done.stdout
+        assert int(covered[1]) > 0
 
 
 def test_a_generated_client_makes_a_trigger_and_reads_events(
