@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from eventing.changes import Change, Event, EventStatus
+from eventing.changes import Change, Event, EventStatus, Finding
 from eventing.cloudevents import EventBuilder
 from eventing.logs.base import (
     DueChunk,
@@ -130,6 +130,15 @@ def at_once(log: Log, count: int, function: Callable[[int], Answer]) -> list[Ans
         return list(pool.map(run, range(count)))
 
 
+# What is found of the tests' own servers, which need not outlast a crash.
+FAST_SERVERS = {("innodb_flush_log_at_trx_commit", "warning")}
+
+
+def not_ok(findings: Sequence[Finding]) -> set[tuple[str, str]]:
+    """What is found that is not as it should be: name and status."""
+    return {(each.name, each.status) for each in findings if each.status != "ok"}
+
+
 class LogContract:
     """The contract; a subclass says with `open_log` in which database."""
 
@@ -153,10 +162,10 @@ class LogContract:
     ) -> None:
         log = open_log()
         findings = log.check(OWNER)
-        assert {finding.status for finding in findings} == {"ok"}
+        assert not_ok(findings) <= FAST_SERVERS
         assert {"connection", "version", "primary", "rights"} <= {each.name for each in findings}
         log.make_tables(OWNER)
-        assert {finding.status for finding in log.check(OWNER)} == {"ok"}
+        assert not_ok(log.check(OWNER)) <= FAST_SERVERS
         log.close()
 
     def test_a_log_belongs_to_one_installation(self, log: Log) -> None:

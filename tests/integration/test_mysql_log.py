@@ -18,6 +18,7 @@ from eventing.mysqlserver import OWN_TABLES
 from tests.databases import MariaDbServer, MySqlServer, connect, execute, new_mariadb
 from tests.factories import make_change, make_events, make_outcome
 from tests.integration.log_contract import (
+    FAST_SERVERS,
     ORIGIN,
     OWNER,
     Log,
@@ -25,6 +26,7 @@ from tests.integration.log_contract import (
     deliver,
     found,
     ids_of,
+    not_ok,
     status_of,
     store,
     stored,
@@ -105,7 +107,7 @@ def test_the_printed_grant_is_all_that_the_log_needs(database: str, user: User) 
     missing = finding(log, "rights")
     assert missing.status == "error"
     user.run(missing.mend)
-    assert {each.status for each in log.check(OWNER)} == {"ok"}
+    assert not_ok(log.check(OWNER)) <= FAST_SERVERS
     log.make_tables()
     (event,) = stored(log)
     deliver(log, [event])
