@@ -63,9 +63,9 @@ def _word(control: str, first: str, second: str) -> Place:
 
 
 PLACES: Mapping[str, Place] = {
-    "name": _word("name", "other-shop", "other-shop"),
+    "name": _word("name", "other-shop", "third-shop"),
     "settings.eventing_enabled": Place("enabled", Value("on", True), Value([], False)),
-    "settings.eventing_db": _word("db", "builtin", "builtin"),
+    "settings.eventing_db": _word("db", "logs", "builtin"),
     "settings.retention_events_days": _number("retention_events", 40, 50),
     "settings.retention_payloads_days": _number("retention_payloads", 7, 8),
     "databases.alias": _word("alias", "second", "another"),
@@ -182,7 +182,11 @@ _OF_TRIGGERS = [path for path in PLACES if path.startswith("triggers.")]
 
 
 @pytest.mark.parametrize("path", _OF_SETTINGS)
-def test_a_field_of_the_settings(path: str, shop: Shop, admin: Client) -> None:
+def test_a_field_of_the_settings(
+    path: str, shop: Shop, admin: Client, source_database: str
+) -> None:
+    # Events can be stored there: with `builtin` alone there would be nothing to choose.
+    make_database(shop.project, source_database, alias="logs")
     place, address = PLACES[path], shop.path("settings/")
     field = path.partition(".")[2]
 
@@ -255,6 +259,14 @@ def _given_of(
 def test_the_name_of_a_project(shop: Shop, client: Client, django_user_model: Any) -> None:
     client.force_login(django_user_model.objects.create_superuser("root"))
     place = PLACES["name"]
-    send(client, "/projects/add/", {place.control: place.first.given})
-    assert Project.objects.get(name=place.first.stored)
-    assert str(place.first.stored) in client.get("/projects/").content.decode()
+    for given, stored in (place.first, place.second):
+        # What it is called is another field, after which a name is made only if none is given.
+        send(client, "/projects/add/", {"title": "Another one", place.control: given})
+        made = Project.objects.latest("pk")
+        assert (made.name, made.title) == (stored, "Another one")
+        # As text: it is part of the page's addresses, too.
+        assert f">{stored}<" in client.get(f"/projects/{stored}/settings/").content.decode()
+        # It stays what it was for good, whatever a form sends.
+        client.post(f"/projects/{stored}/settings/rename/", {"title": "New", "name": "x"})
+        made.refresh_from_db()
+        assert (made.name, made.title) == (stored, "New")
