@@ -500,7 +500,10 @@ def export(project_name: str | None) -> str:
 
 def _project_mapping(project: Project) -> dict[str, Any]:
     databases = [_database_mapping(project, database) for database in project.databases.all()]
-    triggers = [_trigger_mapping(project, trigger) for trigger in project.triggers.all()]
+    triggers = [
+        _trigger_mapping(project, trigger)
+        for trigger in project.triggers.prefetch_related("databases")
+    ]
     return {
         "name": project.name,
         **settings_mapping(settings_of(project)),

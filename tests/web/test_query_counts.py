@@ -1,6 +1,8 @@
 """Every page that lists something takes the same number of queries, however much it lists."""
 
+from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import User
@@ -8,19 +10,27 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from eventing import redeliveries
+from eventing import history, notifications, redeliveries
 from eventing.access import command_line
+from eventing.breakers import Breakers
 from eventing.definitions import MemberDefinition, parse_notification
 from eventing.logs import builtin_log
 from eventing.logs.base import EventFilter
 from eventing.members import add_member
-from eventing.models import CaptureLease
-from eventing.notifications import save_notification
-from tests.factories import actor_called, make_database, make_token, make_trigger
+from eventing.models import CaptureLease, Project
+from tests.factories import (
+    actor_called,
+    make_database,
+    make_outcome,
+    make_project,
+    make_token,
+    make_trigger,
+)
 from tests.web.conftest import HOOK, Shop
 
 PAGES: Final = (
     "/projects/",
+    "/projects/shop/figures/",
     "/health/",
     "/projects/shop/",
     "/projects/shop/begin/event/",
@@ -28,50 +38,83 @@ PAGES: Final = (
     "/projects/shop/databases/",
     "/projects/shop/triggers/",
     "/projects/shop/triggers/?q=t",
+    "/projects/shop/triggers/add/",
     "/projects/shop/triggers/welcome-email/",
     "/projects/shop/events/",
     "/projects/shop/events/?status=failed",
+    "/projects/shop/events/EVENT/",
+    "/projects/shop/events/redeliver/?status=failed",
     "/projects/shop/redeliveries/REDELIVERY/",
     "/projects/shop/settings/",
     "/projects/shop/settings/members/",
     "/projects/shop/settings/tokens/",
     "/projects/shop/settings/notifications/",
+    "/projects/shop/settings/configuration/",
     "/projects/shop/settings/audit/",
+    "/projects/shop/settings/audit/?kind=trigger",
 )
 
 
-def _add_more(shop: Shop, number: int) -> None:
-    """One more of everything that a page lists."""
-    database = make_database(shop.project, "postgresql://h/d", f"d{number}")
+def _add_source(project: Project, alias: str, trigger: str) -> None:
+    """A database and a trigger that watches it, both in trouble."""
+    database = make_database(project, "postgresql://h/d", alias)
     CaptureLease.objects.create(database=database, state="blocked", error="it fails")
-    make_trigger(shop.project, HOOK, f"t{number}", databases=[database.alias])
-    member = User.objects.create_user(f"u{number}")
-    add_member(shop.project, MemberDefinition(member.username, "viewer"), by=command_line())
-    make_token(member, "viewer", shop.project)
-    given = parse_notification({"name": f"n{number}", "url": "http://192.0.2.1/hook"})
-    save_notification(shop.project, given, by=command_line())
-    shop.add_events(3)
-    shop.add_events(2, status_code=None)
+    made = make_trigger(project, HOOK, trigger, databases=[alias])
+    Breakers().open(made.pk, "10 attempts in a row failed")
+
+
+@dataclass
+class _Growing:
+    """A shop of which there is more and more, and a member of each project who looks at it."""
+
+    shop: Shop
+    event_id: UUID
+    looking: User
+
+    def add_more(self, number: int) -> None:
+        """One more of everything that a page lists."""
+        project = self.shop.project
+        _add_source(project, f"d{number}", f"t{number}")
+        member = User.objects.create_user(f"u{number}")
+        add_member(project, MemberDefinition(member.username, "viewer"), by=command_line())
+        make_token(member, "viewer", project)
+        given = parse_notification({"name": f"n{number}", "url": "http://192.0.2.1/hook"})
+        notifications.save_notification(project, given, by=command_line())
+        redeliveries.start(project, EventFilter(), 0, by=actor_called("ada"))
+        _add_source(make_project(f"other-{number}", owner=self.looking), "main", "hook")
+        notifications.watch()
+        self.shop.add_events(3)
+        self.shop.add_events(2, status_code=None)
+        self._attempt_again()
+
+    def _attempt_again(self) -> None:
+        """One more invocation of the one event."""
+        history.redeliver(self.shop.project, [self.event_id], by=command_line())
+        claims = self.shop.log.claim([self.event_id], 30)
+        self.shop.log.record([make_outcome(claim, None) for claim in claims], "worker-1")
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_takes_a_fixed_number_of_queries(shop: Shop, admin: Client, path: str) -> None:
+    (event_id,) = shop.add_events(1, status_code=None)
+    growing = _Growing(shop, UUID(event_id), User.objects.get(username="admin"))
     redelivery = redeliveries.start(shop.project, EventFilter(), 0, by=actor_called("ada"))
-    path = path.replace("REDELIVERY", str(redelivery.pk))
+    path = path.replace("REDELIVERY", str(redelivery.pk)).replace("EVENT", event_id)
     # Two of each, so that what is looked up only if there is any is looked up each time.
     for number in range(2):
-        _add_more(shop, number)
+        growing.add_more(number)
     admin.get(path)
     before = builtin_log().statements
     with CaptureQueriesContext(connection) as first:
-        assert admin.get(path).status_code == 200
+        few = admin.get(path)
     statements = builtin_log().statements - before
     for number in range(2, 7):
-        _add_more(shop, number)
+        growing.add_more(number)
     before = builtin_log().statements
     with CaptureQueriesContext(connection) as then:
-        admin.get(path)
-    assert len(then) == len(first)
+        many = admin.get(path)
+    assert few.status_code == many.status_code == 200
+    assert len(then) == len(first), path
     # A page that is full need not look further back for more.
     assert builtin_log().statements - before <= statements
     assert len(first) + statements < 60
