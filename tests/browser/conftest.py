@@ -74,7 +74,8 @@ class Complaints:
             for status in self.expected
         )
         if message.type in ("error", "warning") and not refused:
-            self.found.append(f"console: {message.text}")
+            on = message.page.url if message.page else "no page"
+            self.found.append(f"{on}: console: {message.text}")
 
     def _failed(self, request: Request) -> None:
         # Leaving a page ends what it was still asking for; that is no failure.
