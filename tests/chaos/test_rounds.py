@@ -1,6 +1,9 @@
 """Storms: everything that can break does so at random while Postgres, MariaDB and MongoDB are
 written to; afterwards the log is compared with the ledger of what was committed.
 
+Meanwhile somebody works through REST, and web is killed under them. Every other project has its log
+in an Eventing DB of its own.
+
 `CHAOS_ROUNDS` is how many rounds there are, ten to a project; `CHAOS_SEED` repeats them. Each round
 is told as it passes, and at the end how many faults of which kind there were; `CHAOS_REPORT` names
 a file for that.
@@ -33,6 +36,7 @@ from tests.chaos.ledger import (
     PostgresWriter,
     Writer,
 )
+from tests.chaos.operator import Operator
 from tests.chaos.storm import (
     MIB,
     Fault,
@@ -68,6 +72,8 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "batch": ("orders",),
     "flaky": ("orders",),
 }
+# The triggers whose events are sent until they arrive.
+PATIENT: Final = ("all", "ordered", "batch")
 
 
 @dataclass
@@ -75,6 +81,8 @@ class World:
     """The product with all that it depends on, each behind a proxy."""
 
     log_server: PostgresServer
+    # Of the projects that have chosen one.
+    chosen_log_server: PostgresServer
     disk: SmallDisk
     redis: RedisServer
     postgres: PostgresServer
@@ -87,6 +95,7 @@ class World:
             name: Proxy("127.0.0.1", server.port)
             for name, server in {
                 "the log": self.log_server,
+                "the chosen log": self.chosen_log_server,
                 "Redis": self.redis,
                 "Postgres": self.postgres,
                 "MariaDB": self.mariadb,
@@ -111,7 +120,7 @@ class World:
     @cached_property
     def faults(self) -> list[Fault]:
         found: list[Fault] = []
-        for name in ("capture", "capture-2", "worker", "worker-2", "beat"):
+        for name in ("web", "capture", "capture-2", "worker", "worker-2", "beat"):
             found += faults_of_process(self.stack, name)
         found += faults_of_server(self.log_server, "the log")
         found += self.disk.faults(self.log_server, "the log")
@@ -120,8 +129,14 @@ class World:
         found += faults_of_server(self.mariadb, "MariaDB")
         found += faults_of_server(self.mongodb, "MongoDB")
         for name, proxy in self.ways.items():
-            found += faults_of_way(proxy, name)
+            if name != "the chosen log":
+                found += faults_of_way(proxy, name)
         return found
+
+    def faults_of_chosen_log(self) -> list[Fault]:
+        name = "the chosen log"
+        of_server = faults_of_server(self.chosen_log_server, name)
+        return [*of_server, *faults_of_way(self.ways[name], name)]
 
     def execute(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """SQL in the product's database, past the proxy."""
@@ -134,6 +149,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     log_server = new_postgres(folder=disk.folder / "log", max_wal_size="64MB", min_wal_size="32MB")
     servers = (
         log_server,
+        new_postgres(),
         new_redis(),
         new_postgres(),
         # What is committed outlives the server's process.
@@ -142,9 +158,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     )
     for server in servers:
         server.start()
-    _, redis, postgres, mariadb, mongodb = servers
+    _, chosen_log_server, redis, postgres, mariadb, mongodb = servers
     folder = tmp_path_factory.mktemp("rounds")
-    made = World(log_server, disk, redis, postgres, mariadb, mongodb, folder)
+    made = World(
+        log_server, chosen_log_server, disk, redis, postgres, mariadb, mongodb, folder
+    )  # fmt: skip
     try:
         made.stack.start_all()
         yield made
@@ -218,6 +236,12 @@ class Season:
             ]
         for writer in self.writers[:3]:
             writer.prepare()
+        has_chosen = seed % 2 == 1
+        self.log_url = (
+            world.chosen_log_server.create_database(f"log_{suffix}")
+            if has_chosen
+            else world.log_url
+        )
         through = f"mongodb://127.0.0.1:{world.ways['MongoDB'].port}/{self.mongo}"
         self.product = Product(
             world.stack,
@@ -226,12 +250,26 @@ class Season:
             more_databases=[
                 {"alias": "maria", "type": "mysql", "url": world.through("MariaDB", urls["maria"])},
                 {"alias": "mongo", "type": "mongodb", "url": f"{through}?directConnection=true"},
+                *self._chosen_log(has_chosen),
             ],
         )
-        self.storm = Storm([*world.faults, *faults_of_way(self.way, "the receiver")], seed)
+        faults = [*world.faults, *faults_of_way(self.way, "the receiver")]
+        if has_chosen:
+            faults += world.faults_of_chosen_log()
+        self.storm = Storm(faults, seed)
+        self.operator = Operator(self.product, PATIENT, seed)
         statuses = [200 if self.storm.toss(0.8) else 500 for _ in range(20_000)]
         receiver.behave("/flaky", Behaviour(statuses=statuses))
-        self.product.apply(*self._triggers())
+        self.product.apply(
+            *self._triggers(), eventing_db="chosen" if has_chosen else "builtin"
+        )  # fmt: skip
+
+    def _chosen_log(self, has_chosen: bool) -> list[dict[str, str]]:
+        """The database that the project keeps its log in, if it is not the built-in one."""
+        if not has_chosen:
+            return []
+        url = self.world.through("the chosen log", self.log_url)
+        return [{"alias": "chosen", "type": "postgres", "url": url}]
 
     def _triggers(self) -> list[dict[str, object]]:
         patient = {
@@ -249,6 +287,7 @@ class Season:
                 "name": name,
                 "url": f"http://127.0.0.1:{self.way.port}/{name}",
                 "tables": list(TABLES[name]),
+                "databases": ["main", "maria", "mongo"],
                 **patient,
                 **more,
             }
@@ -257,48 +296,64 @@ class Season:
 
     def round(self) -> None:
         """Write while a storm blows, then wait until all that was committed is in the log."""
-        for writer in self.writers:
-            writer.start()
+        at_work: list[Writer | Operator] = [*self.writers, self.operator]
+        for each in at_work:
+            each.start()
         try:
             self.storm.blow(STORM_SECONDS, MOST_FAULTS)
         finally:
-            for writer in self.writers:
-                writer.stop()
+            for each in at_work:
+                each.stop()
         self.ledger.settle()
         wanted = {name: len(self.ledger.changes(*tables)) for name, tables in TABLES.items()}
         wait_until(lambda: self._counts() >= Counter(wanted), CAPTURED_SECONDS, f"{wanted} events")
         assert self._counts() == wanted
 
     def _counts(self) -> Counter[str]:
-        rows = self.world.execute(
+        rows = self.read_log(
             "SELECT trigger, count(*) FROM mission_control.event_log WHERE project = %s GROUP BY 1",
             self.product.name,
         )
         return Counter(dict(rows))
 
+    def read_log(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """SQL in the project's log, past the proxy."""
+        return execute(self.log_url, sql, parameters)
+
     def settle(self) -> None:
-        """Wait until nothing is left to be delivered."""
+        """Wait until nothing is left to be delivered, and web answers."""
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self._undelivered(), SETTLED_SECONDS)
         assert self._undelivered() == []
+        self.world.stack.wait_until_ready()
 
     def _undelivered(self) -> list[tuple[Any, ...]]:
         """What waits, by trigger: its state, how many, attempts, and until when the first waits."""
-        return self.world.execute(
-            "SELECT t.name, d.state, count(*), max(attempts), min(next_attempt_at) - now(),"
-            " min(lease_until) - now(), min(b.next_probe_at) - now()"
-            " FROM mission_control.delivery d"
-            " JOIN eventing_trigger t ON t.id = d.trigger_id"
-            " JOIN eventing_project p ON p.id = t.project_id"
-            " LEFT JOIN eventing_breaker b ON b.trigger_id = t.id"
-            " WHERE p.name = %s AND d.state IN ('pending', 'delivering')"
-            " GROUP BY t.name, d.state",
+        names = self.trigger_names
+        waiting = self.read_log(
+            "SELECT trigger_id, state, count(*), max(attempts), min(next_attempt_at) - now(),"
+            " min(lease_until) - now() FROM mission_control.delivery"
+            " WHERE trigger_id = ANY(%s) AND state IN ('pending', 'delivering') GROUP BY 1, 2",
+            list(names),
+        )
+        probes = dict(
+            self.world.execute("SELECT trigger_id, next_probe_at - now() FROM eventing_breaker")
+        )
+        return [(names[each], *rest, probes.get(each)) for each, *rest in waiting]
+
+    @cached_property
+    def trigger_names(self) -> dict[int, str]:
+        """The project's triggers by their ids."""
+        rows = self.world.execute(
+            "SELECT t.id, t.name FROM eventing_trigger t"
+            " JOIN eventing_project p ON p.id = t.project_id WHERE p.name = %s",
             self.product.name,
         )
+        return dict(rows)
 
     def stored(self) -> list[Stored]:
         """Every event of the project, oldest first."""
-        rows = self.world.execute(
+        rows = self.read_log(
             'SELECT e.id::text, e.trigger, e.database, e."table", e.doc_id, e.operation, e.payload,'
             " e.problem, d.state FROM mission_control.event_log e"
             " LEFT JOIN mission_control.delivery d ON d.event_id = e.id"
@@ -318,12 +373,17 @@ class Season:
         ]
 
     def sent(self) -> dict[str, list[str]]:
-        """By trigger, the ids of the events that arrived, in that order and as often."""
+        """By trigger, the ids of the events that arrived, in that order and as often.
+
+        Without those that somebody had made up for a test, which are in no log.
+        """
         found: dict[str, list[str]] = defaultdict(list)
         for request in self.receiver.received():
             body = orjson.loads(request.body)
             events = body if isinstance(body, list) else [body]
-            found[request.path.lstrip("/")] += [event["id"] for event in events]
+            found[request.path.lstrip("/")] += [
+                event["id"] for event in events if "note" not in event["data"]["doc"]
+            ]
         return found
 
     def close(self) -> None:
@@ -346,6 +406,7 @@ class Season:
                 ("leases", None, "SELECT database_id, state FROM eventing_capturelease"),
                 ("sources", None, "SELECT source_name, error FROM eventing_retiredsource"),
                 ("slots", world.postgres, "SELECT slot_name FROM pg_replication_slots"),
+                ("slots", world.chosen_log_server, "SELECT slot_name FROM pg_replication_slots"),
                 (
                     "connections",
                     world.postgres,
@@ -394,14 +455,17 @@ def test_whatever_breaks_the_log_is_what_was_committed_and_all_of_it_is_sent(
                 season.round()
                 with capsys.disabled():
                     sys.stdout.write(
-                        f"seed {seed} round {number}: {len(season.stored())} events;"
+                        f"seed {seed} round {number}: {len(season.stored())} events,"
+                        f" {season.operator.answered.total()} answers;"
                         f" {', '.join(season.storm.done)}\n"
                     )
             season.settle()
             stored = season.stored()
             assert_stored_once(season.ledger, stored)
             assert_explained(season, stored)
+            assert_each_arrival_is_in_the_log(season)
             assert_in_order(season, stored)
+            season.operator.assert_what_was_answered_is_so(successes(season))
         finally:
             injected.update(season.storm.injected)
             season.close()
@@ -435,7 +499,7 @@ def _told(change: Change) -> tuple[Document, str, int | None]:
 def assert_explained(season: Season, stored: Sequence[Stored]) -> None:
     """What was not delivered says why; what was delivered arrived; what arrived is in the log."""
     attempts: dict[str, list[tuple[int | None, str | None]]] = defaultdict(list)
-    for event_id, status, error in season.world.execute(
+    for event_id, status, error in season.read_log(
         "SELECT event_id::text, status_code, error_kind FROM mission_control.invocation_log"
     ):
         attempts[event_id].append((status, error))
@@ -451,8 +515,26 @@ def assert_explained(season: Season, stored: Sequence[Stored]) -> None:
             failed = [each for each in attempts[event.id] if each[1] != "lost"]
             assert len(failed) == 2, (event, attempts[event.id])
             assert all(status == 500 or error for status, error in failed)
-    assert arrived == {event_id for event_id in attempts if event_id in arrived}
     assert arrived <= {event.id for event in stored}
+
+
+def assert_each_arrival_is_in_the_log(season: Season) -> None:
+    """However often an event arrived, as many attempts are in the log: of one that its worker could
+    not record, that it was lost."""
+    rows = season.read_log(
+        "SELECT event_id::text, count(*) FROM mission_control.invocation_log GROUP BY 1"
+    )
+    arrived = Counter(event_id for ids in season.sent().values() for event_id in ids)
+    assert arrived - Counter(dict(rows)) == Counter(), "arrived, and not in the log"
+
+
+def successes(season: Season) -> Counter[str]:
+    """How often each event was delivered, by its id."""
+    rows = season.read_log(
+        "SELECT event_id::text, count(*) FROM mission_control.invocation_log"
+        " WHERE status_code = 200 GROUP BY 1"
+    )
+    return Counter(dict(rows))
 
 
 def assert_in_order(season: Season, stored: Sequence[Stored]) -> None:

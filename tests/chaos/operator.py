@@ -1,0 +1,102 @@
+"""Somebody who edits, tests and redelivers through REST while web is killed and stopped under them.
+
+What was answered must be so afterwards; what was not may have been done, or not.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import requests
+
+from tests.product import Product
+
+EDITED: Final = "all"
+_PAUSE_SECONDS: Final = 0.3
+_PATIENCE_SECONDS: Final = 5.0
+_FIRST_TIMEOUT_MS: Final = 2001
+# With what web refuses: the event is not finished, or what web depends on is away.
+_REFUSALS: Final = (409, 503)
+
+
+class Operator:
+    """Works on one trigger, and on the events of `redelivered` ones, until told to stop."""
+
+    def __init__(self, product: Product, redelivered: Sequence[str], seed: int) -> None:
+        self._product = product
+        self._triggers = redelivered
+        self._random = random.Random(seed)
+        self._session = requests.Session()
+        self._session.headers["Authorization"] = f"Bearer {product.token}"
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._timeout_ms = _FIRST_TIMEOUT_MS
+        # What the trigger was last said to be, and what it may have become since without a word.
+        self._edited_to: set[int] = set()
+        self._unanswered: set[int] = set()
+        self._redelivered = Counter[str]()
+        self._wrong: list[str] = []
+        self.answered = Counter[str]()
+
+    def start(self) -> None:
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def assert_what_was_answered_is_so(self, delivered: Mapping[str, int]) -> None:
+        """`delivered` is how often each event was, by its id; everything has settled."""
+        assert self._wrong == []
+        too_seldom = {
+            event_id: (times, delivered[event_id])
+            for event_id, times in self._redelivered.items()
+            if delivered[event_id] < 1 + times
+        }
+        assert too_seldom == {}, "to be delivered again, and were not"
+        if self._edited_to:
+            is_now = self._product.get(f"triggers/{EDITED}/")["timeout_ms"]
+            assert is_now in self._edited_to | self._unanswered, "an edit that was answered is lost"
+
+    def _work(self) -> None:
+        while not self._stopping.wait(_PAUSE_SECONDS):
+            self._random.choice((self._edit, self._test, self._redeliver, self._redeliver))()
+
+    def _edit(self) -> None:
+        self._timeout_ms += 1
+        given = {"timeout_ms": self._timeout_ms}
+        if self._ask("edit", "PATCH", f"triggers/{EDITED}/", given) is None:
+            self._unanswered.add(self._timeout_ms)
+        else:
+            self._edited_to = {self._timeout_ms}
+
+    def _test(self) -> None:
+        self._ask("test", "POST", f"triggers/{self._random.choice(self._triggers)}/test/")
+
+    def _redeliver(self) -> None:
+        trigger = self._random.choice(self._triggers)
+        found = self._ask("look", "GET", f"events/?status=delivered&limit=20&trigger={trigger}")
+        if not found or not found["results"]:
+            return
+        event_id = self._random.choice(found["results"])["id"]
+        if self._ask("redelivery", "POST", f"events/{event_id}/redeliver/") is not None:
+            self._redelivered[event_id] += 1
+
+    def _ask(self, what: str, method: str, path: str, body: Any = None) -> Any:
+        """What is answered; None if web is gone or too slow, or refuses."""
+        url = f"{self._product.stack.url}/api/v1/projects/{self._product.name}/{path}"
+        try:
+            answer = self._session.request(method, url, json=body, timeout=_PATIENCE_SECONDS)
+        except requests.RequestException:
+            return None
+        if answer.ok:
+            self.answered[what] += 1
+            return answer.json()
+        if answer.status_code not in _REFUSALS:
+            self._wrong.append(f"{method} {path}: {answer.status_code} {answer.text}")
+        return None
