@@ -95,6 +95,47 @@ def test_a_restored_control_database_reads_again_or_says_what_it_cannot(
         )
 
 
+def test_a_postgres_that_was_told_of_nothing_since_the_backup_goes_on_and_lacks_nothing(
+    own_stack: Stack, postgres_server: PostgresServer, postgres18_server: PostgresServer
+) -> None:
+    subject = PostgresSubject(postgres18_server)
+    subject.create("users")
+    product = Product(own_stack, "restored-untold", subject.url)
+    with Receiver() as receiver:
+        product.apply({"name": "all", "url": receiver.url("/all"), "tables": ["users"]})
+        subject.insert("users", (1, "x"))
+        product.wait_for(delivered=1)
+        backup = back_up(own_stack, postgres_server)
+        subject.insert("users", (2, "x"))
+        restore(own_stack, postgres_server, backup)
+        start(own_stack)
+        product.wait_for(delivered=2)
+        assert product.capture()["state"] == "streaming"
+        assert {event["doc_id"] for event in product.events()} == {"1", "2"}
+        # Now it is told of something, if only of what no trigger asks for, and the backup is older.
+        backup = back_up(own_stack, postgres_server)
+        start(own_stack)
+        told = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = %s"
+        ((before,),) = postgres18_server.execute(told, [subject.database])
+        subject.create("unwatched")
+        subject.insert("unwatched", (1, "x"))
+        wait_until(
+            lambda: postgres18_server.execute(told, [subject.database]) != [(before,)],
+            30,
+            "the server is not told",
+        )
+        own_stack.stop_all()
+        restore(own_stack, postgres_server, backup)
+        start(own_stack)
+        capture = wait_until(lambda: blocked(product), 30, "it goes on as if nothing were")
+        assert "changes committed after" in capture["error"]
+        product.disable()
+        wait_until(
+            lambda: not own_stack.execute("SELECT 1 FROM eventing_retiredsource"), 30, "it stays"
+        )
+    subject.close()
+
+
 def test_a_backup_older_than_the_first_capture_is_not_taken_for_a_new_beginning(
     own_stack: Stack,
     postgres_server: PostgresServer | ExternalPostgres,
