@@ -43,6 +43,11 @@ _TEST_SPARE_SECONDS: Final = 15.0
 _SOON_MS: Final = 60_000
 _MOST_RETRIES: Final = 10_000
 
+# How long something is told of that keeps this process from its work, after it was last so.
+_TOLD_SECONDS: Final = 15.0
+_SHORT_OF_MEMORY: Final = "short of memory: some events are sent later"
+_LOG_REFUSES: Final = "an Eventing DB cannot be read or written: some events are sent later"
+
 _ASKS_TO_WAIT: Final = frozenset({429, 503})
 
 logger = structlog.get_logger(__name__)
@@ -118,6 +123,8 @@ class Dispatcher:
         self._give_up = threading.Event()
         self._recording = 0
         self._recorded = 0
+        # What was in the way, and when that was last so.
+        self._hindered: tuple[str, float] = "", 0.0
         self._claimer = threading.Thread(target=self._claim_loop, name="claims", daemon=True)
         self._recorder = threading.Thread(target=self._record_loop, name="records", daemon=True)
         self._pacer = threading.Thread(target=self._pace_loop, name="paces", daemon=True)
@@ -185,6 +192,17 @@ class Dispatcher:
                 recorded=self._recorded,
             )
 
+    @property
+    def hindrance(self) -> str:
+        """What keeps this dispatcher from some of its work; empty if nothing lately did."""
+        hindrance, at = self._hindered
+        return hindrance if time.monotonic() - at < _TOLD_SECONDS else ""
+
+    def _note_hindrance(self, error: Exception) -> None:
+        is_of_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+        hindrance = _SHORT_OF_MEMORY if is_of_memory else _LOG_REFUSES
+        self._hindered = hindrance, time.monotonic()
+
     # Claim: on the claiming thread
 
     def _ask_for_claims(self, lane: Lane) -> None:
@@ -211,9 +229,11 @@ class Dispatcher:
                     pause = _FIRST_PAUSE_SECONDS
                     continue
                 except (LogUnavailable, MemoryError) as error:
+                    self._note_hindrance(error)
                     told = str(error) or "short of memory"
                     logger.warning("events cannot be claimed; trying again", error=told)
-                except Exception:
+                except Exception as error:
+                    self._note_hindrance(error)
                     logger.exception("events could not be claimed; trying again")
                 self._stopping.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -393,7 +413,8 @@ class Dispatcher:
         except (ValueError, TypeError, AttributeError) as error:
             self._settle(lane, endpoint, claims, _impossible(endpoint, error))
             return False
-        except MemoryError:
+        except MemoryError as error:
+            self._note_hindrance(error)
             logger.warning("short of memory: events go back", trigger=endpoint.trigger)
             self._settle(lane, endpoint, claims, _short_of_memory(endpoint))
             return False
@@ -408,6 +429,8 @@ class Dispatcher:
         """Hand what came of these claims to the recorder."""
         if exchange.error_kind == "stopped":
             # Nobody's failure: the events go back as if this attempt had not been made.
+            if not self._stopping.is_set():
+                self._hindered = _SHORT_OF_MEMORY, time.monotonic()
             self._to_release.extend(claims)
         else:
             for claim in claims:
@@ -435,10 +458,12 @@ class Dispatcher:
                     self._record_some()
                     pause = _FIRST_PAUSE_SECONDS
                 except LogUnavailable as error:
+                    self._note_hindrance(error)
                     logger.warning("outcomes cannot be recorded; trying again", error=str(error))
                     self._give_up.wait(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-                except Exception:
+                except Exception as error:
+                    self._note_hindrance(error)
                     logger.exception("outcomes could not be recorded; their events are sent again")
             if is_last or self._give_up.is_set():
                 return

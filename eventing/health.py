@@ -1,5 +1,6 @@
 """Which processes are alive, and whether the installation can do its work."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from django.db.models.functions import Now
 
 from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.enqueueing import connection_errors, waiting_messages
-from eventing.models import Breaker, Database, Heartbeat, Project
+from eventing.models import Breaker, CaptureLease, Database, Heartbeat, Project
 
 PROCESSES: Final = ("capture", "worker", "beat")
 HEARTBEAT_SECONDS: Final = 5.0
@@ -27,17 +28,23 @@ class NewerTables(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProcessHealth:
-    """One process: `process` is capture, worker or beat, `name` tells several of them apart."""
+    """One process: `process` is capture, worker or beat, `name` tells several of them apart.
+
+    `hindrance` is what keeps it from some of its work; empty if nothing does.
+    """
 
     process: str
     name: str
     seen_at: datetime
     alive: bool
+    hindrance: str = ""
 
 
-def beat(process: str, name: str) -> None:
+def beat(process: str, name: str, hindrance: str = "") -> None:
     """Note that a process is alive; called every `HEARTBEAT_SECONDS`."""
-    Heartbeat.objects.update_or_create(process=process, name=name, defaults={"seen_at": Now()})
+    Heartbeat.objects.update_or_create(
+        process=process, name=name, defaults={"seen_at": Now(), "hindrance": hindrance}
+    )
 
 
 def sign_off(process: str, name: str) -> None:
@@ -58,9 +65,10 @@ def process_health() -> list[ProcessHealth]:
     for row in rows:
         silence = (row.now - row.seen_at).total_seconds()
         if silence < 86_400:
-            found.append(
-                ProcessHealth(row.process, row.name, row.seen_at, silence < _SILENCE_SECONDS)
-            )
+            alive = silence < _SILENCE_SECONDS
+            # What a process said that has gone is over with it.
+            hindrance = row.hindrance if alive else ""
+            found.append(ProcessHealth(row.process, row.name, row.seen_at, alive, hindrance))
     return found
 
 
@@ -109,6 +117,32 @@ def readiness() -> list[str]:
     if not broker_answers():
         reasons.append("the broker (REDIS_URL) does not answer")
     return reasons
+
+
+def degradations() -> list[str]:
+    """What the installation does not do though it is ready: in sums, which name nobody.
+
+    It is no reason to keep requests from web, where people look what it is.
+    """
+    found = []
+    try:
+        waiting = CaptureLease.objects.filter(
+            database__project__eventing_enabled=True, state__in=("blocked", "retrying")
+        )
+        states = Counter(waiting.values_list("state", flat=True))
+        found += [
+            f"{states[state]} {'database is' if states[state] == 1 else 'databases are'} {state}"
+            for state in ("blocked", "retrying")
+            if states[state]
+        ]
+        hindered = Counter(each.hindrance for each in process_health() if each.hindrance)
+        found += [
+            f"{count} {'process' if count == 1 else 'processes'}: {hindrance}"
+            for hindrance, count in sorted(hindered.items())
+        ]
+    except Error:
+        found.append("the control database (DATABASE_URL) does not answer")
+    return found
 
 
 def broker_answers() -> bool:

@@ -55,10 +55,15 @@ class _Metrics:
         seen = _gauge("process_silence_seconds", "Since each was last seen.", "process", "name")
         for kind in PROCESSES:
             alive.add_metric([kind], sum(each.alive for each in health if each.process == kind))
+        hindered = _gauge("hindered_processes", "Kept from some of their work.", "process")
+        for kind in PROCESSES:
+            of_kind = [each for each in health if each.process == kind]
+            hindered.add_metric([kind], sum(bool(each.hindrance) for each in of_kind))
         for each in health:
             silence = (datetime.now(UTC) - each.seen_at).total_seconds()
             seen.add_metric([each.process, each.name], max(0.0, silence))
         yield alive
+        yield hindered
         yield seen
         messages = waiting_messages()
         broker = _gauge("broker_up", "Whether the broker answers.")

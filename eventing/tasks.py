@@ -1,5 +1,6 @@
 """The Celery tasks, a few lines each: what they do is in delivery and sweep."""
 
+import atexit
 import gc
 import os
 import secrets
@@ -7,10 +8,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
 from celery import shared_task
+from celery.beat import Service
 from celery.concurrency.thread import TaskPool
 from celery.signals import beat_init, worker_init, worker_ready, worker_shutdown
 from celery.worker.consumer import Consumer
@@ -33,8 +36,50 @@ STOP_SECONDS = 4.0
 # What is asked for once a second is not done much more often when its messages have piled up. They
 # have no time to expire: that would compare the clocks of two machines.
 _LEAST_SECONDS = 0.5
+_SIGN_OFF_SECONDS = 1.0
 
 logger = structlog.get_logger(__name__)
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class _Pulse:
+    """Says every few seconds that this process lives, and what hinders it, until it ends.
+
+    `is_at_work`: a process that is not, though it lives, is not said to.
+    """
+
+    def __init__(
+        self, process: str, hindrance: Callable[[], str], is_at_work: Callable[[], bool]
+    ) -> None:
+        self._process = process
+        self._name = _process_name()
+        self._hindrance = hindrance
+        self._is_at_work = is_at_work
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sign off, if the control database takes that in time."""
+        self._stopped.set()
+        self._thread.join(_SIGN_OFF_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                close_old_connections()
+                if self._is_at_work():
+                    health.beat(self._process, self._name, self._hindrance())
+                if self._stopped.wait(health.HEARTBEAT_SECONDS):
+                    health.sign_off(self._process, self._name)
+                    return
+            except Exception:
+                logger.exception("the heartbeat could not be written")
+                if self._stopped.wait(health.HEARTBEAT_SECONDS):
+                    return
 
 
 class _Worker:
@@ -44,8 +89,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._destination: WebhookDestination | None = None
         self._dispatchers: dict[int, Dispatcher] = {}
-        self._stopped = threading.Event()
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = _process_name()
         # Containers on two machines may agree in both, and must not share what each is allotted.
         self._place = f"{self.name}/{secrets.token_hex(4)}"
 
@@ -67,17 +111,13 @@ class _Worker:
                 )
             return self._dispatchers[log_number]
 
-    def beat(self) -> None:
-        """Say every few seconds that this process lives, until it stops."""
-        while not self._stopped.wait(health.HEARTBEAT_SECONDS):
-            try:
-                close_old_connections()
-                health.beat("worker", self.name)
-            except Exception:
-                logger.exception("the heartbeat could not be written")
+    def hindrance(self) -> str:
+        """What keeps this process from some of its work; empty if nothing does."""
+        return next(
+            filter(None, (each.hindrance for each in self._dispatchers.copy().values())), ""
+        )
 
     def stop(self) -> None:
-        self._stopped.set()
         stopping = [
             threading.Thread(target=dispatcher.stop, args=[STOP_SECONDS])
             for dispatcher in self._dispatchers.values()
@@ -118,16 +158,30 @@ def _refuse_newer_tables(**_: object) -> None:
         sys.exit(f"mission_control: {error}")
 
 
+@beat_init.connect
+def _show_that_beat_lives(sender: Service, **_: object) -> None:
+    """Several of them are several, and one that hangs is none."""
+    asked = sender.scheduler.schedule["sweep"].total_run_count
+
+    def has_asked() -> bool:
+        nonlocal asked
+        before, asked = asked, sender.scheduler.schedule["sweep"].total_run_count
+        return bool(asked > before)
+
+    # It ends by an exception, and has no signal for that.
+    atexit.register(_Pulse("beat", str, has_asked).stop)
+
+
 @worker_ready.connect
 def _start(sender: Consumer, **_: object) -> None:
     _start_threads(sender.pool)
-    health.beat("worker", _worker.name)
+    pulse = _Pulse("worker", _worker.hindrance, lambda: True)
+    worker_shutdown.connect(lambda **_: pulse.stop(), weak=False)
     # What is there now stays, and looking through all of it takes a tenth of a second.
     gc.collect()
     gc.freeze()
     # Connections are opened now, lest the first event wait for them.
     _worker.dispatcher(BUILTIN)
-    threading.Thread(target=_worker.beat, name="heartbeat", daemon=True).start()
 
 
 def _start_threads(pool: TaskPool) -> None:
@@ -173,7 +227,7 @@ def deliver(
 
 @shared_task(name="eventing.tasks.sweep")
 def sweep() -> None:
-    """Enqueue what is due; called every second, which also shows that beat lives.
+    """Enqueue what is due; called every second.
 
     Every other log is swept by a task of its own, so that one that hangs keeps none waiting.
     """
@@ -185,8 +239,6 @@ def sweep() -> None:
     for redelivery_id in redeliveries.waiting():
         redeliver.apply_async(args=[redelivery_id], queue="upkeep")
     sweep_patiently(BUILTIN)
-    if int(time.time()) % int(health.HEARTBEAT_SECONDS) == 0:
-        health.beat("beat", "beat")
 
 
 @shared_task(name="eventing.tasks.sweep_external")

@@ -109,7 +109,8 @@ class Product:
         )
 
     def metric(self, name: str) -> float | None:
-        """A metric of the whole installation, None if it is not told."""
+        """A metric of the whole installation, with its labels if it has any; None if it is not
+        told."""
         request = urllib.request.Request(f"{self.stack.url}/metrics")
         request.add_header("Authorization", f"Bearer {self.token}")
         with urllib.request.urlopen(request, timeout=10) as response:

@@ -69,6 +69,7 @@ class Stack:
         for name, variables in (environments or {}).items():
             given = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
             commands[name] = f"export {given}; {commands[name]}"
+        self._names = list(commands)
         self._processes = Processes(commands, self.environment, folder)
 
     def start_all(self) -> None:
@@ -107,6 +108,16 @@ class Stack:
 
         return wait_until(answer, 10, "/readyz stays 200")
 
+    def readiness(self) -> tuple[int, str]:
+        """How `/readyz` answers: the status and the text; 0 if it does not."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return 0, ""
+
     def start(self, name: str) -> None:
         self._processes.start(name)
 
@@ -134,8 +145,8 @@ class Stack:
 
     def everything_written(self) -> str:
         """Whatever the processes have written, from the beginning."""
-        logs = [self._processes.log(name) for name in procfile()]
-        return "\n".join(log.read_text(errors="replace") for log in logs)
+        logs = [self._processes.log(name) for name in self._names]
+        return "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
 
     def manage(
         self, *arguments: str, input: str | None = None, must_succeed: bool = True

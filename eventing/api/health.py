@@ -13,7 +13,7 @@ from rest_framework.exceptions import AuthenticationFailed
 
 from eventing.access import TooManyRequests
 from eventing.api.authentication import actor_of_header
-from eventing.health import readiness
+from eventing.health import degradations, readiness
 from eventing.metrics import metrics_text
 
 
@@ -27,10 +27,16 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @never_cache
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 if database, migrations and broker are fine, else 503 with the reasons."""
+    """200 if database, migrations and broker are fine, else 503 with the reasons.
+
+    What else is not as it should be is said, and 200 all the same: web shows it to people.
+    """
     reasons = readiness()
     if reasons:
         return JsonResponse({"status": "not ready", "reasons": reasons}, status=503)
+    degraded = degradations()
+    if degraded:
+        return JsonResponse({"status": "degraded", "reasons": degraded})
     return JsonResponse({"status": "ok"})
 
 

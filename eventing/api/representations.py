@@ -311,6 +311,7 @@ def health_shown(health: Health) -> dict[str, Any]:
                 "name": each.name,
                 "seen_at": _moment(each.seen_at),
                 "alive": each.alive,
+                "hindrance": each.hindrance,
             }
             for each in health.processes
         ],

@@ -564,6 +564,7 @@ class Process(serializers.Serializer[object]):
     name = _Text(help_text="Tells several of them apart.")
     seen_at = _Moment()
     alive = _Flag(help_text="Whether it was seen within 20 s.")
+    hindrance = _Text(help_text="What keeps it from some of its work; empty if nothing does.")
 
 
 class SourceHealth(serializers.Serializer[object]):

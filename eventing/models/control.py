@@ -405,11 +405,12 @@ class CaptureLease(models.Model):
 
 
 class Heartbeat(models.Model):
-    """When each process of the installation was last seen."""
+    """When each process of the installation was last seen, and what kept it from its work then."""
 
     process = models.CharField(max_length=7)
     name = models.CharField(max_length=200)
     seen_at = models.DateTimeField(db_default=Now())
+    hindrance = models.CharField(max_length=200, db_default="")
 
     class Meta:
         constraints = [

@@ -16,6 +16,7 @@ import psycopg2
 import pytest
 
 from demo.servers import RedisServer, execute
+from tests.chaos.storm import family, freeze, thaw
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.servers import ExternalPostgres, PostgresServer, drop_database
@@ -309,3 +310,26 @@ def test_another_machine_takes_a_database_over_in_time(
 def has_two_captures(machines: Stack) -> bool:
     seen = "process = 'capture' AND seen_at > now() - interval '5.5 seconds'"
     return machines.execute(f"SELECT count(*) FROM eventing_heartbeat WHERE {seen}") == [(2,)]
+
+
+def test_each_beat_is_counted_and_one_that_stands_still_is_none(
+    machines: Stack, source_database: str
+) -> None:
+    product = Product(machines, "beats", source_database)
+
+    def beats() -> float | None:
+        return product.metric('processes{process="beat"}')
+
+    for name in ("beat", "beat-2"):
+        if not machines.is_running(name):
+            machines.start(name)
+    wait_until(lambda: beats() == 2, 30, "two beats are not two")
+    # It signs off.
+    assert machines.stop("beat-2") == []
+    wait_until(lambda: beats() == 1, 10, "it is still counted")
+    still = family(machines.pid("beat"))
+    freeze(still)
+    wait_until(lambda: beats() == 0, 40, "one that stands still is counted")
+    thaw(still)
+    wait_until(lambda: beats() == 1, 30, "it is not counted any more")
+    machines.start("beat-2")

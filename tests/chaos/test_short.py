@@ -1,5 +1,7 @@
 """What a worker does that is short of memory, or stood still for longer than its claims last."""
 
+import json
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 
@@ -50,13 +52,32 @@ def test_a_worker_with_64_mb_left_says_so_and_loses_nothing_of_its_backlog(
     limit_memory(worker, LEFT_BYTES)
     product.apply(trigger)
     wait_until(lambda: stack.everything_written().count("emory") > said, 60, "64 MB are enough")
+    wait_until(lambda: is_shown_to_be_short(stack, product), 30, "nobody could see it")
     lift_limit(worker)
     product.wait_for(120, delivered=40)
+    wait_until(lambda: stack.readiness() == (200, '{"status": "ok"}'), 60, "it is still shown")
+    assert product.metric('hindered_processes{process="worker"}') == 0
     assert {request.id for request in receiver.received("/all")} == {
         event["id"] for event in product.events()
     }
     stack.start("worker-2")
     product.disable()
+
+
+def is_shown_to_be_short(stack: Stack, product: Product) -> bool:
+    """To monitoring with a token and without, and to people."""
+    status, text = stack.readiness()
+    request = urllib.request.Request(f"{stack.url}/api/v1/health/")
+    request.add_header("Authorization", f"Bearer {product.token}")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        processes = json.load(answer)["processes"]
+    hindrances = [each["hindrance"] for each in processes if each["process"] == "worker"]
+    return (
+        (status, json.loads(text)["status"]) == (200, "degraded")
+        and "short of memory" in text
+        and product.metric('hindered_processes{process="worker"}') == 1
+        and any("short of memory" in each for each in hindrances)
+    )
 
 
 def test_a_worker_for_which_one_event_is_too_much_sends_it_once_it_has_room(

@@ -1,6 +1,7 @@
 """The API's description: OpenAPI, the page that shows it, the reference, and health endpoints."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import yaml
 from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventing.breakers import Breakers
+from eventing.health import beat
 from eventing.logs.postgres import PostgresEventLog
+from eventing.models import CaptureLease, Heartbeat
 from tests.factories import make_outcome
 from tests.ports import free_port
 from tests.receiver import Receiver
@@ -151,6 +155,23 @@ def test_readyz_says_that_the_broker_is_away(
     answer = Client().get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["reasons"] == ["the broker (REDIS_URL) does not answer"]
+
+
+def test_readyz_says_what_stands_still_and_names_nobody(shop: Shop) -> None:
+    CaptureLease.objects.create(database=shop.database, state="retrying", error="it is away")
+    beat("worker", "host-1:4711", "short of memory")
+    answer = Client().get("/readyz")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "degraded", "reasons": ["1 database is retrying", "1 process: short of memory"]},
+    )
+    shown = shop.viewer.get("health/").json
+    assert [each["hindrance"] for each in shown["processes"]] == ["short of memory"]
+    # What one said that has gone since is over with it.
+    Heartbeat.objects.update(seen_at=timezone.now() - timedelta(minutes=1))
+    assert Client().get("/readyz").json()["reasons"] == ["1 database is retrying"]
+    CaptureLease.objects.update(state="streaming")
+    assert Client().get("/readyz").json() == {"status": "ok"}
 
 
 def test_metrics_name_nobody_without_a_token(shop: Shop) -> None:
