@@ -444,7 +444,11 @@ def _check_webhook_url(reader: _Reader, url: object) -> None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        reader.refuse("url", url, allowed)
+        if "@" in url:
+            # It may be a password that makes it unreadable.
+            reader.reject("url", "an address that cannot be read", allowed)
+        else:
+            reader.refuse("url", url, allowed)
         return
     if parts.username or parts.password:
         reader.reject(
