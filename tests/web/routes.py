@@ -5,7 +5,7 @@ The table is what tests go by that must not miss an address: of roles, of secret
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -256,6 +256,18 @@ def routes(patterns: list[Any] | None = None, before: str = "") -> Iterator[str]
             yield route
 
 
+def address(route: str, examples: Mapping[str, str]) -> str:
+    """The path of `route` with these examples of what may stand in it."""
+    if route.startswith("^"):
+        return "/api/v1/nothing/"
+
+    def example(found: re.Match[str]) -> str:
+        assert found[1] in examples, f"say what <{found[1]}> is in {route}"
+        return examples[found[1]]
+
+    return "/" + re.sub(r"<\w+:(\w+)>", example, route)
+
+
 @dataclass(frozen=True)
 class World:
     """A project with one of everything, another one, and callers of every kind."""
@@ -268,15 +280,7 @@ class World:
 
     def path(self, route: str, project: str = "shop") -> str:
         """The address of `route` for the objects of `shop`, asked for within `project`."""
-        if route.startswith("^"):
-            return "/api/v1/nothing/"
-        examples = {**self.examples, "project": project}
-
-        def example(found: re.Match[str]) -> str:
-            assert found[1] in examples, f"say in `world` what <{found[1]}> is in {route}"
-            return examples[found[1]]
-
-        return "/" + re.sub(r"<\w+:(\w+)>", example, route)
+        return address(route, {**self.examples, "project": project})
 
     def deliver_again(self) -> None:
         """The event is finished, whatever was done to it."""
