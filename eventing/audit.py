@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 
 from eventing.access import Actor
+from eventing.changes import MISSION_CONTROL
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
 from eventing.logs.base import InvalidCursor
@@ -108,6 +109,8 @@ def database_facts(definition: DatabaseDefinition) -> Facts:
     place: str | Masked = f"{address.scheme}://{address.place}"
     if "@" in address.place:
         place = Masked(address.place)
+    if definition.type == MISSION_CONTROL:
+        place = ""
     return {
         "alias": definition.alias,
         "type": definition.type,

@@ -14,8 +14,15 @@ from eventing.ids import committed_at_ms_in
 Operation = Literal["insert", "update", "delete"]
 OPERATIONS: Final[tuple[Operation, ...]] = ("insert", "update", "delete")
 
-DatabaseType = Literal["postgres", "mysql", "mongodb"]
-DATABASE_TYPES: Final[tuple[DatabaseType, ...]] = ("postgres", "mysql", "mongodb")
+DatabaseType = Literal["postgres", "mysql", "mongodb", "mission-control"]
+DATABASE_TYPES: Final[tuple[DatabaseType, ...]] = (
+    "postgres",
+    "mysql",
+    "mongodb",
+    "mission-control",
+)
+# The type without an address: what changes there is a project's own troubles.
+MISSION_CONTROL: Final = "mission-control"
 
 EVENT_TYPES: Final[Mapping[Operation, str]] = {
     "insert": "DB_INSERT",
@@ -26,6 +33,7 @@ SOURCE_NAMES: Final[Mapping[DatabaseType, str]] = {
     "postgres": "sql-postgres",
     "mysql": "sql-mysql",
     "mongodb": "mongodb",
+    "mission-control": "mission-control",
 }
 # Their tables lie in schemas, and are named with them: `schema.table`.
 TYPES_WITH_SCHEMAS: Final[frozenset[str]] = frozenset({"postgres"})

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from eventing.access import Actor
+from eventing.changes import MISSION_CONTROL
 from eventing.connection_strings import SCHEMES
 from eventing.definitions import (
     DEFAULT_SETTINGS,
@@ -165,7 +166,7 @@ def _stored_secrets(project: Project) -> dict[tuple[str, ...], _Secret]:
         for name, value in trigger_definition_of(trigger).headers.items():
             secret = _Secret(references[name], value, written.get(name, ""))
             secrets[trigger.name, name] = secret
-    for database in project.databases.all():
+    for database in project.databases.exclude(type=MISSION_CONTROL):
         reference = _database_mapping(project, database)["url"]
         is_whole = references_in(reference) == [reference[2:-1]]
         url = readable(database, "url")
@@ -524,8 +525,10 @@ def settings_mapping(settings: SettingsDefinition) -> dict[str, Any]:
 
 
 def _database_mapping(project: Project, database: Database) -> dict[str, Any]:
-    reference = database.url_reference or _reference(project.name, database.alias, "URL")
-    mapping: dict[str, Any] = {"alias": database.alias, "type": database.type, "url": reference}
+    mapping: dict[str, Any] = {"alias": database.alias, "type": database.type}
+    if database.type != MISSION_CONTROL:
+        reference = database.url_reference or _reference(project.name, database.alias, "URL")
+        mapping["url"] = reference
     if database.schemas:
         mapping["schemas"] = list(database.schemas)
     return mapping

@@ -1,7 +1,8 @@
 """Connection strings of sources taken apart and put together; never shown as a whole.
 
 Every kind of database writes them as `scheme://user:password@host:port/database?options`; MongoDB
-also with several hosts, or one that only DNS knows (`mongodb+srv`).
+also with several hosts, or one that only DNS knows (`mongodb+srv`). Mission Control itself, as the
+source of a project's troubles, has none: its connection string is empty.
 """
 
 from collections.abc import Mapping
@@ -15,22 +16,26 @@ SCHEMES: Final[Mapping[DatabaseType, tuple[str, ...]]] = {
     "postgres": ("postgresql", "postgres"),
     "mysql": ("mysql", "mariadb"),
     "mongodb": ("mongodb", "mongodb+srv"),
+    "mission-control": (),
 }
 DEFAULT_PORTS: Final[Mapping[DatabaseType, str]] = {
     "postgres": "5432",
     "mysql": "3306",
     "mongodb": "27017",
+    "mission-control": "",
 }
 # The option that says how the connection is encrypted, and the words it takes.
 TLS_OPTIONS: Final[Mapping[DatabaseType, str]] = {
     "postgres": "sslmode",
     "mysql": "ssl-mode",
     "mongodb": "tls",
+    "mission-control": "",
 }
 TLS_MODES: Final[Mapping[DatabaseType, tuple[str, ...]]] = {
     "postgres": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "mysql": ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"),
     "mongodb": ("true", "false"),
+    "mission-control": (),
 }
 # What libpq may be told. Not among them: files it would read passwords and further options from
 # (passfile, service, servicefile), files it would write (sslkeylogfile), libraries and sign-ins of
@@ -105,6 +110,8 @@ class ConnectionString:
     @property
     def url(self) -> str:
         """The connection string; `${NAME}` in it stays a reference."""
+        if self._is_nowhere:
+            return ""
         sign_in = quote(self.user, safe="${}")
         if self.password:
             sign_in += ":" + quote(self.password, safe="${}")
@@ -116,7 +123,12 @@ class ConnectionString:
 
     @property
     def place(self) -> str:
-        """Where the database is, without who signs in there: `host:port/database`."""
+        """Where the database is, without who signs in there: `host:port/database`.
+
+        Empty for a type that has no address.
+        """
+        if self._is_nowhere:
+            return ""
         return f"{self._authority or 'local socket'}/{self.database}"
 
     @property
@@ -135,6 +147,8 @@ class ConnectionString:
     @property
     def local_parts(self) -> tuple[str, ...]:
         """What of this means the machine that connects: its files, its sockets, its identity."""
+        if self._is_nowhere:
+            return ()
         found = []
         for name, value in self.options:
             option = name.lower()
@@ -149,6 +163,11 @@ class ConnectionString:
         ):
             found.append("a local socket")
         return tuple(found)
+
+    @property
+    def _is_nowhere(self) -> bool:
+        """Whether databases of this type have no address."""
+        return not SCHEMES[self.type]
 
     @property
     def _hosts(self) -> list[str]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from eventing.changes import (
     DATABASE_TYPES,
+    MISSION_CONTROL,
     OPERATIONS,
     TYPES_WITH_SCHEMAS,
     DatabaseType,
@@ -80,7 +81,10 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDefinition:
-    """A source as a person describes it. `url` is resolved, `url_reference` as it was written."""
+    """A source as a person describes it. `url` is resolved, `url_reference` as it was written.
+
+    Of type `mission-control` it has no `url`.
+    """
 
     alias: str
     type: DatabaseType
@@ -354,7 +358,11 @@ def parse_database(
         reader.reject("url", "what was given", "text")
         written = ""
     url = reader.resolved("url", written)
-    if not reader.problems:
+    if kind == MISSION_CONTROL:
+        if written:
+            allowed = "nothing: Mission Control itself is the source, and has no address"
+            reader.reject("url", "what was given", allowed)
+    elif not reader.problems:
         _check_database_url(reader, kind, url)
     schemas: tuple[str, ...] | None = None
     if reader.has("schemas"):

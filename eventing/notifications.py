@@ -35,6 +35,7 @@ from eventing.destinations.announcement import (
 from eventing.models import Notice, Notification, Project, Trouble
 from eventing.models.fields import problem_of, readable
 from eventing.problems import InvalidInput, Problem
+from eventing.projects import configuration_held
 from eventing.troubles import Look, What
 
 _BEGUN: Final[Mapping[TroubleKind, str]] = {
@@ -181,7 +182,7 @@ def _sent(notification: Notification, title: str, text: str) -> str | None:
 def watch() -> None:
     """Look for troubles, note them, and write down what is to be told of them."""
     found = troubles.look()
-    with transaction.atomic():
+    with configuration_held():
         noted = troubles.note(found)
         _write_notices(found, noted)
 

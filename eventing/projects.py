@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from eventing import audit
 from eventing.access import Actor
 from eventing.audit import database_facts, settings_facts, trigger_facts
+from eventing.changes import MISSION_CONTROL
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
     BUILTIN_NAME,
@@ -238,7 +239,7 @@ def save_database(
             existing.source_name = ""
         database.alias = definition.alias
         database.type = definition.type
-        if definition.url:
+        if definition.url or definition.type == MISSION_CONTROL:
             database.url = definition.url
         database.url_reference = definition.url_reference
         database.schemas = list(definition.schemas) if definition.schemas else None

@@ -10,7 +10,15 @@ from typing import Final
 import orjson
 from django.conf import settings
 
-from eventing.changes import OPERATIONS, SOURCE_NAMES, Change, DatabaseType, Exchange, Origin
+from eventing.changes import (
+    MISSION_CONTROL,
+    OPERATIONS,
+    SOURCE_NAMES,
+    Change,
+    DatabaseType,
+    Exchange,
+    Origin,
+)
 from eventing.cloudevents import EventBuilder
 from eventing.definitions import TriggerDefinition
 from eventing.delivery import test_request
@@ -20,6 +28,7 @@ from eventing.endpoints import endpoint_of
 from eventing.matching import Matcher, Rule
 from eventing.models import Database, Installation, Project, Trigger
 from eventing.projects import draft_of
+from eventing.sources import troubles
 from eventing.sources.base import Sample
 
 # A page waits for it.
@@ -55,7 +64,8 @@ def _first_database(trigger: Trigger) -> Database | None:
 
 
 def _sent(trigger: Trigger, database: Database | None) -> Trial:
-    payload = _payload(trigger, database, _made_up(trigger))
+    is_own = database is not None and database.type == MISSION_CONTROL
+    payload = _payload(trigger, database, troubles.example() if is_own else _made_up(trigger))
     guard = AddressGuard(settings.WEBHOOK_ALLOWED_NETWORKS)
     return Trial(payload, test_request(endpoint_of(trigger), payload, guard))
 

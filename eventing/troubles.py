@@ -1,7 +1,8 @@
 """What goes wrong with a project's databases and triggers: noticed, kept while it lasts, and ended.
 
 Nothing here tells anybody. A trouble that goes away and is back within a minute is the same one, so
-that something which comes and goes is told of once.
+that something which comes and goes is told of once. Beginnings and ends get numbers, in the order
+in which they are committed: `eventing.sources.troubles` reads them as changes for triggers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,23 +10,35 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from django.db import transaction
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import Exists, F, Max, OuterRef, Q
+from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
 from eventing.capture_status import CaptureStatus, capture_statuses
+from eventing.changes import MISSION_CONTROL
 from eventing.definitions import TroubleKind
 from eventing.eventing_dbs import all_logs
 from eventing.logs.base import LogUnavailable
-from eventing.models import Breaker, Database, Project, Trigger, Trouble
+from eventing.matching import watches
+from eventing.models import (
+    Breaker,
+    Database,
+    Project,
+    Trigger,
+    Trouble,
+    TroubleNumber,
+    TroubleReader,
+)
+from eventing.projects import configuration_held
 from eventing.quantities import duration, size
+from eventing.sources.troubles import TABLE
 
 # A lag that nobody has set a limit for is trouble from here on.
 LAG_SECONDS: Final = 300
 FAILING_MINUTES: Final = 10
 _GONE_SECONDS: Final = 60
 _KEPT_DAYS: Final = 90
+_OF_TRIGGERS: Final[frozenset[TroubleKind]] = frozenset({"breaker_open", "trigger_failing"})
 
 
 class What(NamedTuple):
@@ -139,7 +152,8 @@ class Noted:
 def note(found: Look) -> Noted:
     """Keep what has been seen: begin what is new, end what has been away for a minute.
 
-    To be called within a transaction; others that note wait for its end.
+    To be called while the configuration is held: others that note wait for the end of that, so that
+    numbers are committed in their order.
     """
     Trouble.objects.bulk_create(
         [
@@ -165,12 +179,55 @@ def note(found: Look) -> Noted:
     ended = list(of_gone.filter(away))
     Trouble.objects.filter(pk__in=[each.pk for each in ended]).update(ended_at=Now())
     over = {each.pk for each in ended}
-    return Noted([each for each in open_ones if each.pk not in over], ended)
+    noted = Noted([each for each in open_ones if each.pk not in over], ended)
+    _number(noted)
+    return noted
 
 
 def _lasts(trouble: Trouble, found: Look) -> bool:
     what = What(trouble.kind, trouble.object_id)  # type: ignore[arg-type]
     return what in found.seen or what.kind in found.unknown
+
+
+def _number(noted: Noted) -> None:
+    """Give what triggers are to see its number, which nothing gets a second time."""
+    ended = [each for each in noted.ended if each.begun_as is not None]
+    fresh = [each for each in noted.lasting if each.begun_as is None]
+    listeners = _listeners_among(fresh)
+    begun = [
+        each for each in fresh if each.kind not in _OF_TRIGGERS or each.object_id not in listeners
+    ]
+    if not ended and not begun:
+        return
+    number = TroubleNumber.objects.values_list("latest", flat=True).first() or 0
+    for trouble in ended:
+        number += 1
+        trouble.ended_as = number
+    for trouble in begun:
+        number += 1
+        trouble.begun_as = number
+    Trouble.objects.bulk_update([*ended, *begun], ["begun_as", "ended_as"])
+    TroubleNumber.objects.update_or_create(pk=1, defaults={"latest": number})
+
+
+def _listeners_among(troubled: Sequence[Trouble]) -> set[int]:
+    """Ids of troubled triggers that watch troubles themselves.
+
+    What befalls those is no change: an event that its endpoint does not take would be a trouble,
+    and that an event, without end. Two such triggers could keep each other at it.
+    """
+    ids = {each.object_id for each in troubled if each.kind in _OF_TRIGGERS}
+    if not ids:
+        return set()
+    triggers = Trigger.objects.filter(pk__in=ids)
+    found = triggers.prefetch_related("databases", "project__databases")
+    return {trigger.pk for trigger in found if _listens(trigger)}
+
+
+def _listens(trigger: Trigger) -> bool:
+    databases = trigger.databases.all() or trigger.project.databases.all()
+    is_there = any(database.type == MISSION_CONTROL for database in databases)
+    return is_there and watches(trigger.tables, TABLE, has_schemas=False)
 
 
 def troubles_of(project: Project) -> Sequence[Trouble]:
@@ -184,6 +241,15 @@ def lasted(trouble: Trouble, until: datetime) -> timedelta:
 
 
 def forget_old() -> None:
-    """Remove what ended long ago."""
-    with transaction.atomic():
-        Trouble.objects.filter(ended_at__lt=Now() - timedelta(days=_KEPT_DAYS)).delete()
+    """Remove what ended long ago, unless a database of its project has yet to read that."""
+    behind = TroubleReader.objects.filter(
+        project_id=OuterRef("project_id"), position__lt=OuterRef("ended_as")
+    )
+    long_ago = Trouble.objects.filter(ended_at__lt=Now() - timedelta(days=_KEPT_DAYS))
+    with configuration_held():
+        found = long_ago.exclude(Exists(behind))
+        told = found.exclude(ended_as=None).order_by()
+        for project_id, number in told.values_list("project_id").annotate(Max("ended_as")):
+            readers = TroubleReader.objects.filter(project_id=project_id)
+            readers.update(forgotten=Greatest(F("forgotten"), number))
+        found.delete()

@@ -13,7 +13,7 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from eventing.access import Actor
-from eventing.changes import DATABASE_TYPES, DatabaseType
+from eventing.changes import DATABASE_TYPES, MISSION_CONTROL, DatabaseType
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES, ConnectionString
 from eventing.definitions import (
     BUILTIN_NAME,
@@ -303,7 +303,8 @@ _FIELDS: Final = ("host", "port", "database", "user", "tls")
 
 
 def place_of(database: Database) -> str:
-    """Where a database is, without who signs in there: `host:port/database`."""
+    """Where a database is, without who signs in there: `host:port/database`; empty for what has no
+    address."""
     url = readable(database, "url")
     return ConnectionString.parse(database.type, url).place  # type: ignore[arg-type]
 
@@ -348,7 +349,9 @@ def database_definition(
         source["schemas"] = schemas
     problems: list[Problem] = []
     keep = False
-    if not source["url"]:
+    if type == MISSION_CONTROL:
+        problems = _needless_fields(post)
+    elif not source["url"]:
         source["url"], keep, problems = _address_from_fields(post, type, stored)
     if stored is None and not source["alias"]:
         source["alias"] = _alias_proposed(type, source["url"])
@@ -369,12 +372,24 @@ def database_definition(
 
 def _alias_proposed(type: DatabaseType, url: str) -> str:
     """An alias after the name of the database; none from an address that is read elsewhere."""
+    if type == MISSION_CONTROL:
+        return MISSION_CONTROL
     if references_in(url):
         return ""
     try:
         return proposed_alias(ConnectionString.parse(type, url).database)
     except ValueError:
         return ""
+
+
+def _needless_fields(post: QueryDict) -> list[Problem]:
+    """What was typed of an address where there is none; what a form begins with does not count."""
+    allowed = "nothing: Mission Control itself is the source, and has no address"
+    return [
+        Problem(name, "something", allowed)
+        for name in ("host", "database", "user", "password")
+        if post.get(name, "").strip()
+    ]
 
 
 def _address_from_fields(

@@ -1,10 +1,11 @@
 """What a trigger does and what a filter asks for, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from eventing.backoff import JITTER
+from eventing.changes import MISSION_CONTROL
 from eventing.definitions import Backoff, TriggerDefinition
 from eventing.logs.base import EventFilter
 from webui.templatetags.console import duration
@@ -24,8 +25,10 @@ def sentence_of(trigger: TriggerDefinition) -> str:
     return f"When a row is {done} in {tables} {where}, it is sent to {trigger.url}."
 
 
-def first_change_of(trigger: TriggerDefinition) -> str:
-    """What somebody may do to see an event."""
+def first_change_of(trigger: TriggerDefinition, types: Mapping[str, str]) -> str:
+    """What somebody may do to see an event; `types` are those of the project's databases."""
+    if {types.get(alias) for alias in trigger.databases or types} == {MISSION_CONTROL}:
+        return "An event comes when something goes wrong with a database or trigger, or is over."
     doing = _listed([operation.capitalize() for operation in trigger.operations], "or")
     tables = _listed(trigger.tables, "or") if trigger.tables else "any table"
     where = _listed(trigger.databases, "or") if trigger.databases else "any database"

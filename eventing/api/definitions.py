@@ -15,6 +15,7 @@ from eventing.api.representations import (
     settings_shown,
     trigger_written,
 )
+from eventing.changes import MISSION_CONTROL
 from eventing.connection_strings import SCHEMES
 from eventing.definitions import (
     DatabaseDefinition,
@@ -98,7 +99,8 @@ def database_definition(
     if written.get("schemas", ()) is None:
         del written["schemas"]
     url = written.get("url")
-    if stored is not None and url == masked_address(stored.url):
+    has_address = stored is not None and stored.type != MISSION_CONTROL
+    if stored is not None and has_address and url == masked_address(stored.url):
         return _with_stored_address(written, stored)
     if isinstance(url, str) and MASK in url:
         problem = Problem("url", "an address with a masked password", "the whole address")

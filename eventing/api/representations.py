@@ -15,7 +15,13 @@ import orjson
 from eventing import redeliveries
 from eventing.access import Actor
 from eventing.capture_status import CaptureStatus
-from eventing.changes import EVENT_TYPES, SOURCE_NAMES, TYPES_WITH_SCHEMAS, Finding
+from eventing.changes import (
+    EVENT_TYPES,
+    MISSION_CONTROL,
+    SOURCE_NAMES,
+    TYPES_WITH_SCHEMAS,
+    Finding,
+)
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
 from eventing.doctor import passes
@@ -76,7 +82,7 @@ def database_written(definition: DatabaseDefinition) -> dict[str, Any]:
     written: dict[str, Any] = {
         "alias": definition.alias,
         "type": definition.type,
-        "url": masked_address(definition.url),
+        "url": "" if definition.type == MISSION_CONTROL else masked_address(definition.url),
     }
     if definition.type in TYPES_WITH_SCHEMAS:
         written["schemas"] = list(definition.schemas) if definition.schemas else None

@@ -226,8 +226,9 @@ class Database(serializers.Serializer[object]):
     alias = _Text()
     type = serializers.ChoiceField(choices=DATABASE_TYPES)
     url = _Text(
+        allow_blank=True,
         help_text="The connection string; ${NAME} is read from the environment. Shown masked;"
-        " the masked text sent back keeps what is stored."
+        " the masked text sent back keeps what is stored. Empty for mission-control.",
     )
     schemas = serializers.ListField(
         child=_Text(), required=False, allow_null=True, help_text="Postgres only; null: all."

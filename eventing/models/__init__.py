@@ -19,6 +19,8 @@ from eventing.models.control import (
     RetiredSource,
     Trigger,
     Trouble,
+    TroubleNumber,
+    TroubleReader,
 )
 
 __all__ = [
@@ -40,4 +42,6 @@ __all__ = [
     "RetiredSource",
     "Trigger",
     "Trouble",
+    "TroubleNumber",
+    "TroubleReader",
 ]

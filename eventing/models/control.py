@@ -70,7 +70,7 @@ class EventingDb(models.Model):
         "Database", on_delete=models.SET_NULL, related_name="eventing_dbs", null=True
     )
     alias = models.CharField(max_length=63)
-    type = models.CharField(max_length=8, choices=_choices(DATABASE_TYPES))
+    type = models.CharField(max_length=16, choices=_choices(DATABASE_TYPES))
     url = EncryptedTextField()
     chosen_at = models.DateTimeField(db_default=Now())
     # When another one took its place; None while it is the project's.
@@ -111,7 +111,7 @@ class Database(models.Model):
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="databases")
     alias = models.CharField(max_length=63)
-    type = models.CharField(max_length=8, choices=_choices(DATABASE_TYPES))
+    type = models.CharField(max_length=16, choices=_choices(DATABASE_TYPES))
     url = EncryptedTextField()
     # What the configuration file said, `${NAME}` and all; empty when the address came as it is.
     url_reference = models.TextField(blank=True, default="")
@@ -171,7 +171,7 @@ class RetiredSource(models.Model):
     """What a database left at its server and capture has yet to take away."""
 
     database_id = models.BigIntegerField()
-    type = models.CharField(max_length=8, choices=_choices(DATABASE_TYPES))
+    type = models.CharField(max_length=16, choices=_choices(DATABASE_TYPES))
     url = EncryptedTextField()
     source_name = models.CharField(max_length=63)
     next_try_at = models.DateTimeField(db_default=Now())
@@ -322,6 +322,8 @@ class Trouble(models.Model):
 
     It names that by id and by name without a foreign key, and so outlives it. `gone_since` is when
     it was no longer seen; it has ended when it stays away. Times are the database server's.
+    `begun_as` and `ended_as` are the numbers of its beginning and its end among the changes that
+    triggers can watch; None where there is none.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="troubles")
@@ -332,6 +334,8 @@ class Trouble(models.Model):
     began_at = models.DateTimeField(db_default=Now())
     gone_since = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    begun_as = models.BigIntegerField(null=True)
+    ended_as = models.BigIntegerField(null=True)
 
     class Meta:
         ordering = ["-pk"]
@@ -342,7 +346,35 @@ class Trouble(models.Model):
                 name="one_trouble_at_a_time",
             ),
         ]
-        indexes = [models.Index(fields=["project", "-id"], name="trouble_of_project")]
+        indexes = [
+            models.Index(fields=["project", "-id"], name="trouble_of_project"),
+            models.Index(fields=["project", "begun_as"], name="trouble_begun"),
+            models.Index(fields=["project", "ended_as"], name="trouble_ended"),
+        ]
+
+
+class TroubleNumber(models.Model):
+    """The one row that says which number the latest change of any trouble got; none before it."""
+
+    latest = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(id=1), name="trouble_number_is_one_row"),
+        ]
+
+
+class TroubleReader(models.Model):
+    """How far a database of type `mission-control` has been read: what a slot is in Postgres.
+
+    Troubles behind `position` are kept; `forgotten` is the last change that is not. Without a
+    foreign key, lest an earlier version that does not know it fail to delete a project.
+    """
+
+    source_name = models.CharField(max_length=63, unique=True)
+    project_id = models.BigIntegerField()
+    position = models.BigIntegerField()
+    forgotten = models.BigIntegerField(default=0, db_default=0)
 
 
 class Notice(models.Model):

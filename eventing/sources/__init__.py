@@ -4,10 +4,12 @@ from typing import Protocol
 
 from django.apps import apps
 
+from eventing.changes import MISSION_CONTROL
 from eventing.sources.base import Source
 from eventing.sources.mongodb import MongoSource
 from eventing.sources.mysql import MySqlSource
 from eventing.sources.postgres import PostgresSource
+from eventing.sources.troubles import TroublesSource
 
 
 class Described(Protocol):
@@ -29,6 +31,9 @@ def source_of(database: Described) -> Source:
         return MongoSource(database.url, database.source_name)
     if database.type == "mysql":
         return MySqlSource(database.url, database.source_name)
+    if database.type == MISSION_CONTROL:
+        # One that was given up, or is not stored yet, belongs to no project.
+        return TroublesSource(getattr(database, "project_id", None), database.source_name)
     schemas = getattr(database, "schemas", None)
     return PostgresSource(database.url, database.source_name, schemas, _own_tables())
 

@@ -755,11 +755,15 @@ function fillString(form) {
 
 // Only what belongs to the chosen type is offered.
 function showType(form) {
+  const isOwn = !CONNECTIONS[form.type.value];
+  const address = form.querySelector("[data-address]");
+  address.hidden = address.disabled = isOwn;
+  form.schemas.closest(".field").hidden = form.type.value !== "postgres";
+  if (isOwn) return;
   for (const group of all("#id_tls optgroup", form)) {
     group.hidden = group.disabled = group.dataset.type !== form.type.value;
   }
   if (form.tls.selectedOptions[0]?.parentElement.disabled) form.tls.value = "";
-  form.schemas.closest(".field").hidden = form.type.value !== "postgres";
   form.url.placeholder = form.url.placeholder.replace(/^[a-z]+:\/\/(user:password@host):\d+/,
     `${CONNECTIONS[form.type.value].scheme}://$1:${form.querySelector("[name=type]:checked").dataset.port}`);
 }

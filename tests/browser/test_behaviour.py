@@ -753,3 +753,42 @@ def test_settings_tell_what_is_being_done_while_an_eventing_db_is_made(
     assert told.endswith("and making its tables…")
     made = "SELECT to_regclass('mission_control.event_log') IS NOT NULL"
     assert execute(source_database, made) == [(True,)]
+
+
+def test_mission_control_as_a_database_is_asked_for_no_address(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    page.goto(live_server.url + shop.path("databases/add/"))
+    hint = page.get_by_text("Mission Control itself is the source")
+    expect(hint).to_be_hidden()
+    page.get_by_label("Host").fill("db.example.com")
+    page.get_by_label("Mission Control", exact=True).check()
+    expect(hint).to_be_visible()
+    for label in ("Host", "Port", "Database", "User", "Password", "Connection string", "Schemas"):
+        expect(page.get_by_label(label, exact=True)).to_be_hidden()
+    page.get_by_label("MongoDB").check()
+    expect(page.get_by_label("Host")).to_have_value("db.example.com")
+    expect(page.get_by_label("Port")).to_have_value("27017")
+    page.get_by_label("Mission Control", exact=True).check()
+    page.get_by_role("button", name="Test connection").click()
+    expect(page.locator("#findings")).to_contain_text("Ready to be captured")
+    expect(page.get_by_label("Host")).to_be_hidden()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("The database mission-control is saved.")).to_be_visible()
+    page.get_by_role("link", name="mission-control", exact=True).click()
+    expect(page.get_by_label("Mission Control", exact=True)).to_be_checked()
+    expect(page.get_by_label("Host")).to_be_hidden()
+
+
+def test_mission_control_is_added_as_a_database_without_javascript(
+    shop: Shop, live_server: Any, browser: Browser, context: BrowserContext
+) -> None:
+    plain = browser.new_context(java_script_enabled=False)
+    plain.add_cookies(context.cookies())  # type: ignore[arg-type]
+    page = plain.new_page()
+    page.goto(live_server.url + shop.path("databases/add/"))
+    page.get_by_label("Mission Control", exact=True).check()
+    expect(page.get_by_text("Leave it empty below.")).to_be_visible()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("The database mission-control is saved.")).to_be_visible()
+    plain.close()

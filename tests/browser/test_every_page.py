@@ -20,7 +20,7 @@ from eventing import redeliveries
 from eventing.logs.base import EventFilter
 from eventing.models import ApiToken, Membership
 from tests.browser.conftest import LONG, Complaints, sign_in
-from tests.factories import actor_called
+from tests.factories import actor_called, make_database
 from tests.web.conftest import Shop
 
 WIDTHS = (360, 800, 1440)
@@ -47,6 +47,8 @@ PAGES: Mapping[str, Sequence[str]] = {
         "/projects/shop/databases/add/",
         "/projects/shop/databases/main/",
         "/projects/shop/databases/main/delete/",
+        "/projects/shop/databases/own/",
+        "/projects/shop/databases/own/delete/",
         "/projects/shop/databases/lost/start-anew/",
     ),
     "triggers": (
@@ -153,6 +155,7 @@ def faults(page: Page, widths: Sequence[int] = WIDTHS, rules: Sequence[str] = ()
 
 def _named(shop: Shop) -> dict[str, str]:
     """What stands in an address for one of the things that are there."""
+    make_database(shop.project, "", "own", type="mission-control")
     event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
     redelivery = redeliveries.start(
         shop.project, EventFilter(status="failed"), 5, by=actor_called("ada")

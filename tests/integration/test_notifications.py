@@ -265,14 +265,14 @@ def test_looking_costs_the_same_with_much_to_look_at(
     make_notification(project, receiver.url("/hook"))
     block(project)
     watch_and_send()
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(14):
         notifications.watch()
     other = make_project("other")
     for number in range(3):
         make_trigger(other, "https://example.com/", f"trigger-{number}")
         make_database(other, "postgresql://h/d", f"database-{number}")
         make_notification(other, receiver.url("/other"), f"notification-{number}")
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(14):
         notifications.watch()
 
 

@@ -361,16 +361,22 @@ def test_positions_of_the_versions_before_and_after_are_read(
 def test_migrations_that_are_taken_back_and_made_again_lose_nothing(
     stack: Stack, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, "shop", source_database)
+    own = {"alias": "own", "type": "mission-control"}
+    product = Product(stack, "shop", source_database, more_databases=[own])
     product.run_sql("CREATE TABLE orders (id int PRIMARY KEY)")
     hook = {"name": "all", "url": receiver.url("/all")}
-    product.apply(hook | {"state": "paused"})
+    of_troubles = {"name": "on-call", "url": receiver.url("/call"), "databases": ["own"]}
+    product.apply(hook | {"state": "paused"}, of_troubles)
     product.run_sql("INSERT INTO orders VALUES (1), (2)")
     product.wait_for(pending=2)
     stack.stop_all()
     product.run_sql("INSERT INTO orders VALUES (3)")
     stack.manage("migrate", "eventing", BEFORE)
     assert stack.execute("SELECT count(*) FROM mission_control.delivery") == [(2,)]
+    # What the version before cannot read is gone, and its trigger does not come to mean all.
+    assert stack.execute("SELECT type FROM eventing_database") == [("postgres",)]
+    states = stack.execute("SELECT name, state FROM eventing_trigger ORDER BY name")
+    assert states == [("all", "paused"), ("on-call", "disabled")]
     stack.start_all()
     product.apply(hook)
     product.wait_for(delivered=3)

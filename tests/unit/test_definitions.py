@@ -116,6 +116,17 @@ def test_days_may_be_written_in_each_way_that_the_refusal_names(written: object)
     assert parse_settings(given).retention_events_days == 7
 
 
+def test_mission_control_itself_is_a_database_without_an_address() -> None:
+    own = {"alias": "own", "type": "mission-control"}
+    assert parse_database(own, {}) == parse_database({**own, "url": ""}, {})
+    allowed = "allowed: nothing: Mission Control itself is the source, and has no address"
+    for url in ("postgres://db/shop", "${EMPTY}"):
+        message = problem_of(parse_database, {**own, "url": url}, {"EMPTY": ""})
+        assert message == f"url: got what was given; {allowed}"
+    message = problem_of(parse_database, {**own, "schemas": ["public"]}, {})
+    assert message.startswith("schemas: got 'public'; allowed: nothing")
+
+
 def test_a_database_names_the_field_that_may_be_left_out() -> None:
     message = problem_of(parse_database, DATABASE | {"schema": ["public"]}, {})
     assert message == "schema: got an unknown field; allowed: only alias, type, url, schemas"

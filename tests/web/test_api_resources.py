@@ -185,6 +185,32 @@ def test_another_address_is_another_source(shop: Shop) -> None:
     assert RetiredSource.objects.get().url == SOURCE
 
 
+def test_mission_control_itself_is_a_database_without_an_address(shop: Shop) -> None:
+    path = "projects/shop/databases/own/"
+    answer = shop.admin.post(
+        "projects/shop/databases/", {"alias": "own", "type": "mission-control"}
+    )
+    assert answer.status == 201
+    made = answer.json
+    assert made.pop("capture")["state"] == "starting"
+    assert made == {"alias": "own", "type": "mission-control", "url": ""}
+    assert shop.admin.put(path, shop.admin.get(path).json).status == 200
+    assert shop.admin.post(path + "check/").json["ok"]
+    assert [table["name"] for table in shop.admin.get(path + "tables/").json] == ["troubles"]
+    for url in ("postgres://db/shop", "://", 7):
+        answer = shop.admin.patch(path, {"url": url})
+        assert answer.status == 422
+        assert set(answer.problems) == {"url"}
+    assert shop.admin.patch(path, {"schemas": ["public"]}).status == 422
+    assert shop.admin.patch(path, {"type": "postgres"}).status == 422
+    assert shop.admin.patch(path, {"type": "postgres", "url": SOURCE}).json["url"] == MASKED
+    # And back: the address is not kept for it.
+    assert shop.admin.patch(path, {"type": "mission-control"}).status == 422
+    assert shop.admin.patch(path, {"type": "mission-control", "url": None}).json["url"] == ""
+    assert shop.admin.patch(path, {"alias": "renamed"}).json["alias"] == "renamed"
+    assert Database.objects.get(alias="renamed").url == ""
+
+
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [

@@ -178,6 +178,21 @@ def test_no_other_project_is_touched(shop: Shop, admin: Client) -> None:
     assert Project.objects.count() == 2
 
 
+def test_mission_control_itself_has_no_address_in_a_file(shop: Shop, admin: Client) -> None:
+    document = exported(shop, admin)
+    own = {"alias": "own", "type": "mission-control"}
+    document["projects"][0]["databases"].append(own)
+    document["projects"][0]["triggers"][0]["databases"] = ["own"]
+    assert send(shop, admin, document, "apply")[0] == 303
+    again = exported(shop, admin)
+    assert again["projects"][0]["databases"][1] == own
+    assert "Nothing to change" in send(shop, admin, again, "plan")[1]
+    again["projects"][0]["databases"][1] = own | {"url": "postgres://db/s3cret"}
+    status, page = send(shop, admin, again, "apply")
+    assert status == 422
+    assert "databases[1].url: got what was given; allowed: nothing" in page
+
+
 def test_a_bad_file_names_line_and_field(shop: Shop, admin: Client) -> None:
     text = "projects:\n  - name: shop\n    triggers:\n      - name: a\n        retries: many\n"
     status, page = send(shop, admin, text, "apply")

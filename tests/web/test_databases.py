@@ -277,3 +277,46 @@ def test_each_row_asks_for_the_number_of_its_tables_and_that_is_kept(
         shop.project, replace(database_definition_of(live), alias="moved"), live, by=command_line()
     )
     assert viewer.get(count.format("moved"), headers=htmx).content.decode().strip() == "2"
+
+
+OWN = {"type": "mission-control", "port": "5432"}
+
+
+def test_mission_control_itself_is_a_database_without_an_address(shop: Shop, admin: Client) -> None:
+    path = shop.path("databases/add/")
+    tested = admin.post(path, OWN | {"action": "check"}).content.decode()
+    assert "Ready to be captured" in tested
+    assert Database.objects.count() == 1
+    assert admin.post(path, OWN).status_code == 303
+    stored = Database.objects.get(alias="mission-control")
+    assert (stored.type, stored.url, stored.url_reference) == ("mission-control", "", "")
+    listed = admin.get(shop.path("databases/")).content.decode()
+    assert "Mission Control: troubles" in listed
+    htmx = {"HX-Request": "true"}
+    counted = admin.get(shop.path("databases/mission-control/tables/count/"), headers=htmx)
+    assert counted.content.decode().strip() == "1"
+    offered = admin.get(shop.path("databases/mission-control/tables/")).content.decode()
+    assert 'value="troubles"' in offered
+    page = admin.get(shop.path("databases/mission-control/"))
+    assert 'value="mission-control" data-port="" checked' in page.content.decode()
+    change = OWN | {"alias": "own", "seen": page.context["seen"].token}
+    assert admin.post(shop.path("databases/mission-control/"), change).status_code == 303
+    deleting = admin.get(shop.path("databases/own/delete/")).content.decode()
+    assert "Troubles of this project become no events any more." in deleting
+
+
+@pytest.mark.parametrize("field", ["url", "host", "database", "user", "password"])
+def test_an_address_of_mission_control_is_refused(shop: Shop, admin: Client, field: str) -> None:
+    answer = admin.post(shop.path("databases/add/"), OWN | {field: "db.example.com/s3cret"})
+    assert answer.status_code == 422
+    assert "Mission Control itself is the source, and has no address" in answer.content.decode()
+    assert Database.objects.count() == 1
+
+
+def test_a_database_that_becomes_mission_control_forgets_its_address(
+    shop: Shop, admin: Client
+) -> None:
+    given = {**OWN, "alias": "main"}
+    assert admin.post(shop.path("databases/main/"), given).status_code == 303
+    stored = Database.objects.get()
+    assert (stored.type, stored.url) == ("mission-control", "")

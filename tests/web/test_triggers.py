@@ -12,7 +12,7 @@ from django.test import Client
 
 from eventing.access import command_line
 from eventing.breakers import Breakers
-from eventing.definitions import TriggerDefinition
+from eventing.definitions import TROUBLE_KINDS, TriggerDefinition
 from eventing.models import AuditEntry, Database, Trigger
 from eventing.projects import configuration_change, rotate_signing_secret, trigger_definition_of
 from tests.factories import make_database, make_trigger
@@ -235,6 +235,19 @@ def test_a_test_event_is_sent_and_the_whole_exchange_shown(shop: Shop, editor: C
     for words in ("not taken", "418", "short &lt;and&gt; stout", "webhook-signature", request.id):
         assert words in text
     assert shop.log.counts(shop.project.pk)["failed"] == 0
+
+
+def test_a_test_event_of_a_trigger_on_troubles_looks_like_one(
+    shop: Shop, editor: Client, receiver: Receiver
+) -> None:
+    make_database(shop.project, "", "own", type="mission-control")
+    make_trigger(shop.project, receiver.url("/hook"), "on-troubles", databases=["own"])
+    assert editor.post(shop.path("triggers/on-troubles/test/")).status_code == 200
+    (sent,) = receiver.received("/hook")
+    of = sent.json()["data"]
+    assert (of["db"], of["col"], of["docId"]) == ("mission-control", "troubles", "0")
+    assert of["doc"]["kind"] in TROUBLE_KINDS
+    assert list(of["doc"]) == ["id", "kind", "object", "reason", "began_at", "ended_at"]
 
 
 def test_a_test_event_that_reaches_nobody_says_so(shop: Shop, editor: Client) -> None:

@@ -126,10 +126,11 @@ def _waited_for(project: Project) -> dict[str, Any]:
     statuses = capture_statuses(databases)
     triggers = list(project.triggers.select_related("project").prefetch_related("databases"))
     live = live_triggers(triggers)
+    types = {database.alias: database.type for database in databases}
     return {
         "databases": [(database, statuses[database.pk]) for database in databases],
         "triggers": [
-            (trigger, trigger.pk in live, first_change_of(trigger_definition_of(trigger)))
+            (trigger, trigger.pk in live, first_change_of(trigger_definition_of(trigger), types))
             for trigger in triggers[:_MOST_TRIGGERS]
         ],
         "is_ready": bool(live),

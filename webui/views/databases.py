@@ -49,7 +49,12 @@ from webui.requests import Request
 from webui.views.begin import steps
 
 _MOST_COUNTED: Final = 100_000
-_TYPE_NAMES: Final = {"postgres": "Postgres", "mysql": "MySQL or MariaDB", "mongodb": "MongoDB"}
+_TYPE_NAMES: Final = {
+    "postgres": "Postgres",
+    "mysql": "MySQL or MariaDB",
+    "mongodb": "MongoDB",
+    "mission-control": "Mission Control",
+}
 
 
 @require_safe
@@ -179,7 +184,9 @@ def _page(
         "database": database,
         "seen": seen_gone(request, request.project, "database"),
         "types": [(kind, _TYPE_NAMES[kind], DEFAULT_PORTS[kind]) for kind in DATABASE_TYPES],
-        "tls_modes": [(kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES],
+        "tls_modes": [
+            (kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES if TLS_MODES[kind]
+        ],
         # A reference to one variable is no secret; with more around it, it might be.
         "reference": reference if reference.startswith("${") and reference.endswith("}") else "",
         "steps": steps(request, "begin-database") if begins else None,

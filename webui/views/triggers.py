@@ -378,12 +378,15 @@ def _trigger(project: Project, name: str) -> Trigger:
 
 
 def _shown(trigger: Trigger) -> dict[str, Any]:
+    is_live = bool(live_triggers([trigger]))
+    # They are at hand since then.
+    types = {database.alias: database.type for database in trigger.project.databases.all()}
     context: dict[str, Any] = {
         "trigger": trigger,
-        "live": bool(live_triggers([trigger])),
+        "live": is_live,
         "header_names": header_names(trigger),
         **_words_of(trigger_definition_of(trigger)),
-        "first_change": first_change_of(trigger_definition_of(trigger)),
+        "first_change": first_change_of(trigger_definition_of(trigger), types),
         "backlog": None,
     }
     try:
