@@ -22,6 +22,9 @@ _OF_ANOTHER_VERSION: Final = (psycopg2.errors.UndefinedTable, psycopg2.errors.Un
 
 # Of a COPY: few enough that the server has begun before all are made.
 _LINES_AT_ONCE: Final = 300
+_CHARACTERS_AT_ONCE: Final = 1 << 19
+# libpq keeps a buffer of the most bytes that it was ever given at once.
+_SENT_AT_ONCE: Final = 1 << 17
 
 
 class Transaction(psycopg2.extensions.cursor):
@@ -43,17 +46,29 @@ class Transaction(psycopg2.extensions.cursor):
         Lines are asked for as they are sent: the server takes some in while others are made.
         """
         self.statements += 1
-        self.copy_expert(sql, _Lines(lines))
+        self.copy_expert(sql, _Lines(lines), size=_SENT_AT_ONCE)
 
 
 class _Lines(BufferedIOBase):
-    """Lines as a file that is read some lines at a time."""
+    """Lines as a file that makes some of them at a time."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
+        self._made = memoryview(b"")
 
-    def read(self, _bytes: int | None = -1, /) -> bytes:
-        return "".join(islice(self._lines, _LINES_AT_ONCE)).encode()
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self._made:
+            self._made = memoryview("".join(self._some()).encode())
+        part, self._made = self._made[:size], self._made[size:]
+        return bytes(part)
+
+    def _some(self) -> Iterator[str]:
+        characters = 0
+        for line in islice(self._lines, _LINES_AT_ONCE):
+            yield line
+            characters += len(line)
+            if characters >= _CHARACTERS_AT_ONCE:
+                return
 
 
 class Connections:

@@ -165,6 +165,8 @@ def test_the_health_dot_turns_red_on_a_page_left_open(
 ) -> None:
     for process in PROCESSES:
         beat(process, f"{process}@host:1")
+    # However long the test takes.
+    Heartbeat.objects.update(seen_at=Now() + timedelta(minutes=10))
     page.clock.install()
     page.goto(live_server.url + shop.path("settings/"))
     dot = page.locator("#health-summary")
@@ -173,7 +175,7 @@ def test_the_health_dot_turns_red_on_a_page_left_open(
     page.clock.fast_forward(11_000)
     expect(dot).to_have_attribute("aria-label", "Health: worker is not running")
     expect(dot).to_have_class(re.compile("health-bad"))
-    beat("worker", "worker@host:1")
+    Heartbeat.objects.update(seen_at=Now() + timedelta(minutes=10))
     monkeypatch.setattr(app.conf, "broker_url", f"redis://127.0.0.1:{free_port()}/0")
     cache.clear()
     page.clock.fast_forward(16_000)
@@ -667,11 +669,8 @@ def test_brackets_beside_right_to_left_text_keep_no_browser_busy(
     shop.log.record([make_outcome(each, 500, response_body=body) for each in claims], "worker-1")
     page.goto(live_server.url + shop.path(f"events/{event.id}/"))
     expect(page.get_by_text("98,001 more characters")).to_be_visible()
-    expect(page.get_by_text("Copy takes them all.")).to_be_visible()
     page.get_by_text("Body", exact=True).click()
     expect(page.get_by_label("Request body of attempt 1")).to_be_visible()
-    command = page.locator("[data-copy^='#curl-']").get_attribute("data-copy")
-    assert page.locator(str(command)).text_content().count("[") == 100_000  # type: ignore[union-attr]
 
 
 def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing_typed(

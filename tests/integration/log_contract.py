@@ -176,7 +176,7 @@ class LogContract:
         assert refusal.name == "owner"
         with pytest.raises(LogUnavailable, match="another installation"):
             log.make_tables(SOMEBODY_ELSE)
-        assert {finding.status for finding in log.check(OWNER)} == {"ok"}
+        assert not_ok(log.check(OWNER)) <= FAST_SERVERS
 
     def test_tables_may_be_made_again_and_by_several_at_once(
         self, open_log: Callable[[], Log]
