@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import psutil
 
 from bench import bare
-from bench.product import NOWHERE, Bench, seconds_until
+from bench.product import NOWHERE, Bench, seconds_until, signed_in
 from bench.results import Figure
 from tests.databases import MySqlServer, execute, new_mariadb, new_mongodb, new_mysql
 from tests.waiting import wait_until
@@ -179,11 +179,7 @@ def measure_triggers(bench: Bench, events: int) -> list[Figure]:
 def measure_configuration(bench: Bench, _events: int) -> list[Figure]:
     """From a change of a trigger over REST to the capture loop that applies it, ten times."""
     bench.configure(NOWHERE)
-    bench.stack.execute(
-        "INSERT INTO auth_user (username, password, is_superuser, first_name, last_name, email,"
-        " is_staff, is_active, date_joined) VALUES ('bench', '!', true, '', '', '', true, true,"
-        " now()) ON CONFLICT DO NOTHING"
-    )
+    signed_in(bench.stack.url)
     made = bench.stack.manage("token", "create", "--user", "bench", "--role", "admin")
     url = f"{bench.stack.url}/api/v1/projects/bench/triggers/bench/"
     headers = {

@@ -12,8 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from bench.costs import cpu_seconds
 from bench.endpoint import endpoint
-from bench.pages import signed_in
-from bench.product import Bench, commit_steadily
+from bench.product import Bench, commit_steadily, signed_in
 from bench.results import Figure
 
 _RATE: Final = 500

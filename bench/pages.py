@@ -1,7 +1,6 @@
 """What the console's list pages take with many events in the log: from a browser's request to the
 last byte of the answer. `--events 10000000` is the size that the target speaks of."""
 
-import secrets
 import time
 from statistics import median
 from typing import Final
@@ -9,7 +8,7 @@ from typing import Final
 import requests
 
 from bench.logs import TRIGGERS, Owner, filled
-from bench.product import NOWHERE, Bench
+from bench.product import NOWHERE, Bench, signed_in
 from bench.results import Figure
 from eventing.changes import EVENT_STATUSES
 
@@ -55,17 +54,6 @@ def measure_pages(bench: Bench, events: int) -> list[Figure]:
         )
         for name, path in _PAGES
     ]
-
-
-def signed_in(url: str) -> requests.Session:
-    """The first administrator's browser."""
-    browser = requests.Session()
-    browser.get(f"{url}/first-run/", timeout=30)
-    password = secrets.token_urlsafe(24)
-    form = {"username": "bench", "password": password, "again": password}
-    form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
-    browser.post(f"{url}/first-run/", form, timeout=30).raise_for_status()
-    return browser
 
 
 def _milliseconds(browser: requests.Session, url: str) -> float:

@@ -3,11 +3,14 @@
 Nothing here measures; `captures`, `deliveries`, `logs`, `pages`, `live` and `comparison` do.
 """
 
+import secrets
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psycopg2
+import requests
 import yaml
 from redis import Redis
 
@@ -176,3 +179,15 @@ def delays_ms(committed: dict[str, float], arrivals: Path) -> tuple[float, float
     received = dict(line.split() for line in arrivals.read_text().splitlines())
     delays = sorted((float(received[key]) - moment) * 1000 for key, moment in committed.items())
     return delays[len(delays) // 2], delays[len(delays) * 99 // 100]
+
+
+@cache
+def signed_in(url: str) -> requests.Session:
+    """The first administrator's browser."""
+    browser = requests.Session()
+    browser.get(f"{url}/first-run/", timeout=30)
+    password = secrets.token_urlsafe(24)
+    form = {"username": "bench", "password": password, "again": password}
+    form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+    browser.post(f"{url}/first-run/", form, timeout=30).raise_for_status()
+    return browser
