@@ -317,9 +317,10 @@ class _Search:
         log = ""
         asks = (self._filters.database, self._filters.table, self._filters.operation)
         if any(asks) or self._filters.error is not None or not self._are_named_alike:
+            # As in `_rest`: what is made of EXISTS may be a scan of the whole log.
             log = f"""
-                AND EXISTS (
-                    SELECT FROM mission_control.event_log e
+                AND (
+                    SELECT true FROM mission_control.event_log e
                     WHERE e.id = u.event_id {self._match("e")} {self._error("e")}
                 )"""
         conditions = f"{state} {portion.condition('u.event_id')} {log}"
