@@ -94,6 +94,18 @@ class _Growing:
         self.shop.log.record([make_outcome(claim, None) for claim in claims], "worker-1")
 
 
+def fewest_of(client: Client, path: str) -> tuple[int, int]:
+    """Queries and statements of the log that a page takes; what is looked up only now and then,
+    since it is kept for some seconds, is left out."""
+    taken = []
+    for _ in range(2):
+        before = builtin_log().statements
+        with CaptureQueriesContext(connection) as queries:
+            assert client.get(path).status_code == 200
+        taken.append((len(queries), builtin_log().statements - before))
+    return min(count for count, _ in taken), min(count for _, count in taken)
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_takes_a_fixed_number_of_queries(shop: Shop, admin: Client, path: str) -> None:
     (event_id,) = shop.add_events(1, status_code=None)
@@ -104,17 +116,11 @@ def test_a_page_takes_a_fixed_number_of_queries(shop: Shop, admin: Client, path:
     for number in range(2):
         growing.add_more(number)
     admin.get(path)
-    before = builtin_log().statements
-    with CaptureQueriesContext(connection) as first:
-        few = admin.get(path)
-    statements = builtin_log().statements - before
+    queries, statements = fewest_of(admin, path)
     for number in range(2, 7):
         growing.add_more(number)
-    before = builtin_log().statements
-    with CaptureQueriesContext(connection) as then:
-        many = admin.get(path)
-    assert few.status_code == many.status_code == 200
-    assert len(then) == len(first), path
+    queries_then, statements_then = fewest_of(admin, path)
+    assert queries_then == queries, path
     # A page that is full need not look further back for more.
-    assert builtin_log().statements - before <= statements
-    assert len(first) + statements < 60
+    assert statements_then <= statements
+    assert queries + statements < 60
