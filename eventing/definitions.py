@@ -79,6 +79,10 @@ class Backoff:
     max_ms: int = 3_600_000
 
 
+# What is allowed as the address of a database of type `mission-control`.
+NO_ADDRESS: Final = "nothing: Mission Control itself is the source, and has no address"
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseDefinition:
     """A source as a person describes it. `url` is resolved, `url_reference` as it was written.
@@ -360,8 +364,7 @@ def parse_database(
     url = reader.resolved("url", written)
     if kind == MISSION_CONTROL:
         if written:
-            allowed = "nothing: Mission Control itself is the source, and has no address"
-            reader.reject("url", "what was given", allowed)
+            reader.reject("url", "what was given", NO_ADDRESS)
     elif not reader.problems:
         _check_database_url(reader, kind, url)
     schemas: tuple[str, ...] | None = None

@@ -17,6 +17,7 @@ from eventing.changes import DATABASE_TYPES, MISSION_CONTROL, DatabaseType
 from eventing.connection_strings import DEFAULT_PORTS, TLS_MODES, ConnectionString
 from eventing.definitions import (
     BUILTIN_NAME,
+    NO_ADDRESS,
     DatabaseDefinition,
     NotificationDefinition,
     SettingsDefinition,
@@ -384,9 +385,8 @@ def _alias_proposed(type: DatabaseType, url: str) -> str:
 
 def _needless_fields(post: QueryDict) -> list[Problem]:
     """What was typed of an address where there is none; what a form begins with does not count."""
-    allowed = "nothing: Mission Control itself is the source, and has no address"
     return [
-        Problem(name, "something", allowed)
+        Problem(name, "something", NO_ADDRESS)
         for name in ("host", "database", "user", "password")
         if post.get(name, "").strip()
     ]

@@ -113,7 +113,7 @@ class Frame:
         return Actor(self._request.user).may_refer_to_environment()
 
     @cached_property
-    def choice(self) -> "Choice":
+    def choice(self) -> Choice:
         """The projects to switch to."""
         return choice_of(Actor(self._request.user).projects())
 
