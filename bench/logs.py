@@ -66,12 +66,6 @@ FROM (
     FROM generate_series({first}::bigint, {last}::bigint) i
 ) numbered
 """
-_INVOCATIONS: Final = """
-INSERT INTO mission_control.invocation_log
-SELECT id, 1, committed_at, 3, 'http://127.0.0.1/hook', '[["User-Agent", "MissionControl"]]', 200,
-       '[["Server", "nginx"]]', '', NULL, NULL, 'worker'
-FROM mission_control.event_log WHERE project_id = {project}
-"""
 # The newest of all wait; a tenth of those has failed, which an attempt tells more of, some were
 # cancelled, and one is being sent.
 _UNFINISHED: Final = """
@@ -89,6 +83,13 @@ FROM (
         FROM mission_control.event_log WHERE project_id = {project} ORDER BY id DESC LIMIT {count}
     ) newest
 ) AS unfinished
+"""
+_INVOCATIONS: Final = """
+INSERT INTO mission_control.invocation_log
+SELECT id, 1, committed_at, 3, 'http://127.0.0.1/hook', '[["User-Agent", "MissionControl"]]', 200,
+       '[["Server", "nginx"]]', '', NULL, NULL, 'worker'
+FROM mission_control.event_log WHERE project_id = {project}
+  AND id NOT IN (SELECT event_id FROM mission_control.delivery WHERE attempts = 0)
 """
 _FAILED: Final = """
 UPDATE mission_control.invocation_log SET status_code = 503, error_message = 'answered with 503'
@@ -203,7 +204,7 @@ class _Appending(BackgroundWriter):
 
 def filled(url: str, count: int, owner: Owner = Owner()) -> PostgresEventLog:  # noqa: B008
     """A log of `count` events of the last days, half of them of the oldest, each with its
-    invocation; a hundredth of them, the newest, is not delivered."""
+    invocation; a hundredth of them, the newest, is not delivered, and most of it was not tried."""
     ids = owner._asdict() | {"triggers": TRIGGERS}
     log = PostgresEventLog(url)
     log.make_tables()
@@ -228,8 +229,8 @@ def filled(url: str, count: int, owner: Owner = Owner()) -> PostgresEventLog:  #
                     **ids,
                 )
             )
-        cursor.execute(_INVOCATIONS.format(**ids))
         cursor.execute(_UNFINISHED.format(count=count // _UNFINISHED_ONE_IN, **ids))
+        cursor.execute(_INVOCATIONS.format(**ids))
         cursor.execute(_FAILED)
         for span in SPANS:
             latencies = ", ".join(["0"] * LATENCY_BUCKETS)

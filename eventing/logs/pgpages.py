@@ -4,8 +4,9 @@ A page costs the same however many events there are. A filter by trigger, table,
 database is a choice among the *kinds* of events that the project ever had, and events of one kind
 are read off the end of an index; a page is the newest of the newest of each. Days are looked at
 from the newest on, in three portions, so that a page of new events plans for few partitions. A page
-of delivered events passes by a backlog with a hash of a part of it at a time. What none of that
-makes quick is given up when the time for it is over.
+of delivered events is looked for among what was attempted, and passes by a backlog with a hash of a
+part of it at a time where that is not enough. What none of that makes quick is given up when the
+time for it is over.
 """
 
 import time
@@ -29,6 +30,8 @@ _PORTIONS_DAYS: Final = (1, 8)
 # is no backlog, then as many as fit into the memory given for it, 100 bytes each.
 _PASSED_FIRST: Final = 1_000
 _PASSED_NEXT: Final = 100_000
+# How many of the newest that were attempted are looked at before, to find a page among them.
+_ATTEMPTED: Final = 20_000
 _WORK_MEM: Final = "SET LOCAL work_mem = '32MB';"
 
 # The columns of EventRow for ids between two: joins by key, for those rows only.
@@ -139,19 +142,31 @@ class _Search:
             return []
         if filters.status not in (None, "delivered") or filters.error is not None:
             return self._found(self._of_deliveries(whole), whole, limit)
-        found: list[UUID] = []
         portions = list(_portions(filters, before))
-        if portions and len(self._kinds) > FEW_KINDS:
-            found = self._found(self._of_the_newest(portions[0]), portions[0], limit)
-            if len(found) == limit:
-                return found
-            found = []
-        for portion in self._passing_backlog(portions):
+        if not portions:
+            return []
+        edge = self._edge_of_backlog(portions)
+        found = self._among_a_few(portions, edge, limit)
+        if len(found) == limit:
+            return found
+        found = []
+        for portion in self._passing_backlog(portions, edge):
             left = limit - len(found)
             found += self._found(self._of_kinds(portion, left), portion, left)
             if len(found) == limit:
                 break
         return found
+
+    def _among_a_few(
+        self, portions: Sequence["_Portion"], edge: UUID | None, limit: int
+    ) -> list[UUID]:
+        """Those that match among a thousand that are read quickly: all of a page, or too few."""
+        if edge is not None:
+            whole = _whole(portions)
+            return self._found(self._of_the_attempted(whole), whole, limit)
+        if len(self._kinds) > FEW_KINDS:
+            return self._found(self._of_the_newest(portions[0]), portions[0], limit)
+        return []
 
     def count(self, most: int) -> int:
         """How many events match, `most` if there are more: all are looked at, none is fetched."""
@@ -173,7 +188,7 @@ class _Search:
 
     def _count_of_kinds(self, whole: "_Portion", most: int) -> int:
         count = 0
-        for portion in self._passing_backlog([whole]):
+        for portion in self._passing_backlog([whole], self._edge_of_backlog([whole])):
             left = most - count
             count += self._counted(self._of_kinds(portion, left), portion, left)
             if count == most:
@@ -185,18 +200,23 @@ class _Search:
         ((count,),) = self._selected(counting, portion, most)
         return int(count)
 
-    def _passing_backlog(self, portions: Sequence["_Portion"]) -> Iterator["_Portion"]:
-        """The portions, in parts that hold no more events than can be passed at once if it is
-        delivered ones that are looked for."""
-        if self._filters.status != "delivered" or not portions:
-            yield from portions
-            return
-        whole = _Portion(portions[-1].since, portions[0].until)
-        passed = _PASSED_FIRST
-        while (edge := self._edge(whole, passed)) is not None:
+    def _edge_of_backlog(self, portions: Sequence["_Portion"]) -> UUID | None:
+        """Where the first part of a backlog ends that a search for delivered events has to pass;
+        None if there is little of it, or other events are looked for."""
+        if self._filters.status != "delivered":
+            return None
+        return self._edge(_whole(portions), _PASSED_FIRST)
+
+    def _passing_backlog(
+        self, portions: Sequence["_Portion"], edge: UUID | None
+    ) -> Iterator["_Portion"]:
+        """The portions, in parts that hold no more of a backlog than can be passed at once, the
+        first from `edge` on."""
+        whole = _whole(portions)
+        while edge is not None:
             yield from _within(portions, whole._replace(since=edge))
             whole = whole._replace(until=edge)
-            passed = _PASSED_NEXT
+            edge = self._edge(whole, _PASSED_NEXT)
         yield from _within(portions, whole)
 
     def _edge(self, portion: "_Portion", passed: int) -> UUID | None:
@@ -294,6 +314,27 @@ class _Search:
             ORDER BY e.id DESC LIMIT %(limit)s"""
         return _Select(sql)
 
+    def _of_the_attempted(self, portion: "_Portion") -> "_Select":
+        """Those that match among the newest of all projects with an attempt, which every delivered
+        event has and a backlog has not, by invocation_log_event and primary keys."""
+        # OFFSET keeps the planner from joining them with all of the log.
+        sql = f"""
+            SELECT e.id::text FROM (
+                SELECT attempted.event_id FROM (
+                    SELECT DISTINCT i.event_id FROM mission_control.invocation_log i
+                    WHERE true {portion.condition("i.event_id")}
+                    ORDER BY i.event_id DESC LIMIT {_ATTEMPTED}
+                ) AS attempted
+                WHERE {self._state("attempted.event_id")} IS NULL
+                ORDER BY attempted.event_id DESC LIMIT {DENSE_ROWS}
+            ) AS delivered
+            CROSS JOIN LATERAL (
+                SELECT * FROM mission_control.event_log e WHERE e.id = delivered.event_id OFFSET 0
+            ) AS e
+            WHERE e.project_id = %(project)s {self._match("e")} {self._names("e")}
+            ORDER BY delivered.event_id DESC LIMIT %(limit)s"""
+        return _Select(sql, {}, IN_ORDER_OF_THE_INDEX)
+
     def _of_document(self, portion: "_Portion") -> "_Select":
         """The newest of one document, by event_log_doc_id."""
         sql = f"""
@@ -311,24 +352,27 @@ class _Search:
         that are being sent, of which there are few, by reading all; the others by primary key. The
         log is asked only where a filter needs it.
         """
-        state = "" if self._filters.status is None else "AND u.state = %(state)s"
-        if self._filters.status is None:
+        filters = self._filters
+        state = "" if filters.status is None else "AND u.state = %(state)s"
+        if filters.status is None:
             state = "AND (u.attempts > 0 OR u.state = 'failed')"
-        log = ""
-        asks = (self._filters.database, self._filters.table, self._filters.operation)
-        if any(asks) or self._filters.error is not None or not self._are_named_alike:
-            # As in `_rest`: what is made of EXISTS may be a scan of the whole log.
-            log = f"""
-                AND (
-                    SELECT true FROM mission_control.event_log e
-                    WHERE e.id = u.event_id {self._match("e")} {self._error("e")}
-                )"""
-        conditions = f"{state} {portion.condition('u.event_id')} {log}"
+        # As in `_state`: what is made of EXISTS may be a scan of the whole log.
+        of_event = "SELECT {} FROM mission_control.event_log e WHERE e.id = u.event_id {}"
+        log = error = ""
+        if any((filters.database, filters.table, filters.operation)) or not self._are_named_alike:
+            log = f"AND ({of_event.format('true', self._match('e'))})"
+        if filters.error is not None:
+            # What could not be sent at all was never attempted.
+            problem = of_event.format(self._problem("e"), "")
+            error = f"""
+                AND CASE u.attempts WHEN 0 THEN ({problem})
+                    ELSE {self._last_attempt("u.event_id")} END"""
+        conditions = f"{state} {portion.condition('u.event_id')} {log} {error}"
         deliveries = "mission_control.delivery"
-        if self._filters.status == "delivering":
+        if filters.status == "delivering":
             # OFFSET keeps the planner from looking all of them up in order.
             deliveries = f"""(SELECT * FROM {deliveries} u WHERE true {state} OFFSET 0)"""
-        if self._filters.status in ("failed", "cancelled"):
+        if filters.status in ("failed", "cancelled"):
             sql = f"""
                 SELECT found.event_id::text FROM unnest(%(triggers)s::bigint[]) AS t (id)
                 CROSS JOIN LATERAL (
@@ -381,15 +425,18 @@ class _Search:
     def _rest(self, event: str) -> str:
         """What an event's kind does not say."""
         conditions = [self._names(event)]
-        # A subquery of its own is looked up by primary key, event by event; what the planner makes
-        # of EXISTS may be a hash of the whole backlog.
-        state = f"(SELECT u.state FROM mission_control.delivery u WHERE u.event_id = {event}.id)"
+        state = self._state(f"{event}.id")
         if self._filters.status == "delivered":
             conditions.append(f"AND {state} IS NULL")
         elif self._filters.status is not None:
             conditions.append(f"AND {state} = %(state)s")
         conditions.append(self._error(event))
         return " ".join(conditions)
+
+    def _state(self, event_id: str) -> str:
+        """NULL if it is delivered. A subquery of its own is looked up by primary key, event by
+        event; what the planner makes of EXISTS may be a hash of the whole backlog."""
+        return f"(SELECT u.state FROM mission_control.delivery u WHERE u.event_id = {event_id})"
 
     def _names(self, event: str) -> str:
         """The names asked for, where events of one kind differ in them."""
@@ -405,18 +452,24 @@ class _Search:
         """What the filters say of how the last attempt failed, or why there was none."""
         if self._filters.error is None:
             return ""
-        # By invocation_log_event.
+        return f"AND ({self._problem(event)} OR {self._last_attempt(f'{event}.id')})"
+
+    def _problem(self, event: str) -> str:
+        return f"strpos(lower({event}.problem), lower(%(error)s)) > 0"
+
+    def _last_attempt(self, event_id: str) -> str:
+        """Whether the last attempt failed with the error asked for, by invocation_log_event."""
         return f"""
-            AND (strpos(lower({event}.problem), lower(%(error)s)) > 0 OR EXISTS (
+            EXISTS (
                 SELECT FROM (
                     SELECT status_code, error_message FROM mission_control.invocation_log i
-                    WHERE i.event_id = {event}.id
+                    WHERE i.event_id = {event_id}
                     ORDER BY attempt DESC, started_at DESC LIMIT 1
                 ) AS last
                 WHERE strpos(lower(last.error_message), lower(%(error)s)) > 0
                    OR last.error_message IS NULL AND last.status_code NOT BETWEEN 200 AND 299
                       AND last.status_code::text = %(error)s
-            ))"""
+            )"""
 
 
 class _Portion(NamedTuple):
@@ -451,6 +504,11 @@ def _portions(filters: EventFilter, before: UUID | None) -> Iterator[_Portion]:
         if since < until:
             yield _Portion(since, until)
         until = min(until, edge)
+
+
+def _whole(portions: Sequence[_Portion]) -> _Portion:
+    """From the beginning of the oldest to the end of the newest."""
+    return _Portion(portions[-1].since, portions[0].until)
 
 
 def _within(portions: Iterable[_Portion], whole: _Portion) -> Iterator[_Portion]:
