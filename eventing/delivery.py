@@ -427,19 +427,22 @@ class Dispatcher:
         self, lane: Lane, endpoint: Endpoint, claims: Sequence[Claim], exchange: Exchange
     ) -> None:
         """Hand what came of these claims to the recorder."""
-        if exchange.error_kind == "stopped":
-            # Nobody's failure: the events go back as if this attempt had not been made.
-            if not self._stopping.is_set():
-                self._hindered = _SHORT_OF_MEMORY, time.monotonic()
-            self._to_release.extend(claims)
-        else:
-            for claim in claims:
-                self._outcomes.append(outcome_of(claim, endpoint, exchange))
-                if claim.order_key is not None:
-                    self._hurry.set()
-        with self._lock:
-            lane.under_way -= 1
-            lane.average_ms += (exchange.duration_ms - lane.average_ms) * 0.1
+        try:
+            if exchange.error_kind == "stopped":
+                # Nobody's failure: the events go back as if this attempt had not been made.
+                if not self._stopping.is_set():
+                    self._hindered = _SHORT_OF_MEMORY, time.monotonic()
+                self._to_release.extend(claims)
+            else:
+                for claim in claims:
+                    self._outcomes.append(outcome_of(claim, endpoint, exchange))
+                    if claim.order_key is not None:
+                        self._hurry.set()
+        finally:
+            # Also where there was no memory for an outcome, whose event its lease brings back.
+            with self._lock:
+                lane.under_way -= 1
+                lane.average_ms += (exchange.duration_ms - lane.average_ms) * 0.1
         if not self._settled.is_set():
             self._settled.set()
 

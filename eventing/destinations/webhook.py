@@ -100,6 +100,9 @@ class _Transfer:
         self._resolved: tuple[Named | None, Addresses] = (None, ())
         self._timeout_ms = 0
         self._header_lines: list[bytes] = []
+        self._size = -1
+        self._given_bytes = 0
+        self._may_send_again = False
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._refusal: str | None = None
@@ -119,14 +122,24 @@ class _Transfer:
         if ca_file is not None:
             set_option(pycurl.CAINFO, ca_file)
         set_option(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        # Not POSTFIELDS: libcurl would send that again, unasked, see `_rewind`.
+        set_option(pycurl.READFUNCTION, self._give_body)
+        set_option(pycurl.SEEKFUNCTION, self._rewind)
         set_option(pycurl.WRITEFUNCTION, self._take_body)
         # libcurl itself refuses more than 300 kB or 5 000 lines of headers.
         set_option(pycurl.HEADERFUNCTION, self._header_lines.append)
 
-    def prepare(self, submitted: _Submitted, named: Named | None, addresses: Addresses) -> None:
+    def prepare(
+        self,
+        submitted: _Submitted,
+        named: Named | None,
+        addresses: Addresses,
+        may_send_again: bool,
+    ) -> None:
         """Take on a request; `addresses` are those of the name in its URL, if it has one.
 
-        Raises pycurl.error or ValueError if it cannot be made.
+        `may_send_again`: libcurl may, of its own accord, where it had no answer. Raises
+        pycurl.error or ValueError if the request cannot be made.
         """
         self.submitted = submitted
         self.request = request = submitted.request
@@ -149,7 +162,11 @@ class _Transfer:
             set_option(pycurl.TIMEOUT_MS, request.timeout_ms)
             self._timeout_ms = request.timeout_ms
         set_option(pycurl.HTTPHEADER, _header_list(request.headers))
-        set_option(pycurl.POSTFIELDS, request.body)
+        if len(request.body) != self._size:
+            set_option(pycurl.POSTFIELDSIZE_LARGE, len(request.body))
+            self._size = len(request.body)
+        self._given_bytes = 0
+        self._may_send_again = may_send_again
         self.started_at_ms = int(time.time() * 1000)
         self._started = time.monotonic()
 
@@ -157,7 +174,6 @@ class _Transfer:
         """Keep nothing of the request: many handles wait for their next one for a long time."""
         del self.request, self.submitted
         self._body = []
-        self.curl.setopt(pycurl.POSTFIELDS, b"")
 
     @property
     def was_multiplexed(self) -> bool:
@@ -173,6 +189,21 @@ class _Transfer:
             return pycurl.SOCKET_BAD
         self._on_opened()
         return _Handover(address.family, address.socktype, address.protocol)
+
+    def _give_body(self, size: int) -> bytes:
+        """libcurl's question for the next bytes of the request."""
+        body, begin = self.request.body, self._given_bytes
+        self._given_bytes = end = begin + size
+        return body[begin:end] if begin or end < len(body) else body
+
+    def _rewind(self, offset: int, _origin: int) -> int:
+        """libcurl's wish to send a request anew, since a connection that was used before has ended
+        without a byte of an answer. The request may have arrived, and each attempt goes into the
+        log; only with HTTP/2 an endpoint says which requests it has not looked at."""
+        if not self._may_send_again:
+            return pycurl.SEEKFUNC_FAIL
+        self._given_bytes = offset
+        return pycurl.SEEKFUNC_OK
 
     def _take_body(self, chunk: bytes) -> int | None:
         if self._body_bytes < KEPT_BODY_BYTES:
@@ -300,6 +331,7 @@ class WebhookDestination:
         self._doubted: set[int] = set()
         # Sockets of HTTP/2, on which an endpoint may speak unasked.
         self._multiplexed: set[int] = set()
+        self._speak_http2: set[str] = set()
         # What takes the place of a socket that is not to be used again: its other end is closed.
         self._ended, other_end = socket.socketpair()
         other_end.close()
@@ -424,7 +456,8 @@ class WebhookDestination:
         transfer = None
         try:
             transfer = self._handle()
-            transfer.prepare(submitted, named, addresses or ())
+            may_send_again = request.url in self._speak_http2
+            transfer.prepare(submitted, named, addresses or (), may_send_again)
             self._multi.add_handle(transfer.curl)
         except (MemoryError, pycurl.error, ValueError, TypeError, OverflowError) as error:
             # The handle may be half prepared, so it is not used again; the error may quote values.
@@ -459,9 +492,16 @@ class WebhookDestination:
         transfer = self._under_way.pop(curl)
         if transfer.was_multiplexed:
             self._multiplexed.add(curl.getinfo(pycurl.ACTIVESOCKET))
+            self._speak_http2.add(transfer.request.url)
+        elif self._speak_http2 and not code:
+            self._speak_http2.discard(transfer.request.url)
         self._multi.remove_handle(curl)
-        exchange = transfer.exchange(code, message)
         self._just_done.append(transfer)
+        if code == pycurl.E_SEND_FAIL_REWIND and not curl.getinfo(pycurl.REQUEST_SIZE):
+            # The connection had ended before, and nothing of the request went out.
+            self._waiting.appendleft(transfer.submitted)
+            return
+        exchange = transfer.exchange(code, message)
         self._answer(transfer.submitted, exchange)
 
     def _answer(self, submitted: _Submitted, exchange: Exchange) -> None:

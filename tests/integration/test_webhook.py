@@ -195,6 +195,21 @@ def test_a_connection_that_breaks_off_says_so(
     assert (exchange.error_kind, exchange.response_body) == ("connection", b"half")
 
 
+def test_a_request_that_a_kept_connection_swallows_is_sent_once(
+    receiver: Receiver, destination: WebhookDestination
+) -> None:
+    # Several kept connections: libcurl would try each of them.
+    receiver.behave("/slow", Behaviour(delay_seconds=0.2))
+    answers: queue.Queue[Exchange] = queue.Queue()
+    for _ in range(8):
+        destination.submit(request_to(receiver.url("/slow")), answers.put)
+    assert all(answers.get(timeout=20).succeeded for _ in range(8))
+    receiver.behave("/breaks", Behaviour(reset=True))
+    exchange = send(destination, request_to(receiver.url("/breaks")))
+    assert exchange.error_kind == "connection"
+    assert len(receiver.received("/breaks")) == 1
+
+
 @pytest.mark.parametrize(
     "raw", [b"220 mail.example.com ESMTP\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n"]
 )
