@@ -361,7 +361,10 @@ class CaptureLoop:
         if not batch.changes:
             lag_ms = 0 if batch.drained else self._lease.status.lag_ms
             self._lease.publish(
-                position=batch.position, lag_ms=lag_ms, lag_bytes=batch.source_lag_bytes
+                position=batch.position,
+                lag_ms=lag_ms,
+                lag_bytes=batch.source_lag_bytes,
+                kept_log_bytes=batch.kept_log_bytes,
             )
             return
         last_ms = batch.changes[-1].committed_at_ms
@@ -370,6 +373,7 @@ class CaptureLoop:
             position=batch.position,
             lag_ms=0 if batch.drained else age_ms,
             lag_bytes=batch.source_lag_bytes,
+            kept_log_bytes=batch.kept_log_bytes,
             last_change_at=datetime.fromtimestamp(last_ms / 1000, UTC),
         )
 

@@ -19,7 +19,8 @@ from eventing.sources.base import MUCH_LOG_BYTES
 class CaptureStatus:
     """How the capture of one database fares, as people and REST are told of it.
 
-    `lag_ms` is the age of the last change read while more are waiting, 0 when none is.
+    `lag_ms` is the age of the last change read while more are waiting, 0 when none is. `lag_bytes`
+    is what of the source's log is not read yet, `kept_log_bytes` what its server keeps for us.
     """
 
     state: str = "off"
@@ -29,13 +30,19 @@ class CaptureStatus:
     position: str = ""
     lag_ms: int | None = None
     lag_bytes: int | None = None
+    kept_log_bytes: int | None = None
     last_change_at: datetime | None = None
     applied_version: int = 0
 
     @property
+    def waiting_log_bytes(self) -> int:
+        """How much of its log waits at the source's server until it can go."""
+        return max(self.lag_bytes or 0, self.kept_log_bytes or 0)
+
+    @property
     def keeps_much_log(self) -> bool:
         """Whether the source keeps so much log for us that somebody should look after it."""
-        return (self.lag_bytes or 0) > MUCH_LOG_BYTES
+        return self.waiting_log_bytes > MUCH_LOG_BYTES
 
 
 def capture_statuses(databases: Sequence[Database]) -> dict[int, CaptureStatus]:
@@ -81,6 +88,7 @@ def _status_of(lease: Any, enabled: bool, stuck: str, problem: str | None) -> Ca
         position=lease.position,
         lag_ms=lease.lag_ms,
         lag_bytes=lease.lag_bytes,
+        kept_log_bytes=lease.kept_log_bytes,
         last_change_at=lease.last_change_at,
         applied_version=lease.applied_version,
     )

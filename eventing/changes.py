@@ -80,13 +80,15 @@ class Batch(NamedTuple):
     That position is what reading can go on from; it may hold more than a change's own.
     `changes` may be empty while `position` advances (idle stream, tables nobody watches).
     `drained` is true when the source had nothing more to read. `source_lag_bytes` is how much of
-    the source's log lies between the server's end and `position`, where the source tells.
+    the source's log lies between the server's end and `position`, where the source tells;
+    `kept_log_bytes` how much of it the server keeps for this reader, also of what has been read.
     """
 
     changes: list[Change]
     position: str
     drained: bool
     source_lag_bytes: int | None = None
+    kept_log_bytes: int | None = None
 
 
 class Event(NamedTuple):

@@ -38,6 +38,7 @@ class Status:
     position: str = ""
     lag_ms: int | None = None
     lag_bytes: int | None = None
+    kept_log_bytes: int | None = None
     last_change_at: datetime | None = None
 
 
@@ -132,6 +133,7 @@ class Lease:
             position=status.position,
             lag_ms=status.lag_ms,
             lag_bytes=status.lag_bytes,
+            kept_log_bytes=status.kept_log_bytes,
             last_change_at=status.last_change_at,
         )
         if not kept:

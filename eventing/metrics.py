@@ -172,7 +172,8 @@ def _capture_metrics(shown: Sequence[tuple[Database, CaptureStatus]]) -> Iterato
     labels = ("project", "database")
     state = _gauge("capture_state", "1 for the state that is.", *labels, "state")
     lag = _gauge("capture_lag_seconds", "Age of the last change that was read.", *labels)
-    retained = _gauge("capture_lag_bytes", "Of the source's log, not read yet.", *labels)
+    unread = _gauge("capture_lag_bytes", "Of the source's log, not read yet.", *labels)
+    kept = _gauge("capture_kept_log_bytes", "Of its log, kept by the source for us.", *labels)
     for database, status in shown:
         names = [database.project.name, database.alias]
         for each in CaptureLease.State.values:
@@ -180,10 +181,13 @@ def _capture_metrics(shown: Sequence[tuple[Database, CaptureStatus]]) -> Iterato
         if status.lag_ms is not None:
             lag.add_metric(names, status.lag_ms / 1000)
         if status.lag_bytes is not None:
-            retained.add_metric(names, status.lag_bytes)
+            unread.add_metric(names, status.lag_bytes)
+        if status.kept_log_bytes is not None:
+            kept.add_metric(names, status.kept_log_bytes)
     yield state
     yield lag
-    yield retained
+    yield unread
+    yield kept
 
 
 def _gauge(name: str, what: str, *labels: str) -> GaugeMetricFamily:

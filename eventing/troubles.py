@@ -87,8 +87,8 @@ def _of_sources() -> Iterator[Seen]:
         lag = _lag_seconds(status)
         if lag >= limits.get(database.project_id, LAG_SECONDS) or status.keeps_much_log:
             reason = f"the last change that was read is {duration(lag * 1000)} old"
-            if status.lag_bytes:
-                reason += f"; {size(status.lag_bytes)} of its log wait at the server"
+            if status.waiting_log_bytes:
+                reason += f"; {size(status.waiting_log_bytes)} of its log wait at the server"
             # So much log is trouble whatever the limit of seconds.
             yield Seen(
                 database.project_id,

@@ -105,6 +105,7 @@ def _capture_shown(capture: CaptureStatus) -> dict[str, Any]:
         "next_try_at": _moment(capture.next_try_at),
         "lag_ms": capture.lag_ms,
         "lag_bytes": capture.lag_bytes,
+        "kept_log_bytes": capture.kept_log_bytes,
         "position": capture.position or None,
         "last_change_at": _moment(capture.last_change_at),
     }

@@ -217,7 +217,10 @@ class Capture(serializers.Serializer[object]):
     mend = _Text(allow_null=True, help_text="The statement or command that mends it.")
     next_try_at = _Moment(allow_null=True)
     lag_ms = _Number(allow_null=True)
-    lag_bytes = _Number(allow_null=True)
+    lag_bytes = _Number(allow_null=True, help_text="Of the source's log, not read yet.")
+    kept_log_bytes = _Number(
+        allow_null=True, help_text="Of its log, kept by the server for capture; Postgres only."
+    )
     position = _Text(allow_null=True)
     last_change_at = _Moment(allow_null=True)
 

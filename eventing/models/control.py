@@ -431,6 +431,7 @@ class CaptureLease(models.Model):
     position = models.TextField(blank=True, default="")
     lag_ms = models.BigIntegerField(null=True)
     lag_bytes = models.BigIntegerField(null=True)
+    kept_log_bytes = models.BigIntegerField(null=True)
     last_change_at = models.DateTimeField(null=True)
     # Raised by a person who accepts the loss: capture then starts anew from now.
     restart_from_now = models.BooleanField(default=False)

@@ -50,13 +50,15 @@ class Table(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What one look at the catalogue found; `wal_end` is the server's end of the log.
+    """What one look at the catalogue found; `wal_end` is the server's end of the log, and
+    `kept_log_bytes` what it keeps of that for the slot, if there is one.
 
     `insert_schemas` are published as a whole, `schemas` are those that could be. `missing` is one
     of our publications that is not there.
     """
 
     wal_end: int
+    kept_log_bytes: int | None
     missing: str | None
     all_inserts: bool
     insert_schemas: frozenset[str]
@@ -74,6 +76,7 @@ class Publications:
     def __init__(
         self, name: str, schemas: Sequence[str] | None, excluded_tables: frozenset[str]
     ) -> None:
+        self._slot = name
         self.all = f"{name}_all"
         self.insert = f"{name}_insert"
         self.change = f"{name}_change"
@@ -133,8 +136,8 @@ class Publications:
     def look(self, opened: connection, facts: Facts) -> Look:
         """Read the catalogue once. Raises psycopg2.Error."""
         with opened.cursor() as at:
-            at.execute(_STATE, [[*self.names], self.all])
-            wal_end, missing, all_inserts = at.fetchone() or ("0/0", None, False)
+            at.execute(_STATE, [self._slot, [*self.names], self.all])
+            wal_end, kept, missing, all_inserts = at.fetchone() or ("0/0", None, None, False)
             schemas: frozenset[str] = frozenset()
             if facts.version >= _SCHEMAS_SINCE:
                 at.execute(_PUBLISHED_SCHEMAS, [self.insert])
@@ -154,7 +157,8 @@ class Publications:
                 },
             )
             tables = [Table(*row) for row in at.fetchall()]
-        return Look(lsn_number(wal_end), missing, bool(all_inserts), schemas, present, tables)
+        end, inserts = lsn_number(wal_end), bool(all_inserts)
+        return Look(end, kept, missing, inserts, schemas, present, tables)
 
     def bring_in_line(self, opened: connection, facts: Facts, look: Look, watch: Watch) -> bool:
         """Publish what `watch` wants. Returns whether all of it could be done now.
@@ -275,7 +279,10 @@ LIMIT 1
 """
 
 _STATE = f"""
-SELECT pg_current_wal_lsn(), ({_MISSING}),
+SELECT pg_current_wal_lsn(),
+       (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
+        FROM pg_replication_slots WHERE slot_name = %s),
+       ({_MISSING}),
        (SELECT pubinsert FROM pg_publication WHERE pubname = %s)
 """
 

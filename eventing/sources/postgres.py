@@ -70,6 +70,7 @@ class PostgresSource:
         self._watch: Watch | None = None
         self._next_look = 0.0
         self._wal_end = 0
+        self._kept_log_bytes: int | None = None
 
     def open(self, watch: Watch, after: str | None) -> None:
         self.close()
@@ -147,7 +148,8 @@ class PostgresSource:
             self._next_look = 0.0
         position = self._stream.position
         lag_bytes = max(0, self._wal_end - position.lsn)
-        return Batch(changes, str(position), self._stream.drained, lag_bytes)
+        kept = self._kept_log_bytes
+        return Batch(changes, str(position), self._stream.drained, lag_bytes, kept)
 
     def acknowledge(self, position: str) -> None:
         if self._stream is None:
@@ -216,7 +218,7 @@ class PostgresSource:
         with self._connection.cursor() as at:
             at.execute("SELECT set_config('lock_timeout', %s, false)", [str(lock_timeout_ms)])
         look = self._publications.look(self._connection, self._facts)
-        self._wal_end = look.wal_end
+        self._wal_end, self._kept_log_bytes = look.wal_end, look.kept_log_bytes
         self._refuse_missing(look.missing, self._stored_text())
         in_line = self._publications.bring_in_line(self._connection, self._facts, look, self._watch)
         now = time.monotonic()

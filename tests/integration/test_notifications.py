@@ -220,6 +220,15 @@ def test_much_retained_log_is_lag_too(project: Project, receiver: Receiver) -> N
     assert "5 GB of its log" in texts(receiver)[0]
 
 
+def test_log_that_is_kept_for_open_transactions_is_lag_too(
+    project: Project, receiver: Receiver
+) -> None:
+    make_notification(project, receiver.url("/hook"), lag_seconds=600)
+    block(project, state="streaming", error="", lag_ms=0, lag_bytes=0, kept_log_bytes=6_000_000_000)
+    assert watch_and_send() == 1
+    assert "6 GB of its log" in texts(receiver)[0]
+
+
 def test_an_open_breaker_is_told_and_that_it_has_closed(
     project: Project, receiver: Receiver
 ) -> None:

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -996,6 +997,24 @@ def test_an_idle_stream_lets_the_server_drop_its_log(capture: Capture) -> None:
     wait_until(confirmed, 20)
     assert slots(capture.url, capture.name)[0][1] != before
     run(elsewhere, "DROP TABLE noise")
+
+
+def test_log_that_an_open_transaction_keeps_is_told_though_all_is_read(capture: Capture) -> None:
+    run(capture.url, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    capture.open(Wanted(named_tables=frozenset({"t"})))
+    fill = "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(%s, %s) AS n"
+    with closing(psycopg2.connect(capture.url)) as opened, opened.cursor() as at:
+        # What it has written before others commit is read again after a restart.
+        at.execute(fill, [1, 1])
+        execute(capture.url, fill, [2, 3000])
+
+        def kept_though_read() -> bool:
+            batch = capture.source.read(1000, 0.1)
+            capture.source.acknowledge(batch.position)
+            kept = batch.kept_log_bytes or 0
+            return batch.drained and kept > 2_000_000 > (batch.source_lag_bytes or 0)
+
+        wait_until(kept_though_read, 30, "what is kept is not told")
 
 
 def test_the_server_is_told_of_nothing_that_is_not_stored(capture: Capture) -> None:

@@ -251,6 +251,7 @@ def test_how_capture_fares_is_shown(shop: Shop) -> None:
         "next_try_at": None,
         "lag_ms": None,
         "lag_bytes": None,
+        "kept_log_bytes": None,
         "position": None,
         "last_change_at": None,
     }

@@ -208,7 +208,10 @@ def test_a_server_that_keeps_much_log_for_us_is_pointed_out(shop: Shop, admin: C
     CaptureLease.objects.update(lag_bytes=900_000_000)
     assert "of its log" not in admin.get(shop.path("databases/")).content.decode()
     CaptureLease.objects.update(lag_bytes=5_000_000_000)
-    assert "of its log" in admin.get(shop.path("databases/")).content.decode()
+    assert "keeps 5 GB of its log" in admin.get(shop.path("databases/")).content.decode()
+    # All of it is read, and a transaction that somebody left open holds it.
+    CaptureLease.objects.update(lag_bytes=0, kept_log_bytes=6_000_000_000)
+    assert "keeps 6 GB of its log" in admin.get(shop.path("databases/")).content.decode()
 
 
 def test_a_database_that_a_trigger_names_alone_is_not_deleted(shop: Shop, admin: Client) -> None:

@@ -26,8 +26,9 @@ def scraped(shop: Shop) -> dict[str, list[tuple[dict[str, str], float]]]:
     shop.add_events(3)
     shop.add_events(1, status_code=500)
     CaptureLease.objects.create(
-        database=shop.database, state="blocked", error="gone", lag_ms=5000, lag_bytes=77
-    )
+        database=shop.database, state="blocked", error="gone", lag_ms=5000, lag_bytes=77,
+        kept_log_bytes=99,
+    )  # fmt: skip
     for process in PROCESSES:
         beat(process, process)
     notifications.watch()

@@ -86,6 +86,7 @@ def test_every_number_is_a_link_to_what_explains_it(shop: Shop, admin: Client, p
     shop.add_events(1, status_code=500)
     CaptureLease.objects.create(
         database=shop.database, state="retrying", lag_ms=65_000, lag_bytes=2_000_000,
+        kept_log_bytes=3_000_000,
         last_change_at="2026-01-31T12:00:00Z",
     )  # fmt: skip
     text = admin.get(shop.path(path), {"within": "7d"}).content.decode()
@@ -126,12 +127,14 @@ def test_triggers_and_databases_say_how_they_fare(shop: Shop, admin: Client) -> 
     CaptureLease.objects.create(
         database=shop.database, state="retrying", error="it does not answer",
         lag_ms=65_000, lag_bytes=2_000_000,
+        kept_log_bytes=3_000_000,
     )  # fmt: skip
     text = admin.get(shop.path()).content.decode()
     assert "10 attempts in a row failed" in text
     assert "deliveries held" in text
     assert "1 min 5 s" in text
     assert "2 MB" in text
+    assert "3 MB" in text
     assert "It does not answer" in text
 
 
