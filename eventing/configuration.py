@@ -50,11 +50,17 @@ _SECRET_FIELDS: Final = frozenset({"url_reference", "header_references"})
 class Plan:
     """What `apply` did or would do. `lines` begin with `+`, `~` or `-`.
 
-    `cancelled_triggers` are the ids of deleted triggers, whose events are then to be cancelled.
+    `deleted_triggers` are the ids of triggers that go, or would go if it were carried out.
     """
 
     lines: tuple[str, ...]
-    cancelled_triggers: tuple[int, ...] = ()
+    deleted_triggers: tuple[int, ...] = ()
+    is_carried_out: bool = False
+
+    @property
+    def cancelled_triggers(self) -> tuple[int, ...]:
+        """The triggers whose events are now to be cancelled; none of a plan alone."""
+        return self.deleted_triggers if self.is_carried_out else ()
 
 
 # As the file has them: a plan speaks of nothing else.
@@ -264,8 +270,8 @@ def _carry_out(
             if dry_run:
                 raise _DryRun
     except _DryRun:
-        return Plan(tuple(applier.lines))
-    return Plan(tuple(applier.lines), tuple(applier.cancelled_triggers))
+        pass
+    return Plan(tuple(applier.lines), tuple(applier.deleted_triggers), not dry_run)
 
 
 def _prepare_logs(definitions: list[ProjectDefinition], text: str, dry_run: bool) -> None:
@@ -399,7 +405,7 @@ class _Applier:
         self._prune = prune
         self._by = by
         self.lines: list[str] = []
-        self.cancelled_triggers: list[int] = []
+        self.deleted_triggers: list[int] = []
 
     def apply(self, definitions: list[ProjectDefinition]) -> None:
         for definition in definitions:
@@ -410,7 +416,7 @@ class _Applier:
             kept = [definition.name for definition in definitions]
             for project in Project.objects.exclude(name__in=kept):
                 self.lines.append(f"- project {project.name}")
-                self.cancelled_triggers += delete_project(project, by=self._by)
+                self.deleted_triggers += delete_project(project, by=self._by)
 
     def _apply_project(self, definition: ProjectDefinition) -> None:
         project = Project.objects.filter(name=definition.name).first()
@@ -466,7 +472,7 @@ class _Applier:
     def _prune_triggers(self, project: Project, triggers: list[Trigger]) -> None:
         for trigger in triggers:
             self.lines.append(f"- trigger {project.name}/{trigger.name}")
-            self.cancelled_triggers.append(delete_trigger(trigger, by=self._by))
+            self.deleted_triggers.append(delete_trigger(trigger, by=self._by))
 
     def _prune_databases(self, project: Project, databases: list[Database]) -> None:
         for database in databases:

@@ -260,6 +260,14 @@ def pending_of(project: Project, trigger_ids: Sequence[int]) -> dict[int, int]:
     return total
 
 
+def unfinished_of(project: Project, trigger_ids: Sequence[int]) -> int | None:
+    """How many unfinished events these triggers have together; None if a log does not answer."""
+    try:
+        return sum(pending_of(project, trigger_ids).values()) if trigger_ids else 0
+    except LogUnavailable:
+        return None
+
+
 def remove_trigger(
     trigger: Trigger, *, by: Actor, check: Callable[[Trigger], None] | None = None
 ) -> int:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from eventing.access import command_line
+from eventing.history import redeliver
 from eventing.models import Database, Project, Trigger
 from eventing.projects import save_trigger, trigger_definition_of
 from tests.factories import make_project, make_trigger
@@ -59,6 +61,24 @@ def test_the_plan_is_shown_and_then_applied_with_secrets_kept(shop: Shop, admin:
     database = Database.objects.get()
     assert (database.url, database.url_reference) == (SOURCE, "")
     assert database.schemas == ["public"]
+
+
+def test_the_plan_says_how_many_events_are_cancelled_with_a_trigger_that_goes(
+    shop: Shop, admin: Client
+) -> None:
+    document = exported(shop, admin)
+    document["projects"][0]["triggers"] = []
+    _, text = send(shop, admin, document, "plan", prune="on")
+    assert "No event of the triggers that go is waiting for delivery." in text
+    redeliver(shop.project, [UUID(each) for each in shop.add_events(3)], by=command_line())
+    _, text = send(shop, admin, document, "plan", prune="on")
+    assert "3 events</strong> of the triggers that go are not delivered yet" in text
+    # A plan cancels nothing.
+    assert shop.log.counts(shop.project.pk)["pending"] == 3
+    _, text = send(shop, admin, document, "plan")
+    assert "triggers that go" not in text
+    assert send(shop, admin, document, "apply", prune="on")[0] == 303
+    assert shop.log.counts(shop.project.pk)["cancelled"] == 3
 
 
 def test_what_is_applied_is_the_plan_that_was_shown(shop: Shop, admin: Client) -> None:

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from eventing.access import ADMIN
 from eventing.configuration import Plan, apply_to, export
 from eventing.definitions import ProjectDefinition
-from eventing.history import cancel
+from eventing.history import cancel, unfinished_of
 from eventing.models import Project
 from eventing.problems import InvalidInput, Problem
 from eventing.tags import tag_of
@@ -86,6 +86,7 @@ def _page(
         "text": request.POST.get("text", exported).replace("\r\n", "\n"),
         "prune": "prune" in request.POST,
         "plan": plan,
+        "pending": unfinished_of(project, plan.deleted_triggers) if plan else 0,
         "planned": tag,
         "is_late": is_late,
         "problems": problems or [],

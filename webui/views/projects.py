@@ -21,7 +21,7 @@ from eventing.definitions import (
     parse_project_title,
     proposed_project_name,
 )
-from eventing.history import remove_project
+from eventing.history import remove_project, unfinished_of
 from eventing.models import Database, Project, Trouble
 from eventing.problems import InvalidInput
 from eventing.projects import create_project
@@ -140,9 +140,11 @@ def delete(request: Request, project: Project) -> HttpResponse:
         remove_project(project, by=request.actor)
         messages.success(request, f"The project {project} is deleted.")
         return SeeOther(resolve_url("projects"))
+    triggers = list(project.triggers.values_list("pk", flat=True))
     context = {
         "databases": Database.objects.filter(project=project).count(),
-        "triggers": project.triggers.count(),
+        "triggers": len(triggers),
+        "pending": unfinished_of(project, triggers),
         "error": f"Type {project.name} to delete it." if wrong else "",
     }
     return form_answer(request, "projects/delete.html", context, refused=wrong)
