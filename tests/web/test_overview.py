@@ -142,6 +142,28 @@ def test_a_period_that_there_is_not_is_the_last_hour(shop: Shop, admin: Client) 
     assert "Last hour: " in admin.get(shop.path(), {"within": "9y"}).content.decode()
 
 
+def test_of_more_than_one_reads_those_in_trouble_come_first(shop: Shop, admin: Client) -> None:
+    for number in range(60):
+        make_trigger(shop.project, "https://example.com/", f"t{number:02}")
+        database = make_database(shop.project, "postgresql://h/d", f"d{number:02}")
+    text = admin.get(shop.path()).content.decode()
+    assert text.count('<th scope="row" class="truncate" title="t') == 50
+    assert 'title="t59"' not in text
+    assert "50 of 61, those that fail or wait the most first." in text
+    assert "50 of 61, those that need somebody first." in text
+    assert text.count("(61)") == 2
+    Breakers().open(shop.project.triggers.get(name="t59").pk, "10 attempts in a row failed")
+    CaptureLease.objects.create(database=database, state="blocked", error="it is away")
+    shop.add_events(1, status_code=None)
+    text = admin.get(shop.path()).content.decode()
+    named = re.findall(r'<th scope="row" class="truncate" title="([^"]+)"', text)
+    assert named[:3] == ["t59", "welcome-email", "t00"]
+    assert named[50:52] == ["d59", "d00"]
+    # Of fewer, all are shown by their names.
+    shop.project.triggers.filter(name__gt="t10").exclude(name="t59").delete()
+    assert "those that fail" not in admin.get(shop.path()).content.decode()
+
+
 def test_it_takes_a_fixed_number_of_queries(
     shop: Shop, admin: Client, django_assert_num_queries: Any
 ) -> None:

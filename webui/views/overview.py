@@ -1,8 +1,8 @@
 """A project at a glance: do events flow, which do not, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.http import HttpResponse
@@ -10,17 +10,20 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from eventing import history
-from eventing.capture_status import capture_statuses
+from eventing.capture_status import CaptureStatus, capture_statuses
 from eventing.changes import EVENT_STATUSES
 from eventing.eventing_dbs import current_log
+from eventing.health import CAPTURE_STATES
 from eventing.logs.base import EventFilter, LogUnavailable
-from eventing.models import Project, Trigger
+from eventing.models import Database, Project, Trigger
 from eventing.stats import PERIODS, Period, Series, series, series_by_trigger
 from webui.charts import Chart, latency_chart, outcomes_chart, sparkline
 from webui.pages import live_answer, project_page
 from webui.requests import Request
 
 _LATEST = 10
+# Of more triggers or databases than one reads, those that need somebody.
+_MOST_ROWS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ def show(request: Request, project: Project) -> HttpResponse:
     statuses = capture_statuses(databases)
     triggers = list(project.triggers.select_related("breaker"))
     context: dict[str, Any] = {
-        "databases": [(database, statuses[database.pk]) for database in databases],
+        "databases": _database_rows(databases, statuses),
+        "database_count": len(databases),
+        "trigger_count": len(triggers),
         "counts": dict.fromkeys(EVENT_STATUSES),
     }
     backlogs: Mapping[int, int] = {}
@@ -78,11 +83,28 @@ def show(request: Request, project: Project) -> HttpResponse:
     return live_answer(request, "overview/page.html", "overview/_state.html", context)
 
 
+def _database_rows(
+    databases: Sequence[Database], statuses: Mapping[int, CaptureStatus]
+) -> list[tuple[Database, CaptureStatus]]:
+    rows = [(database, statuses[database.pk]) for database in databases]
+    if len(rows) > _MOST_ROWS:
+        rows.sort(key=lambda row: CAPTURE_STATES.index(row[1].state))
+    return rows[:_MOST_ROWS]
+
+
 def _trigger_rows(
     project: Project, period: Period, triggers: list[Trigger], backlogs: Mapping[int, int]
 ) -> list[TriggerRow]:
     since, until = period.bounds(timezone.now())
     of_each = series_by_trigger(project, since, until, period.step)
+    if len(triggers) > _MOST_ROWS:
+
+        def trouble(trigger: Trigger) -> tuple[bool, int, int]:
+            is_held = trigger.problem is not None or hasattr(trigger, "breaker")
+            failed = of_each[trigger.pk].total.failed
+            return not is_held, -failed, -backlogs.get(trigger.pk, 0)
+
+        triggers = sorted(triggers, key=trouble)[:_MOST_ROWS]
     return [
         TriggerRow(
             trigger,

@@ -35,6 +35,7 @@ from webui.views.begin import steps
 
 # So many are looked over quicker than searched.
 _FEW: Final = 7
+_MOST_CARDS: Final = 100
 _ALL_STATES = ("streaming", "starting", "retrying", "blocked")
 
 
@@ -72,8 +73,9 @@ def index(request: Request) -> HttpResponse:
         matching.annotate(
             trigger_count=Count("triggers", distinct=True),
             paused_count=Count("triggers", filter=Q(triggers__state="paused"), distinct=True),
-        ).prefetch_related("databases")
+        ).prefetch_related("databases")[: _MOST_CARDS + 1]
     )
+    is_cut, found = len(found) > _MOST_CARDS, found[:_MOST_CARDS]
     statuses = capture_statuses([each for project in found for each in project.databases.all()])
     troubled = _troubled(found)
     cards = [
@@ -84,7 +86,12 @@ def index(request: Request) -> HttpResponse:
         }
         for project in found
     ]
-    context = {"cards": cards, "wanted": wanted, "may_search": wanted or len(cards) > _FEW}
+    context = {
+        "cards": cards,
+        "is_cut": is_cut,
+        "wanted": wanted,
+        "may_search": wanted or len(cards) > _FEW,
+    }
     return render(request, "projects/page.html", context)
 
 
