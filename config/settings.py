@@ -131,6 +131,14 @@ def _port(variable: str) -> int:
     _stop(variable, "a whole number from 1 to 65535")
 
 
+def _name(variable: str) -> str:
+    """A name that stands on every page; none if it is not set."""
+    name: str = env.str(variable, "").strip()
+    if len(name) > 24 or not name.isprintable():
+        _stop(variable, "at most 24 characters on one line, such as production")
+    return name
+
+
 def _node_id(variable: str) -> str:
     from uuid import UUID
 
@@ -171,6 +179,7 @@ REDIS_URL = _broker_url("REDIS_URL")
 ALLOWED_HOSTS = _hosts("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = _origins("CSRF_TRUSTED_ORIGINS")
 NODE_ID = _node_id("NODE_ID")
+ENVIRONMENT_NAME = _name("ENVIRONMENT_NAME")
 WEBHOOK_ALLOWED_NETWORKS = _networks("WEBHOOK_ALLOWED_NETWORKS")
 OIDC_APPS = _provider()
 TRUSTED_PROXIES = _networks("TRUSTED_PROXIES")

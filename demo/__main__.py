@@ -218,6 +218,7 @@ def _environment(
         "CSRF_TRUSTED_ORIGINS": "",
         "DEBUG": "false",
         "NODE_ID": "",
+        "ENVIRONMENT_NAME": "demo",
         "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
         "LOG_FORMAT": "text",
         "LOG_LEVEL": "INFO",

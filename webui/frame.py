@@ -1,4 +1,4 @@
-"""What surrounds every page: version, theme, the projects to switch to, and the health dot.
+"""What surrounds every page: version, environment, theme, projects to switch to, the health dot.
 
 Nothing is looked up until a template asks, so partials cost none of it.
 """
@@ -66,6 +66,11 @@ class Frame:
         """The theme that was chosen in this browser."""
         chosen = self._request.COOKIES.get("theme", "system")
         return chosen if chosen in THEMES else "system"
+
+    @property
+    def environment(self) -> str:
+        """What this installation is called beside others; empty if it has no name."""
+        return str(settings.ENVIRONMENT_NAME)
 
     @property
     def address(self) -> str:

@@ -46,6 +46,8 @@ def start(variable: str, value: str) -> "subprocess.CompletedProcess[str]":
         ("CSRF_TRUSTED_ORIGINS", "mc.example.com"),
         ("PORT", "\u0663\u0660\u0660"),
         ("PORT", "65536"),
+        ("ENVIRONMENT_NAME", "x" * 25),
+        ("ENVIRONMENT_NAME", "two\nlines"),
     ],
 )
 def test_a_malformed_setting_stops_the_process_with_one_line(variable: str, value: str) -> None:
@@ -95,6 +97,8 @@ def test_whatever_a_process_says_is_json_where_that_is_asked_for(
         ("ALLOWED_HOSTS", ".example.com, [::1], *"),
         ("CSRF_TRUSTED_ORIGINS", "https://*.example.com,http://mc:8000"),
         ("PORT", "8000"),
+        ("ENVIRONMENT_NAME", "Europe, production"),
+        ("ENVIRONMENT_NAME", ""),
     ],
 )
 def test_what_is_well_formed_is_taken(variable: str, value: str) -> None:

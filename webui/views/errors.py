@@ -35,5 +35,11 @@ def server_error(request: Request) -> HttpResponse:
 def _bare_page(request: Request, title: str, words: str, status: int) -> HttpResponse:
     """A page without what surrounds others, which is looked up; the theme is in a cookie."""
     frame = Frame(request)
-    context = {"theme": frame.theme, "version": frame.version, "title": title, "words": words}
+    context = {
+        "theme": frame.theme,
+        "version": frame.version,
+        "environment": frame.environment,
+        "title": title,
+        "words": words,
+    }
     return HttpResponse(render_to_string("error.html", context), status=status)
