@@ -124,12 +124,16 @@ class Frame:
 
     @cached_property
     def troubles(self) -> list[str]:
-        """What the health dot says is wrong: kinds of process of which none is alive, the broker.
+        """What the health dot says is wrong: kinds of process of which none is alive, what keeps
+        others from some of their work, the broker.
 
         No page waits for the broker: `ask_broker` has.
         """
-        alive = {process.process for process in process_health() if process.alive}
-        found = [f"{name} is not running" for name in PROCESSES if name not in alive]
+        alive = [process for process in process_health() if process.alive]
+        kinds = {process.process for process in alive}
+        found = [f"{name} is not running" for name in PROCESSES if name not in kinds]
+        hindered = {(each.process, each.hindrance) for each in alive if each.hindrance}
+        found += [f"{process}: {hindrance}" for process, hindrance in sorted(hindered)]
         if not cache.get(_BROKER_ANSWERS, True):
             found.append("the broker does not answer")
         return found
