@@ -52,6 +52,7 @@ _WORDS: Final = {
     "backoff_factor": "Factor",
     "backoff_max_ms": "Longest wait in milliseconds",
     "url": "Connection string",
+    "variable": "From environment variable",
     "tls": "TLS",
     "db": "Eventing DB",
     "retention_events": "Keep events for",
@@ -330,7 +331,7 @@ def stored_database_form(stored: DatabaseDefinition) -> Form:
 
 def given_database_form(post: QueryDict, problems: Sequence[Problem]) -> Form:
     """The form as it was sent, what was typed as a secret included, so that it can be corrected."""
-    names = ("alias", "type", "url", "password", "schemas", *_FIELDS)
+    names = ("alias", "type", "url", "variable", "password", "schemas", *_FIELDS)
     return Form({name: post.get(name, "") for name in names}, problems)
 
 
@@ -338,13 +339,35 @@ def database_definition(
     post: QueryDict, stored: DatabaseDefinition | None, actor: Actor
 ) -> DatabaseDefinition:
     """The database that a form describes. Raises InvalidInput."""
+    variable = post.get("variable", "").strip()
+    if not variable:
+        return _database_at(post.get("url", "").strip(), post, stored, actor)
+    url = variable if variable.startswith("${") else f"${{{variable}}}"
+    if references_in(url) != [url[2:-1]]:
+        # It may well be a connection string.
+        problem = Problem("variable", "something else", "the name of a variable: SHOP_DB_URL")
+        raise InvalidInput([problem])
+    try:
+        return _database_at(url, post, stored, actor)
+    except InvalidInput as error:
+        told = [
+            replace(problem, field="variable") if problem.field == "url" else problem
+            for problem in error.problems
+        ]
+        raise InvalidInput(told) from None
+
+
+def _database_at(
+    url: str, post: QueryDict, stored: DatabaseDefinition | None, actor: Actor
+) -> DatabaseDefinition:
+    """The same, at a connection string; blank: where the fields say."""
     # What is no type is refused below; until then any will do.
     type = post.get("type", "")
     type = type if type in DATABASE_TYPES else "postgres"
     source: dict[str, Any] = {
         "alias": post.get("alias", "").strip(),
         "type": post.get("type", "postgres"),
-        "url": post.get("url", "").strip(),
+        "url": url,
     }
     if schemas := _words(post.get("schemas", "")):
         source["schemas"] = schemas

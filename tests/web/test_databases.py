@@ -73,6 +73,40 @@ def test_an_address_can_come_from_the_environment_for_those_who_run_the_installa
     assert "${ORDERS_URL}" in admin.get(shop.path("databases/orders/")).content.decode()
 
 
+def test_the_variable_that_holds_an_address_is_named_in_a_field_of_its_own(
+    shop: Shop, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDERS_URL", "postgresql://db/orders")
+    path = shop.path("databases/add/")
+    assert 'name="variable"' not in admin.get(path).content.decode()
+    given = {**FIELDS, "variable": "ORDERS_URL"}
+    answer = admin.post(path, given)
+    assert answer.status_code == 422
+    assert "for administrators of the installation" in answer.content.decode()
+    User.objects.filter(username="admin").update(is_superuser=True)
+    for wrong, words in (
+        ("postgresql://u:hidden-word@db/orders", "the name of a variable"),
+        ("${ORDERS_URL}/x", "the name of a variable"),
+        ("NO_SUCH_URL", "NO_SUCH_URL"),
+    ):
+        answer = admin.post(path, given | {"variable": wrong})
+        assert answer.status_code == 422
+        (problem,) = answer.context["form"].problems
+        assert problem.field == "variable"
+        assert words in str(problem)
+        assert "hidden-word" not in str(problem)
+    # It wins over the fields and the connection string.
+    assert admin.post(path, given | {"url": "postgresql://h/d"}).status_code == 303
+    stored = Database.objects.get(alias="orders")
+    assert (stored.url, stored.url_reference) == ("postgresql://db/orders", "${ORDERS_URL}")
+    page = admin.get(shop.path("databases/orders/")).content.decode()
+    assert 'placeholder="${ORDERS_URL}"' in page
+    assert "Read from there now. Leave blank to keep that." in page
+    given = {**FIELDS, "alias": "stock", "variable": "${ORDERS_URL}"}
+    assert admin.post(path, given).status_code == 303
+    assert Database.objects.get(alias="stock").url_reference == "${ORDERS_URL}"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
