@@ -287,9 +287,17 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("input", (event) => {
   if (!event.target.matches("[data-filter]")) return;
   const wanted = event.target.value.trim().toLowerCase();
-  for (const item of all(".menu-list > li", event.target.closest("details"))) {
-    item.hidden = !item.textContent.toLowerCase().includes(wanted);
-  }
+  const menu = event.target.closest("details");
+  const items = all(".menu-list > li", menu);
+  for (const item of items) item.hidden = !item.textContent.toLowerCase().includes(wanted);
+  menu.querySelector("[data-no-match]").hidden = items.some((item) => !item.hidden);
+});
+
+// Enter goes to the first of what is left.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !event.target.matches("[data-filter]")) return;
+  event.preventDefault();
+  event.target.closest("details").querySelector(".menu-list > li:not([hidden]) > a")?.click();
 });
 
 // Theme: at once, without leaving the page; the cookie is the server's to set.

@@ -19,7 +19,7 @@ from eventing.health import PROCESSES, beat
 from eventing.models import Heartbeat, Project, Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
-from tests.browser.test_every_page import violations
+from tests.browser.test_every_page import WIDTHS, faults, violations
 from tests.factories import (
     make_change,
     make_database,
@@ -443,6 +443,41 @@ def test_any_of_many_projects_is_switched_to_by_keyboard_and_without_javascript(
     page.get_by_role("link", name="The last one", exact=True).last.click()
     assert page.url == f"{live_server.url}/projects/zzz/"
     plain.close()
+
+
+def test_of_few_projects_too_one_is_found_by_typing_and_opened_with_enter(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    Project.objects.create(name="zzz", title="The last one")
+    page.goto(live_server.url + shop.path("settings/"))
+    page.locator(".switcher").click()
+    search = page.get_by_role("searchbox", name="Search projects")
+    expect(search).to_be_focused()
+    page.keyboard.type("nowhere")
+    nothing = page.get_by_text("No project matches.")
+    expect(nothing).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(search).to_be_focused()
+    search.fill("last")
+    expect(nothing).to_be_hidden()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{live_server.url}/projects/zzz/")
+
+
+def test_the_environment_is_read_at_every_width(
+    shop: Shop, live_server: Any, page: Page, settings: Any
+) -> None:
+    settings.ENVIRONMENT_NAME = "Europe, production two"
+    Project.objects.update(title="A project of a name that no bar at the top has room for")
+    page.goto(live_server.url + shop.path("settings/"))
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        expect(page.locator(".environment")).to_be_in_viewport(ratio=1)
+        # It keeps nobody from what is beside it.
+        page.locator(".switcher").click()
+        expect(page.get_by_role("link", name="All projects", exact=True)).to_be_visible()
+        page.keyboard.press("Escape")
+    assert faults(page) == []
 
 
 def test_the_theme_changes_at_once_and_stays(shop: Shop, live_server: Any, page: Page) -> None:

@@ -1,14 +1,22 @@
 """Every page for every role: who sees it, who does not, and what never shows on it."""
 
+import re
 from collections.abc import Callable
-from uuid import uuid4
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 
-from eventing.models import Database, Project
+from eventing import __version__
+from eventing.access import command_line
+from eventing.health import PROCESSES, beat
+from eventing.history import redeliver
+from eventing.models import Database, Heartbeat, Project
 from tests.factories import make_database
 from tests.servers import execute
 from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
@@ -29,6 +37,10 @@ ADMINISTER = (
     "databases/main/start-anew/",
     *("settings/members/", "settings/audit/", "settings/delete/"),
     *("settings/notifications/", "settings/notifications/add/"),
+)
+OF_NO_PROJECT = (
+    *("/projects/", "/projects/add/", "/health/", "/audit/"),
+    *("/account/", "/account/password/", "/account/confirm/"),
 )
 POST = {
     "triggers/preview/": "editor",
@@ -146,6 +158,20 @@ def test_an_event_of_another_project_is_not_found(
     assert shop.log.counts(shop.project.pk)["pending"] == 0
 
 
+def test_every_page_has_a_title_of_its_own(shop: Shop, admin: Client) -> None:
+    User.objects.update(is_superuser=True)
+    (event_id,) = shop.add_events(1)
+    # The step to the first event is the form that adds a trigger.
+    of_project = {*READ, *EDIT, *ADMINISTER, f"events/{event_id}/"} - {"begin/trigger/"}
+    paths = [*map(shop.path, sorted(of_project)), *OF_NO_PROJECT]
+    titles: dict[str, list[str]] = {}
+    for path in paths:
+        (title,) = re.findall("<title>(.*)</title>", admin.get(path).content.decode())
+        assert title.endswith((" · shop · Mission Control", " · Mission Control")), path
+        titles.setdefault(title, []).append(path)
+    assert [each for each in titles.values() if len(each) > 1] == []
+
+
 def test_no_page_shows_a_stored_secret(shop: Shop, admin: Client) -> None:
     (event_id,) = shop.add_events(1)
     for path in (*READ, *EDIT, *ADMINISTER, f"events/{event_id}/"):
@@ -204,9 +230,16 @@ def test_any_of_many_projects_is_found(shop: Shop, viewer: Client) -> None:
             assert "The &lt;last&gt; one" in text
             assert "others" not in text.replace("search for others", "")
     nothing = viewer.get("/projects/", {"q": "nowhere\x00"}).content.decode()
-    assert "No project matches." in nothing
+    assert "<p>No project matches.</p>" in nothing
     assert "No project matches." in viewer.get("/projects/?q=x", headers=menu).content.decode()
-    assert viewer.get("/projects/").content.decode().count('<li class="card">') == 132
+    every = viewer.get("/projects/").content.decode()
+    assert every.count('<li class="card">') == 100
+    assert "The first 100 by id; search for others.</p>" in every
+    # Of as many as there is room for nothing is said.
+    Project.objects.filter(name__in=[f"p{number:03}" for number in range(32)]).delete()
+    every = viewer.get("/projects/").content.decode()
+    assert every.count('<li class="card">') == 100
+    assert "The first 100 by id" not in every
 
 
 def test_only_administrators_of_the_installation_create_projects(admin: Client) -> None:
@@ -223,9 +256,16 @@ def test_a_project_called_like_one_of_our_addresses_can_be_reached(client: Clien
 
 def test_a_project_is_deleted_once_its_name_is_typed(shop: Shop, admin: Client) -> None:
     path = shop.path("settings/delete/")
+    page = admin.get(path).content.decode()
+    assert "1 database and 1 trigger and cannot be undone" in page
+    assert "No event is waiting for delivery." in page
+    redeliver(shop.project, [UUID(each) for each in shop.add_events(2)], by=command_line())
+    page = admin.get(path).content.decode()
+    assert "2 events</strong> not delivered yet will be cancelled." in page
     assert admin.post(path, {"name": "something"}).status_code == 422
     assert admin.post(path, {"name": "shop"}).headers["Location"] == "/projects/"
     assert not Project.objects.exists()
+    assert shop.log.counts(shop.project.pk)["cancelled"] == 2
 
 
 def test_a_project_is_renamed_and_all_that_goes_by_its_id_stays(shop: Shop, admin: Client) -> None:
@@ -327,6 +367,56 @@ def test_a_postgres_too_old_to_hold_the_log_is_refused_and_nothing_changes(
 def test_the_health_page_says_what_has_not_been_seen(admin: Client) -> None:
     text = admin.get("/health/").content.decode()
     assert text.count("not seen for a day") == 3
+
+
+def test_the_health_panel_says_what_keeps_a_process_from_its_work(admin: Client) -> None:
+    for process in PROCESSES:
+        beat(process, "host-1:1")
+    panel = {"HX-Request": "true"}
+    assert "notice" not in admin.get("/health/", headers=panel).content.decode()
+    beat("worker", "host-1:2", "short of memory: some events are sent later")
+    said = "Worker host-1:2: short of memory: some events are sent later."
+    assert said in admin.get("/health/", headers=panel).content.decode()
+    page = admin.get("/health/").content.decode()
+    assert said in page
+    # The dot of every page says it, too.
+    assert "Health: worker: short of memory: some events are sent later" in page
+    Heartbeat.objects.filter(name="host-1:2").update(seen_at=timezone.now() - timedelta(minutes=1))
+    assert "short of memory" not in admin.get("/health/").content.decode()
+
+
+def test_processes_that_are_gone_are_folded_away_while_others_of_their_kind_run(
+    admin: Client,
+) -> None:
+    long_ago = timezone.now() - timedelta(hours=2)
+    for number in range(3):
+        for process in ("worker", "beat"):
+            beat(process, f"gone-{number}:1")
+    Heartbeat.objects.update(seen_at=long_ago)
+    for name in ("host-2:1", "host-1:1"):
+        beat("worker", name)
+    text = admin.get("/health/").content.decode()
+    shown, _, folded = text.partition('<details class="fold">')
+    assert "5 of the last day are gone" in folded
+    # Those that run in an order of their own; of what does not run, when it was last seen.
+    assert shown.index("host-1:1") < shown.index("host-2:1") < shown.index('title="gone-')
+    assert shown.count('title="gone-') == 1
+    assert folded.count('title="gone-') == 5
+
+
+def test_the_environment_stands_on_every_page_if_it_has_a_name(
+    shop: Shop, admin: Client, settings: Any
+) -> None:
+    for path in ("/projects/", shop.path(), shop.path("settings/"), "/health/"):
+        settings.ENVIRONMENT_NAME = ""
+        text = admin.get(path).content.decode()
+        assert f'<footer class="foot">Mission Control {__version__} ·' in text
+        assert 'class="environment"' not in text
+        assert "Mission Control</title>" in text
+        settings.ENVIRONMENT_NAME = "EU <staging>"
+        text = admin.get(path).content.decode()
+        assert '<span class="environment" title="Environment">EU &lt;staging&gt;</span>' in text
+        assert "Mission Control EU &lt;staging&gt;</title>" in text
 
 
 def test_a_part_that_has_not_changed_is_not_sent_again(shop: Shop, admin: Client) -> None:
