@@ -86,6 +86,16 @@ def axis_duration(milliseconds: float) -> str:
     return f"{milliseconds:g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.0f} s"
 
 
+# What begins with a name (wal_level, db.example.com:5432) begins with that name as it is.
+_PLAIN_WORD: Final = re.compile(r"[a-z]+(?=[\s,]|$)")
+
+
+@register.filter
+def sentence(text: str) -> str:
+    """A reason as the sentence it is, with a capital letter in front."""
+    return text[:1].upper() + text[1:] if _PLAIN_WORD.match(text) else text
+
+
 @register.filter
 def count(number: float | None) -> str:
     """12,345."""
