@@ -118,7 +118,7 @@ STATES = {
     "project menu": State("", click(".switcher"), ".menu-panel >> text=All projects"),
     "theme menu": State("", click(".theme-menu > summary"), ".theme-menu button"),
     "account menu": State("", click("[aria-label=Account]"), "text=Sign out"),
-    "health panel": State("", click(".health"), "text=messages waiting"),
+    "health panel": State("", click(".health"), ".menu-panel.wide >> text=messages waiting"),
     "side bar": State("", open_side, "nav.side a", opened_at=WIDTHS),
     "charts as a table": State("", click(".chart-table > summary"), ".behind td"),
     "charts of a trigger as a table": State(
