@@ -234,6 +234,9 @@ def test_any_of_many_projects_is_found(shop: Shop, viewer: Client) -> None:
     assert "No project matches." in viewer.get("/projects/?q=x", headers=menu).content.decode()
     every = viewer.get("/projects/").content.decode()
     assert every.count('<li class="card">') == 100
+    assert re.findall(r'card-link" href="/projects/(p\d+)/', every) == [
+        project.name for project in many[:100]
+    ]
     assert "The first 100 by id; search for others.</p>" in every
     # Of as many as there is room for nothing is said.
     Project.objects.filter(name__in=[f"p{number:03}" for number in range(32)]).delete()
@@ -396,8 +399,8 @@ def test_processes_that_are_gone_are_folded_away_while_others_of_their_kind_run(
     for name in ("host-2:1", "host-1:1"):
         beat("worker", name)
     text = admin.get("/health/").content.decode()
-    shown, _, folded = text.partition('<details class="fold">')
-    assert "5 of the last day are gone" in folded
+    shown, _, folded = text.partition('<details class="fold health-gone">')
+    assert "5 others of the last day no longer run" in folded
     # Those that run in an order of their own; of what does not run, when it was last seen.
     assert shown.index("host-1:1") < shown.index("host-2:1") < shown.index('title="gone-')
     assert shown.count('title="gone-') == 1

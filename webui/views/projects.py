@@ -73,7 +73,9 @@ def index(request: Request) -> HttpResponse:
         matching.annotate(
             trigger_count=Count("triggers", distinct=True),
             paused_count=Count("triggers", filter=Q(triggers__state="paused"), distinct=True),
-        ).prefetch_related("databases")[: _MOST_CARDS + 1]
+        )
+        .order_by("name")
+        .prefetch_related("databases")[: _MOST_CARDS + 1]
     )
     is_cut, found = len(found) > _MOST_CARDS, found[:_MOST_CARDS]
     statuses = capture_statuses([each for project in found for each in project.databases.all()])
