@@ -11,6 +11,7 @@ from django.db import connection
 from django.test import Client
 
 from eventing import notifications
+from eventing.breakers import Breakers
 from eventing.logs import control_database_dsn
 from eventing.models import AuditEntry, CaptureLease, Notice, Notification
 from eventing.models.fields import encrypted
@@ -92,6 +93,14 @@ def test_the_page_says_what_is_wrong_and_what_became_of_telling_it(
     notifications.send_due()
     text = admin.get(index).content.decode()
     assert "The slot is gone" in text
+    # It leads to what is wrong, also once that is called something else.
+    assert f'<a href="{shop.path("databases/")}#database-main">main</a>' in text
+    Breakers().open(shop.trigger.pk, "it fails")
+    notifications.watch()
+    shop.trigger.name = "welcome"
+    shop.trigger.save()
+    text = admin.get(index).content.decode()
+    assert f'<a href="{shop.path("triggers/welcome/")}">welcome-email</a>' in text
     assert "shop: the database main is blocked" in text
     assert "not taken: it answered 500; next try" in text
     Notice.objects.update(next_attempt_at="2026-01-01T00:00:00Z")
@@ -106,12 +115,12 @@ def test_the_page_takes_a_fixed_number_of_queries(
     for number in range(2):
         admin.post(index + "add/", FORM | {"name": f"n{number}"})
     admin.get(index)
-    with django_assert_num_queries(10):  # type: ignore[operator]
+    with django_assert_num_queries(12):  # type: ignore[operator]
         admin.get(index)
     for number in range(2, 8):
         admin.post(index + "add/", FORM | {"name": f"n{number}"})
     admin.get(index)
-    with django_assert_num_queries(10):  # type: ignore[operator]
+    with django_assert_num_queries(12):  # type: ignore[operator]
         admin.get(index)
 
 

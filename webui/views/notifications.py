@@ -10,7 +10,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from eventing.access import ADMIN
 from eventing.definitions import TROUBLE_KINDS, parse_notification
-from eventing.models import Notification, Project
+from eventing.models import Notification, Project, Trouble
 from eventing.notifications import (
     change_of_notifications,
     delete_notification,
@@ -68,9 +68,31 @@ def index(request: Request, project: Project) -> HttpResponse:
                 "title": title_of(notice) if notice else "",
             }
         )
-    troubles = [(trouble, KIND_WORDS[trouble.kind][0]) for trouble in troubles_of(project)]
-    context = {"rows": rows, "troubles": troubles}
+    context = {"rows": rows, "troubles": _troubles(project)}
     return render(request, "settings/notifications.html", context)
+
+
+def _troubles(project: Project) -> list[tuple[Trouble, str, str]]:
+    """What is wrong now: the kind in words, and the page of what it is wrong with."""
+    databases = resolve_url("databases", project.name)
+    pages = {
+        ("source", pk): f"{databases}#database-{alias}"
+        for pk, alias in project.databases.values_list("pk", "alias")
+    } | {
+        ("trigger", pk): resolve_url("trigger", project.name, name)
+        for pk, name in project.triggers.values_list("pk", "name")
+    }
+    return [
+        (
+            trouble,
+            KIND_WORDS[trouble.kind][0],
+            pages.get(
+                ("source" if trouble.kind.startswith("source") else "trigger", trouble.object_id),
+                "",
+            ),
+        )
+        for trouble in troubles_of(project)
+    ]
 
 
 @never_cache
