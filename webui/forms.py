@@ -384,7 +384,9 @@ def _database_at(
         definition = parse_database(source, os.environ)
     except InvalidInput as error:
         # What is wrong with the fields says it better than what is wrong with their sum.
-        others = [problem for problem in error.problems if problem.field != "url" or not problems]
+        # So does what an alias would be made of.
+        follows = {"url", "alias"} if not source["alias"] and stored is None else {"url"}
+        others = [each for each in error.problems if each.field not in follows or not problems]
         raise InvalidInput([*problems, *others]) from None
     if problems:
         raise InvalidInput(problems)

@@ -147,6 +147,15 @@ def test_a_blank_alias_becomes_that_of_the_database(shop: Shop, admin: Client) -
     assert answer.status_code == 422
 
 
+def test_an_alias_that_cannot_be_made_is_not_asked_for_beside_what_it_is_made_of(
+    shop: Shop, admin: Client
+) -> None:
+    answer = admin.post(shop.path("databases/add/"), {"type": "postgres", "alias": ""})
+    assert set(answer.context["form"].errors) == {"host", "database"}
+    answer = admin.post(shop.path("databases/add/"), {**FIELDS, "alias": "a b", "host": ""})
+    assert set(answer.context["form"].errors) == {"host", "alias"}
+
+
 def _stored_fields() -> dict[str, str]:
     return {
         "type": "postgres",
@@ -207,7 +216,7 @@ def test_a_connection_that_fails_is_a_finding(shop: Shop, admin: Client) -> None
 def test_a_blocked_database_says_why_and_what_to_run(shop: Shop, admin: Client) -> None:
     _is(shop, "blocked", "wal_level is replica", "ALTER SYSTEM SET wal_level = 'logical';")
     text = admin.get(shop.path("databases/")).content.decode()
-    assert "Wal_level is replica" in text
+    assert "wal_level is replica" in text
     assert "ALTER SYSTEM SET wal_level" in text
     assert "Start anew from now" not in text
 
