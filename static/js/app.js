@@ -238,6 +238,12 @@ document.addEventListener("submit", (event) => {
   button.setAttribute("aria-busy", "true");
 });
 
+// What changes a member's role is offered once another one is chosen.
+
+const showRole = (select) => select.form.classList.toggle("is-changed", !select.selectedOptions[0].defaultSelected);
+document.addEventListener("change", ({ target }) => { if (target.matches(".members select")) showRole(target); });
+addEventListener("pageshow", () => { for (const select of all(".members select")) showRole(select); });
+
 // Another Eventing DB takes a moment: its rights are checked and its tables made.
 
 document.addEventListener("submit", (event) => {

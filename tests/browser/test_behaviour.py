@@ -480,6 +480,30 @@ def test_the_environment_is_read_at_every_width(
     assert faults(page) == []
 
 
+def test_a_role_is_changed_with_a_button_that_comes_when_another_is_chosen(
+    shop: Shop, live_server: Any, page: Page, browser: Browser, context: BrowserContext
+) -> None:
+    page.goto(live_server.url + shop.path("settings/members/"))
+    role = page.get_by_label("Role of grace", exact=True)
+    change = page.get_by_role("button", name="Change the role of grace")
+    expect(change).to_be_hidden()
+    role.select_option("editor")
+    expect(change).to_be_visible()
+    role.select_option("admin")
+    expect(change).to_be_hidden()
+    role.select_option("viewer")
+    page.keyboard.press("Tab")
+    expect(change).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("grace has the role viewer now.")).to_be_visible()
+    expect(change).to_be_hidden()
+    plain = browser.new_context(java_script_enabled=False, storage_state=context.storage_state())
+    page = plain.new_page()
+    page.goto(live_server.url + shop.path("settings/members/"))
+    expect(page.get_by_role("button", name="Change the role of grace")).to_be_visible()
+    plain.close()
+
+
 def test_the_theme_changes_at_once_and_stays(shop: Shop, live_server: Any, page: Page) -> None:
     page.goto(live_server.url + shop.path())
     background = "getComputedStyle(document.body).backgroundColor"
