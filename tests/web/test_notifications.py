@@ -93,19 +93,24 @@ def test_the_page_says_what_is_wrong_and_what_became_of_telling_it(
     notifications.send_due()
     text = admin.get(index).content.decode()
     assert "The slot is gone" in text
-    # It leads to what is wrong, also once that is called something else.
-    assert f'<a href="{shop.path("databases/")}#database-main">main</a>' in text
-    Breakers().open(shop.trigger.pk, "it fails")
-    notifications.watch()
-    shop.trigger.name = "welcome"
-    shop.trigger.save()
-    text = admin.get(index).content.decode()
-    assert f'<a href="{shop.path("triggers/welcome/")}">welcome-email</a>' in text
     assert "shop: the database main is blocked" in text
     assert "not taken: it answered 500; next try" in text
     Notice.objects.update(next_attempt_at="2026-01-01T00:00:00Z")
     notifications.send_due()
     assert "sent <time" in admin.get(index).content.decode()
+
+
+def test_what_is_wrong_leads_to_what_it_is_wrong_with_whatever_that_is_called_now(
+    shop: Shop, admin: Client
+) -> None:
+    CaptureLease.objects.create(database=shop.database, state="blocked", error="it is away")
+    Breakers().open(shop.trigger.pk, "it fails")
+    notifications.watch()
+    shop.trigger.name = "welcome"
+    shop.trigger.save()
+    text = admin.get(shop.path("settings/notifications/")).content.decode()
+    assert f'<a href="{shop.path("databases/")}#database-main">main</a>' in text
+    assert f'<a href="{shop.path("triggers/welcome/")}">welcome-email</a>' in text
 
 
 def test_the_page_takes_a_fixed_number_of_queries(
