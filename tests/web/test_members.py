@@ -109,6 +109,8 @@ def test_an_administrator_of_the_installation_makes_users_with_a_first_password(
     assert found
     assert Client().login(username="fresh", password=found[1])
     assert found[1] not in client.get(shop.path("settings/members/")).content.decode()
+    unknown = client.post(shop.path("settings/members/"), {"user": "nobody", "role": "viewer"})
+    assert "or with “A new user” that of a new one" in unknown.content.decode()
     again = client.post(shop.path("settings/members/"), given)
     assert (again.status_code, "a name no other user has" in again.content.decode()) == (422, True)
     api = api_of("root", shop)

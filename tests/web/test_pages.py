@@ -282,6 +282,8 @@ def test_a_project_is_renamed_and_all_that_goes_by_its_id_stays(shop: Shop, admi
         answer = admin.post(shop.path("settings/rename/"), {"title": title})
         assert answer.status_code == 422
         assert "at most 63 characters on one line" in answer.content.decode()
+        # It is far down the page.
+        assert re.search('<input id="id_title"[^>]* autofocus', answer.content.decode())
     assert admin.post(shop.path("settings/rename/"), {"title": " "}).status_code == 303
     assert str(Project.objects.get()) == "shop"
 

@@ -1,5 +1,6 @@
 """Settings, Members: who belongs to the project, and with which role."""
 
+from dataclasses import replace
 from typing import Any
 
 from django.contrib import messages
@@ -40,7 +41,12 @@ def index(request: Request, project: Project) -> HttpResponse:
     try:
         added = add_member(project, parse_member(member_source(given)), by=request.actor)
     except InvalidInput as error:
-        form = Form(given, error.problems, {"user": "User name"})
+        # A field is called here what the form calls it.
+        told = [
+            replace(problem, allowed=problem.allowed.replace("`new_user`", "“A new user”"))
+            for problem in error.problems
+        ]
+        form = Form(given, told, {"user": "User name"})
         return _page(request, project, form, refused=True)
     if added.first_password is not None:
         return _page(request, project, Form({"role": "viewer"}), added=added)
