@@ -492,6 +492,7 @@ def test_a_role_is_changed_with_a_button_that_comes_when_another_is_chosen(
     role.select_option("admin")
     expect(change).to_be_hidden()
     role.select_option("viewer")
+    role.focus()
     page.keyboard.press("Tab")
     expect(change).to_be_focused()
     page.keyboard.press("Enter")
