@@ -480,6 +480,15 @@ def test_the_environment_is_read_at_every_width(
     assert faults(page) == []
 
 
+def test_a_plan_is_what_one_sees_once_it_is_shown(shop: Shop, live_server: Any, page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 600})
+    page.goto(live_server.url + shop.path("settings/configuration/"))
+    page.get_by_role("button", name="Show the plan").click()
+    plan = page.get_by_role("heading", name="Plan")
+    expect(plan).to_be_focused()
+    expect(plan).to_be_in_viewport()
+
+
 def test_a_role_is_changed_with_a_button_that_comes_when_another_is_chosen(
     shop: Shop, live_server: Any, page: Page, browser: Browser, context: BrowserContext
 ) -> None:
