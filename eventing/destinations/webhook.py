@@ -196,7 +196,7 @@ class _Transfer:
         self._given_bytes = end = begin + size
         return body[begin:end] if begin or end < len(body) else body
 
-    def _rewind(self, offset: int, _origin: int) -> int:
+    def _rewind(self, offset: int, _origin: int) -> Any:
         """libcurl's wish to send a request anew, since a connection that was used before has ended
         without a byte of an answer. The request may have arrived, and each attempt goes into the
         log; only with HTTP/2 an endpoint says which requests it has not looked at."""
