@@ -188,15 +188,19 @@ def count(
     filters: EventFilter,
     most: int,
     patience_seconds: float = PATIENCE_SECONDS,
+    except_triggers: Sequence[int] = (),
 ) -> int | None:
-    """How many events match, in all logs of a project, `most` if there are more; None if a log
-    does not answer, or if counting takes longer than `patience_seconds`."""
+    """How many events match, in all logs of a project, `most` if there are more; without those of
+    `except_triggers`. None if a log does not answer, or if counting takes longer than
+    `patience_seconds`."""
     total = 0
     ends_at = time.monotonic() + patience_seconds
     for log in logs_of(project):
         left_seconds = max(0.001, ends_at - time.monotonic())
         try:
-            total += log.count(project.pk, filters, most - total, left_seconds)
+            total += log.count(
+                project.pk, filters, most - total, left_seconds, except_triggers
+            )
         except (LogUnavailable, SearchTooDeep):
             return None
         if total >= most:

@@ -33,46 +33,65 @@ _STEP_SECONDS: Final = 0.8
 BUSY: Final = timedelta(seconds=60)
 # Together with a page that takes as long as it may, less than a step may be busy.
 _COUNT_SECONDS: Final = 5.0
-# Of those of a status that are not finished, which a small table has.
-_UNFINISHED_SECONDS: Final = 1.0
+# Of those of a status that are not finished, which a small table has; and of those of triggers that
+# are gone, of which most projects have none.
+_LEFT_ALONE_SECONDS: Final = 1.0
 _PAUSE: Final = timedelta(seconds=10)
 _KEPT: Final = timedelta(days=30)
 
 
 class Matching(NamedTuple):
-    """How many events match, and how many of those are not finished, so that nothing would be done
-    to them; `MOST_COUNTED` if there are more, None if that could not be counted."""
+    """How many events match, and how many of those nothing would be done to: since they are not
+    finished, or of deleted triggers. `MOST_COUNTED` if there are more, None if that could not be
+    counted."""
 
     events: int | None
     unfinished: int | None
+    of_deleted: int | None
 
     @property
     def would_do_nothing(self) -> bool:
-        return self.events == 0 or self.none_is_finished
+        return self.events == 0 or self._are_all((self.unfinished or 0) + (self.of_deleted or 0))
 
     @property
     def none_is_finished(self) -> bool:
         """Whether all that match are on their way. Some that were may be finished since."""
-        if not self.events or self.unfinished is None:
+        return self._are_all(self.unfinished)
+
+    @property
+    def all_are_of_deleted(self) -> bool:
+        """Whether there is no trigger any more that could send what matches."""
+        return self._are_all(self.of_deleted)
+
+    def _are_all(self, some: int | None) -> bool:
+        if not self.events or some is None:
             return False
-        return self.events < MOST_COUNTED and self.unfinished >= self.events
+        return self.events < MOST_COUNTED and some >= self.events
 
 
 def matching(project: Project, filters: EventFilter) -> Matching:
     """What a redelivery with these filters would be about, counted for a few seconds at most."""
     events = history.count(project, filters, MOST_COUNTED)
     if filters.status in UNFINISHED:
-        return Matching(events, events)
-    if filters.status is not None or not events:
-        return Matching(events, 0)
-    unfinished = 0
+        return Matching(events, events, 0)
+    if not events:
+        return Matching(events, 0, 0)
+    present = list(project.triggers.values_list("pk", flat=True))
+    of_deleted = history.count(project, filters, MOST_COUNTED, _LEFT_ALONE_SECONDS, present)
+    unfinished = 0 if filters.status is not None else _unfinished(project, filters)
+    return Matching(events, unfinished, of_deleted)
+
+
+def _unfinished(project: Project, filters: EventFilter) -> int | None:
+    """How many of the events of any status that match are not finished."""
+    total = 0
     for status in UNFINISHED:
         of_status = replace(filters, status=status)
-        found = history.count(project, of_status, MOST_COUNTED, _UNFINISHED_SECONDS)
+        found = history.count(project, of_status, MOST_COUNTED, _LEFT_ALONE_SECONDS)
         if found is None:
-            return Matching(events, None)
-        unfinished += found
-    return Matching(events, unfinished)
+            return None
+        total += found
+    return total
 
 
 def start(project: Project, filters: EventFilter, rate: object, *, by: Actor) -> Redelivery:

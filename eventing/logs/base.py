@@ -307,8 +307,9 @@ class EventLog(Protocol):
         filters: EventFilter,
         most: int,
         patience_seconds: float = PATIENCE_SECONDS,
+        except_triggers: Sequence[int] = (),
     ) -> int:
-        """How many events match, `most` if there are more.
+        """How many events match, `most` if there are more; without those of `except_triggers`.
 
         Raises SearchTooDeep if it takes longer than `patience_seconds`.
         """

@@ -91,11 +91,16 @@ def count_of(
     filters: EventFilter,
     most: int,
     patience_seconds: float,
+    except_triggers: Sequence[int],
 ) -> int:
-    """How many events match, `most` if there are more. Raises SearchTooDeep."""
+    """How many events match, `most` if there are more; without those of `except_triggers`.
+
+    Raises SearchTooDeep.
+    """
     with connections.transaction() as at:
+        search = _Search(at, project_id, filters, None, patience_seconds, except_triggers)
         try:
-            return _Search(at, project_id, filters, None, patience_seconds).count(most)
+            return search.count(most)
         except pymysql.OperationalError as error:
             if error.args[0] in _TOOK_TOO_LONG:
                 raise SearchTooDeep(filters, patience_seconds) from None
@@ -178,6 +183,7 @@ class _Search:
         filters: EventFilter,
         before: UUID | None,
         patience_seconds: float,
+        except_triggers: Sequence[int] = (),
     ) -> None:
         self._at = at
         self._project_id = project_id
@@ -185,6 +191,7 @@ class _Search:
         self._ends_at = time.monotonic() + patience_seconds
         self._ends = [each for each in (before, id_at(filters.before)) if each is not None]
         self._since = id_at(filters.after)
+        self._except_triggers = except_triggers
         self._has_many_kinds = False
 
     def _rows(self, select: str) -> list[tuple[Any, ...]]:
@@ -317,11 +324,15 @@ class _Search:
 
     def _names(self) -> list[str]:
         """What the filters say of an event's kind."""
-        return [
+        conditions = [
             f"e.`{name}` = {self._at.quote(value)}"
             for name in ("trigger", "database", "table", "operation")
             if (value := getattr(self._filters, name)) is not None
         ]
+        if self._except_triggers:
+            excepted = ", ".join(f"{trigger_id:d}" for trigger_id in self._except_triggers)
+            conditions.append(f"e.trigger_id NOT IN ({excepted})")
+        return conditions
 
     def _document(self) -> str:
         document_id = self._filters.document_id or ""

@@ -368,9 +368,12 @@ class MySqlEventLog:
         filters: EventFilter,
         most: int,
         patience_seconds: float = PATIENCE_SECONDS,
+        except_triggers: Sequence[int] = (),
     ) -> int:
         """How many events match, `most` if there are more. Raises SearchTooDeep."""
-        return mypages.count_of(self._connections, project_id, filters, most, patience_seconds)
+        return mypages.count_of(
+            self._connections, project_id, filters, most, patience_seconds, except_triggers
+        )
 
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""

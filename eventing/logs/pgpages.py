@@ -89,10 +89,15 @@ def count_of(
     filters: EventFilter,
     most: int,
     patience_seconds: float,
+    except_triggers: Sequence[int],
 ) -> int:
-    """How many events match, `most` if there are more. Raises SearchTooDeep."""
+    """How many events match, `most` if there are more; without those of `except_triggers`.
+
+    Raises SearchTooDeep.
+    """
+    search = _Search(cursor, project_id, filters, patience_seconds, except_triggers)
     try:
-        return _Search(cursor, project_id, filters, patience_seconds).count(most)
+        return search.count(most)
     except psycopg2.errors.QueryCanceled:
         raise SearchTooDeep(filters, patience_seconds) from None
 
@@ -114,10 +119,12 @@ class _Search:
         project_id: int,
         filters: EventFilter,
         patience_seconds: float,
+        except_triggers: Sequence[int] = (),
     ) -> None:
         self._cursor = cursor
         self._project_id = project_id
         self._filters = filters
+        self._except_triggers = list(except_triggers)
         self._ends_at = time.monotonic() + patience_seconds
         self._kinds: list[Kind] = []
         self._are_named_alike = False
@@ -257,11 +264,12 @@ class _Search:
         matches = " AND ".join([f"{name} = %s" for name in wanted] or ["true"])
         sql = f"""
             SELECT trigger_id, "table", operation, database_id, bool_and({matches})
-            FROM mission_control.event_kind WHERE project_id = %s
+            FROM mission_control.event_kind
+            WHERE project_id = %s AND trigger_id <> ALL (%s::bigint[])
             GROUP BY trigger_id, "table", operation, database_id
             HAVING bool_or({matches})"""
         values = [*wanted.values()]
-        found = self._run(sql, [*values, self._project_id, *values])
+        found = self._run(sql, [*values, self._project_id, self._except_triggers, *values])
         self._kinds = [Kind(*row[:4]) for row in found]
         self._are_named_alike = all(row[4] for row in found)
 
@@ -340,7 +348,7 @@ class _Search:
         sql = f"""
             SELECT e.id::text FROM mission_control.event_log e
             WHERE left(e.doc_id, 200) = left(%(document)s, 200) AND e.doc_id = %(document)s
-              AND e.project_id = %(project)s
+              AND e.project_id = %(project)s AND e.trigger_id <> ALL (%(excepted)s::bigint[])
               {portion.condition("e.id")} {self._match("e")} {self._rest("e")}
             ORDER BY e.id DESC LIMIT %(limit)s"""
         return _Select(sql)
@@ -409,6 +417,7 @@ class _Search:
             "document": filters.document_id,
             "state": filters.status,
             "error": filters.error,
+            "excepted": self._except_triggers,
             **select.arguments,
         }
         return self._run(select.before + select.sql, arguments)

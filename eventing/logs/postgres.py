@@ -682,10 +682,13 @@ class PostgresEventLog:
         filters: EventFilter,
         most: int,
         patience_seconds: float = PATIENCE_SECONDS,
+        except_triggers: Sequence[int] = (),
     ) -> int:
         """How many events match, `most` if there are more. Raises SearchTooDeep."""
         with self._connections.transaction() as at:
-            return pgpages.count_of(at, project_id, filters, most, patience_seconds)
+            return pgpages.count_of(
+                at, project_id, filters, most, patience_seconds, except_triggers
+            )
 
     def event(self, project_id: int, event_id: UUID) -> EventDetail | None:
         """One event with its payload and invocations, oldest first."""

@@ -443,13 +443,16 @@ const boxes = () => all("#event-rows .event-row .c-choose input");
 const chosen = () => boxes().filter((box) => box.checked);
 let lastChosen = null;
 
-// What would do nothing is not offered; what does something says to how many.
+// What would do nothing is not offered; what does something says to how many. Events of deleted triggers,
+// and those that can never be sent, are left alone by what sends.
 function offerWhatCanBeDone() {
-  const statuses = chosen().map((box) => box.closest(".event-row").dataset.status);
+  const rows = chosen().map((box) => box.closest(".event-row").dataset);
   for (const affects of all("#chosen [data-affects]")) {
-    const count = statuses.filter((status) => affects.dataset.affects.split(" ").includes(status)).length;
-    affects.textContent = count && count < statuses.length ? ` (${count})` : "";
-    affects.closest("button").disabled = statuses.length > 0 && count === 0;
+    const statuses = affects.dataset.affects.split(" ");
+    const isAffected = (row) => statuses.includes(row.status) && !("sends" in affects.dataset && "leftAlone" in row);
+    const count = rows.filter(isAffected).length;
+    affects.textContent = count && count < rows.length ? ` (${count})` : "";
+    affects.closest("button").disabled = rows.length > 0 && count === 0;
   }
 }
 

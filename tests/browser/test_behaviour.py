@@ -15,7 +15,9 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, expect
 
 from config.celery import app
+from eventing.access import command_line
 from eventing.health import PROCESSES, beat
+from eventing.history import remove_trigger
 from eventing.models import Heartbeat, Project, Trigger
 from eventing.projects import trigger_definition_of
 from tests.browser.conftest import LONG, Complaints, sign_in
@@ -106,6 +108,27 @@ def test_what_would_do_nothing_is_not_offered(shop: Shop, live_server: Any, page
     expect(page.get_by_text("Export")).to_be_hidden()
     page.get_by_role("link", name="Clear the filters").click()
     expect(page.get_by_text("Redeliver all that match")).to_be_visible()
+
+
+def test_events_of_a_deleted_trigger_are_not_offered_to_be_redelivered(
+    shop: Shop, live_server: Any, page: Page
+) -> None:
+    remove_trigger(shop.trigger, by=command_line())
+    shop.trigger = shop.project.triggers.get(name="paused")
+    shop.add_events(1, status_code=500)
+    page.goto(live_server.url + shop.path("events/?status=failed"))
+    bar = page.locator("#chosen")
+    boxes = page.locator(".event-row .c-choose input")
+    boxes.nth(1).check()
+    expect(bar.get_by_role("button", name="Redeliver")).to_be_disabled()
+    boxes.nth(0).check()
+    redeliver = bar.get_by_role("button", name="Redeliver (1)")
+    expect(redeliver).to_be_enabled()
+    redeliver.click()
+    expect(bar).to_contain_text("1 event put back to pending. 1 left as it is:")
+    page.goto(live_server.url + shop.path(f"events/redeliver/?trigger={LONG}"))
+    expect(page.get_by_text("Their triggers are deleted")).to_be_visible()
+    expect(page.get_by_role("button", name="Redeliver")).to_have_count(0)
 
 
 def test_new_events_come_in_by_themselves(shop: Shop, live_server: Any, page: Page) -> None:

@@ -809,6 +809,29 @@ class LogContract:
         assert found(log, filters) == []
         assert log.count(1, filters, 10) == 0
 
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            ANYTHING,
+            EventFilter(table="users"),
+            EventFilter(document_id="7"),
+            EventFilter(status="failed"),
+            EventFilter(status="delivered"),
+            EventFilter(error="500"),
+        ],
+    )
+    def test_events_of_excepted_triggers_are_not_counted(
+        self, log: Log, filters: EventFilter
+    ) -> None:
+        for trigger_id, trigger in ((1, "welcome-email"), (2, "welcome-email"), (3, "other")):
+            failed, sent = stored(log, 2, trigger_id, trigger, document_id="7")
+            deliver(log, [failed], 500)
+            deliver(log, [sent])
+        each = 1 if filters.status or filters.error else 2
+        counts = [log.count(1, filters, 99, 60, without) for without in ((), (2,), (1, 3))]
+        assert counts == [3 * each, 2 * each, each]
+        assert log.count(1, filters, 99, 60, (1, 2, 3)) == 0
+
     def test_each_status_lists_its_events(self, log: Log) -> None:
         waiting, held, sent, failed, cancelled = stored(log, 5)
         (gone,) = stored(log, 1, trigger_id=2, trigger="other")

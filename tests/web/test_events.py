@@ -20,7 +20,7 @@ from eventing.changes import Outcome
 from eventing.definitions import PayloadFormat
 from eventing.exports import EXPORT_KINDS, ExportKind, lines
 from eventing.formats import message
-from eventing.history import MOST_CHOSEN, redeliver
+from eventing.history import MOST_CHOSEN, redeliver, remove_trigger
 from eventing.logs import builtin_log
 from eventing.logs.base import EventFilter, SearchTooDeep
 from eventing.models import AuditEntry, Membership
@@ -226,6 +226,29 @@ def test_an_editor_redelivers_a_finished_event(shop: Shop, editor: Client) -> No
     assert "data-poll" in text
     again = editor.post(path, follow=True).content.decode()
     assert "Nothing to redeliver" in again
+
+
+def test_an_event_that_cannot_be_redelivered_says_why(shop: Shop, editor: Client) -> None:
+    (sent,) = shop.add_events(1)
+    origin = make_origin(shop.project, shop.database.pk)
+    change = make_change()._replace(problem="the row could not be decoded")
+    (undecoded,) = make_events([change], origin, shop.trigger.pk, shop.trigger.name)
+    shop.log.append(origin, [undecoded], shop.log.position(shop.database.pk), change.position)
+    button, note = ">Redeliver</button>", "Cannot be redelivered: "
+
+    def told(event_id: object) -> tuple[bool, str]:
+        text = editor.get(shop.path(f"events/{event_id}/")).content.decode()
+        return button in text, text.partition(note)[2].partition("<")[0]
+
+    assert told(sent) == (True, "")
+    assert told(undecoded.id) == (False, "it can never be sent")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE mission_control.event_log SET payload = NULL WHERE id = %s", [sent])
+    assert told(sent) == (False, "its payload has expired")
+    remove_trigger(shop.trigger, by=BY)
+    assert told(sent) == (False, "its trigger has been deleted")
+    answer = editor.post(shop.path(f"events/{sent}/redeliver/"), follow=True)
+    assert "Nothing to redeliver: its trigger has been deleted." in answer.content.decode()
 
 
 def test_a_viewer_does_not_redeliver(shop: Shop, viewer: Client) -> None:

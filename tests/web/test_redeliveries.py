@@ -11,13 +11,13 @@ from django.db import connection
 from django.test import Client
 
 from eventing import redeliveries
-from eventing.history import LONG_PATIENCE_SECONDS, counts, redeliver
+from eventing.history import LONG_PATIENCE_SECONDS, counts, redeliver, remove_trigger
 from eventing.logs.base import EventFilter
 from eventing.models import Redelivery
 from eventing.problems import InvalidInput
-from tests.factories import actor_called
+from tests.factories import actor_called, make_trigger
 from tests.waiting import wait_until
-from tests.web.conftest import Shop, kept_locked
+from tests.web.conftest import HOOK, Shop, kept_locked
 
 EVERYTHING = EventFilter()
 
@@ -218,6 +218,29 @@ def test_where_none_of_those_that_match_is_finished_nothing_is_offered(
         log = editor.get(shop.path(f"events/?status={status}")).content.decode()
         assert 'class="event-row"' in log
         assert ("Redeliver all that match…" in log) == is_offered, status
+
+
+def test_where_all_that_match_are_of_deleted_triggers_nothing_is_offered(
+    shop: Shop, editor: Client
+) -> None:
+    shop.add_events(2, status_code=500)
+    remove_trigger(shop.trigger, by=actor_called("ada"))
+    # One of the same name is another one, which has sent none of those.
+    shop.trigger = make_trigger(shop.project, HOOK)
+    for query in ("count=1", "count=1&status=failed", "count=1&trigger=welcome-email&doc_id=1"):
+        page = editor.get(shop.path(f"events/redeliver/?{query}")).content.decode()
+        assert "deleted: nobody knows where to send" in page, query
+        assert ">Redeliver</button>" not in page
+        assert "Back to the log" in page
+    shop.add_events(1, status_code=500)
+    path = shop.path("events/redeliver/?status=failed")
+    page = editor.get(path + "&count=1").content.decode()
+    assert '<strong class="tabular">3 events</strong> match.' in page
+    assert "2</span> of them are of deleted triggers and are left alone." in page
+    assert ">Redeliver</button>" in page
+    editor.post(path, {"rate_per_second": ""})
+    done = finish(Redelivery.objects.get())
+    assert (done.looked_at, done.redelivered) == (3, 1)
 
 
 def test_a_bad_filter_begins_nothing(shop: Shop, editor: Client) -> None:

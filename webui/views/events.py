@@ -67,11 +67,17 @@ def index(request: Request, project: Project) -> HttpResponse:
 def _shown(project: Project, page: LogPage, cursor: str | None) -> dict[str, Any]:
     return {
         "rows": page.rows,
+        "trigger_ids": _trigger_ids(project),
         "older": page.next_cursor,
         "store": page.store,
         "log_begins": cursor is not None and cursor.endswith("."),
         "is_earlier_log": page.store.number != current_number(project),
     }
+
+
+def _trigger_ids(project: Project) -> set[int]:
+    """The triggers there are: events of others cannot be redelivered."""
+    return set(project.triggers.values_list("pk", flat=True))
 
 
 def _news(request: Request, context: dict[str, Any], seen: str) -> HttpResponse:
@@ -165,8 +171,6 @@ def _state_token(detail: EventDetail) -> str:
 def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
     """What `events/_event.html` shows."""
     row = detail.row
-    finished = row.status not in UNFINISHED
-    sendable = detail.payload is not None and row.problem is None
     # Its present name: it may have been renamed since, or deleted.
     trigger = (
         project.triggers.filter(pk=row.trigger_id)
@@ -190,8 +194,20 @@ def detail_context(project: Project, detail: EventDetail) -> dict[str, Any]:
         "token": _state_token(detail),
         "trigger": trigger and trigger["name"],
         "held": held,
-        "may_redeliver": finished and sendable and trigger is not None,
+        "is_finished": row.status not in UNFINISHED,
+        "left_alone": _why_left_alone(detail, has_trigger=trigger is not None),
     }
+
+
+def _why_left_alone(detail: EventDetail, *, has_trigger: bool) -> str:
+    """Why a redelivery would do nothing to this event once it is finished; empty if it would."""
+    if detail.row.problem is not None:
+        return "it can never be sent"
+    if not has_trigger:
+        return "its trigger has been deleted"
+    if detail.payload is None and not detail.withheld:
+        return "its payload has expired"
+    return ""
 
 
 def _timeline(detail: EventDetail) -> dict[str, Any]:
@@ -244,8 +260,9 @@ def chosen(request: Request, project: Project) -> HttpResponse:
         count = history.redeliver(project, ids, by=request.actor) if ids else 0
     answer = {"asked": len(ids), "count": count, "left": len(ids) - count, "cancels": cancels}
     if request.htmx:
-        rows = history.rows(project, ids)
-        return render(request, "events/_chosen.html", {**answer, "rows": rows})
+        rows, trigger_ids = history.rows(project, ids), _trigger_ids(project)
+        shown = {**answer, "rows": rows, "trigger_ids": trigger_ids}
+        return render(request, "events/_chosen.html", shown)
     words = render_to_string("events/_chosen_words.html", answer).strip()
     (messages.success if count else messages.warning)(request, words)
     return SeeOther(_list_come_from(request, project))
@@ -313,7 +330,7 @@ def export(request: Request, project: Project) -> HttpResponseBase:
 @project_page(EDITOR)
 def redeliver(request: Request, project: Project, event_id: UUID) -> HttpResponse:
     """Put a finished event back to pending."""
-    _event(project, event_id, request.actor)
+    detail = _event(project, event_id, request.actor)
     count = history.redeliver(project, [event_id], by=request.actor)
     if request.htmx:
         context = detail_context(project, _event(project, event_id, request.actor))
@@ -321,5 +338,7 @@ def redeliver(request: Request, project: Project, event_id: UUID) -> HttpRespons
     if count:
         messages.success(request, "The event is put back and will be delivered again.")
     else:
-        messages.warning(request, "Nothing to redeliver: the event is not finished.")
+        has_trigger = detail.row.trigger_id in _trigger_ids(project)
+        why = _why_left_alone(detail, has_trigger=has_trigger) or "the event is not finished"
+        messages.warning(request, f"Nothing to redeliver: {why}.")
     return SeeOther(resolve_url("event", project.name, event_id))
