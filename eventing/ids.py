@@ -29,6 +29,15 @@ def event_id_text(
     return f"{head[:8]}-{head[8:]}-8{min(index, 4095):03x}-{tail[:4]}-{tail[4:]}"
 
 
+def event_id_in(text: str) -> UUID | None:
+    """The event's id that a text is, None if it is none."""
+    try:
+        identifier = UUID(text)
+    except ValueError:
+        return None
+    return identifier if identifier.version == 8 else None
+
+
 def first_id_at(milliseconds: int) -> UUID:
     """The smallest id an event committed at `milliseconds` since the epoch can have."""
     return UUID(int=max(0, min(milliseconds, _MAX_MS)) << 80)

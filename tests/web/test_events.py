@@ -467,6 +467,30 @@ def test_events_are_exported_as_csv_that_no_spreadsheet_runs(shop: Shop, viewer:
     assert {row["payload"] for row in rows} == {event.payload for event in events}
 
 
+def test_an_event_is_found_by_its_own_id(shop: Shop, viewer: Client) -> None:
+    """What endpoints write into their logs is `webhook-id`."""
+    (event_id, _) = shop.add_events(2)
+    page = shop.path(f"events/{event_id}/")
+    asked = shop.path(f"events/?trigger=welcome-email&doc_id={event_id.upper()}")
+    answer = viewer.get(asked)
+    assert (answer.status_code, answer.headers["Location"]) == (303, page)
+    answer = viewer.get(asked, headers=HTMX)
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (200, page)
+    # Live mode leads nobody away from what they read.
+    assert viewer.get(asked + "&seen=", headers=HTMX).status_code == 204
+    other = f"{event_id[:-12]}000000000000"
+    text = viewer.get(shop.path(f"events/?doc_id={other}")).content.decode()
+    assert "No event matches these filters." in text
+    # A document that has such an id comes first.
+    origin = make_origin(shop.project, shop.database.pk)
+    change = make_change(document_id=event_id)
+    (event,) = make_events([change], origin, shop.trigger.pk, shop.trigger.name)
+    shop.log.append(origin, [event], shop.log.position(shop.database.pk), change.position)
+    assert _shown(viewer.get(shop.path(f"events/?doc_id={event_id}")).content.decode()) == [
+        str(event.id)
+    ]
+
+
 @pytest.mark.parametrize("query", ["", "format=xml", "format=csv&status=lost"])
 def test_a_bad_export_is_refused(shop: Shop, viewer: Client, query: str) -> None:
     answer = viewer.get(shop.path(f"events/export/?{query}"))

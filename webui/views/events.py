@@ -14,6 +14,7 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
+from django_htmx.http import HttpResponseClientRedirect
 
 from eventing import exports, history
 from eventing.access import EDITOR, Actor
@@ -21,6 +22,7 @@ from eventing.changes import EVENT_STATUSES, EVENT_TYPES, OPERATIONS, UNFINISHED
 from eventing.eventing_dbs import current_number
 from eventing.exports import EXPORT_KINDS
 from eventing.history import LogPage
+from eventing.ids import event_id_in
 from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project
 from webui.filters import PERIODS, LogQuery, log_query
@@ -52,6 +54,8 @@ def index(request: Request, project: Project) -> HttpResponse:
             is_too_deep = isinstance(error, SearchTooDeep) and "seen" not in request.GET
             status = 422 if is_too_deep else 503
         else:
+            if not page.rows and "seen" not in request.GET and (named := _event_named(project, query)):
+                return _go_to(request, resolve_url("event", project.name, named))
             context |= _shown(project, page, cursor)
             if request.htmx and "seen" in request.GET:
                 return _news(request, context, request.GET["seen"])
@@ -59,9 +63,20 @@ def index(request: Request, project: Project) -> HttpResponse:
         return render(request, "events/_rows.html", context)
     context |= _choices(project, query)
     context["most_chosen"] = history.MOST_CHOSEN
+    context["redelivery"] = project.redeliveries.first()
     context["may_redeliver_all"] = query.filters.status not in UNFINISHED
     context["sees_payloads"] = request.actor.may_see_payloads(project)
     return render(request, "events/page.html", context, status=status)
+
+
+def _event_named(project: Project, query: LogQuery) -> UUID | None:
+    """The event whose own id was looked for: endpoints know it as `webhook-id`, and no document's."""
+    event_id = event_id_in(query.given.get("doc_id", ""))
+    return event_id if event_id and history.rows(project, [event_id]) else None
+
+
+def _go_to(request: Request, address: str) -> HttpResponse:
+    return HttpResponseClientRedirect(address) if request.htmx else SeeOther(address)
 
 
 def _shown(project: Project, page: LogPage, cursor: str | None) -> dict[str, Any]:
