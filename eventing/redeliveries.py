@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from eventing import audit, history
 from eventing.access import Actor
-from eventing.changes import UNFINISHED
+from eventing.changes import UNFINISHED, EventStatus
 from eventing.logs.base import EventFilter, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput, Problem
@@ -31,13 +31,16 @@ _STEP_SECONDS: Final = 0.8
 # Of a page whose process died: longer than the longest search and what follows it. And of one that
 # found its log away.
 BUSY: Final = timedelta(seconds=60)
+# Of what has become of the events of one, status by status.
+MOST_STANDING: Final = 10_000
+_STANDING_SECONDS: Final = 0.5
 # Together with a page that takes as long as it may, less than a step may be busy.
 _COUNT_SECONDS: Final = 5.0
 # Of those of a status that are not finished, which a small table has; and of those of triggers that
 # are gone, of which most projects have none.
 _LEFT_ALONE_SECONDS: Final = 1.0
 _PAUSE: Final = timedelta(seconds=10)
-_KEPT: Final = timedelta(days=30)
+KEPT: Final = timedelta(days=30)
 
 
 class Matching(NamedTuple):
@@ -142,6 +145,27 @@ def filters_of(redelivery: Redelivery) -> EventFilter:
         if given.get(name) is not None:
             given[name] = datetime.fromisoformat(given[name])
     return EventFilter(**given)
+
+
+class Standing(NamedTuple):
+    """How many of the events that a redelivery was about have yet to be delivered, or have failed
+    (again): those that match its filters by now, whatever their status and error were when it
+    began. `MOST_STANDING` if there are more, None if that could not be counted."""
+
+    filters: EventFilter
+    counts: dict[EventStatus, int | None]
+
+
+def standing(redelivery: Redelivery) -> Standing:
+    """What has become of its events; counted for a second and a half at most."""
+    filters = replace(filters_of(redelivery), status=None, error=None)
+    counts: dict[EventStatus, int | None] = {}
+    for status in (*UNFINISHED, "failed"):
+        of_status = replace(filters, status=status)
+        counts[status] = history.count(
+            redelivery.project, of_status, MOST_STANDING, _STANDING_SECONDS
+        )
+    return Standing(filters, counts)
 
 
 def _stored(filters: EventFilter) -> dict[str, Any]:
@@ -267,4 +291,4 @@ def _what_to_do(redelivery: Redelivery, error: SearchTooDeep) -> str:
 
 def forget_old() -> None:
     """Remove those that ended long ago."""
-    Redelivery.objects.filter(finished_at__lt=Now() - _KEPT).delete()
+    Redelivery.objects.filter(finished_at__lt=Now() - KEPT).delete()

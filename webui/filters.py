@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, cast
+from urllib.parse import urlencode
 
 from django.http import QueryDict
 
@@ -12,6 +13,7 @@ from eventing.changes import EVENT_STATUSES, OPERATIONS, EventStatus, Operation
 from eventing.logs.base import EventFilter
 from eventing.parameters import LONGEST, choice_of, moment_of, utc_of
 from eventing.problems import Problem
+from eventing.quantities import instant
 
 PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
     "15m": ("Last 15 minutes", timedelta(minutes=15)),
@@ -23,7 +25,7 @@ _FIRST: Final = ("trigger", "status", "within", "doc_id")
 _MORE: Final = ("operation", "database", "table", "error", "after", "before")
 _LABELS: Final = {
     "within": "Time",
-    "doc_id": "Document id",
+    "doc_id": "Document or event id",
     "error": "Text of an error",
     "after": "From",
     "before": "Until",
@@ -148,6 +150,22 @@ def log_query(query: QueryDict, now: datetime) -> LogQuery:
         error=given.get("error"),
     )
     return LogQuery(given, problems, filters)
+
+
+def query_of(filters: EventFilter) -> str:
+    """The address's part that asks for these events."""
+    given = {
+        "trigger": filters.trigger,
+        "status": filters.status,
+        "database": filters.database,
+        "table": filters.table,
+        "operation": filters.operation,
+        "doc_id": filters.document_id,
+        "error": filters.error,
+        "after": filters.after and instant(filters.after),
+        "before": filters.before and instant(filters.before),
+    }
+    return urlencode({name: value for name, value in given.items() if value is not None})
 
 
 def _texts(query: QueryDict, names: tuple[str, ...], problems: list[Problem]) -> dict[str, str]:

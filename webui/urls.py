@@ -75,6 +75,7 @@ _project: list[URLPattern | URLResolver] = [
     path("events/redeliver/", redeliveries.start, name="events-redeliver"),
     path("events/chosen/", events.chosen, name="events-chosen"),
     path("events/export/", events.export, name="events-export"),
+    path("redeliveries/", redeliveries.index, name="redeliveries"),
     path("redeliveries/<int:number>/", redeliveries.show, name="redelivery"),
     path("redeliveries/<int:number>/cancel/", redeliveries.cancel, name="redelivery-cancel"),
     path("events/<uuid:event_id>/", events.show, name="event"),

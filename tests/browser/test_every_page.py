@@ -64,7 +64,9 @@ PAGES: Mapping[str, Sequence[str]] = {
         "/projects/shop/events/?status=failed&table=users",
         "/projects/shop/events/EVENT/",
         "/projects/shop/events/redeliver/?status=failed&trigger=x",
+        "/projects/shop/redeliveries/",
         "/projects/shop/redeliveries/REDELIVERY/",
+        "/projects/shop/redeliveries/ENDED/",
     ),
     "settings": (
         "/projects/shop/settings/",
@@ -89,6 +91,7 @@ PAGES: Mapping[str, Sequence[str]] = {
         "/projects/empty/databases/",
         "/projects/empty/triggers/",
         "/projects/empty/events/",
+        "/projects/empty/redeliveries/",
         "/projects/empty/settings/notifications/",
     ),
 }
@@ -157,12 +160,15 @@ def _named(shop: Shop) -> dict[str, str]:
     """What stands in an address for one of the things that are there."""
     make_database(shop.project, "", "own", type="mission-control")
     event = shop.log.browse(shop.project.pk, EventFilter(status="failed"), None, 1).rows[0]
+    ended = redeliveries.start(shop.project, EventFilter(trigger=LONG), 0, by=actor_called("ada"))
+    redeliveries.advance(ended.pk)
     redelivery = redeliveries.start(
         shop.project, EventFilter(status="failed"), 5, by=actor_called("ada")
     )
     return {
         "EVENT": str(event.id),
         "REDELIVERY": str(redelivery.pk),
+        "ENDED": str(ended.pk),
         "MEMBER": str(Membership.objects.latest("pk").user_id),
         "TOKEN": str(ApiToken.objects.latest("pk").pk),
     }

@@ -128,6 +128,7 @@ CONSOLE: Final[dict[str, dict[str, Rule]]] = {
     _P + "events/chosen/": {"POST": editor(303)},
     _P + "events/export/": {"GET": viewer(422)},
     _P + "events/redeliver/": {"GET": editor(), "POST": editor(303)},
+    _P + "redeliveries/": {"GET": viewer()},
     _P + "redeliveries/<int:number>/": {"GET": viewer()},
     _P + "redeliveries/<int:number>/cancel/": {"POST": editor(303)},
     _P + "events/<uuid:event_id>/": {"GET": viewer()},

@@ -44,6 +44,7 @@ PAGES: Final = (
     "/projects/shop/events/?status=failed",
     "/projects/shop/events/EVENT/",
     "/projects/shop/events/redeliver/?status=failed",
+    "/projects/shop/redeliveries/",
     "/projects/shop/redeliveries/REDELIVERY/",
     "/projects/shop/settings/",
     "/projects/shop/settings/members/",

@@ -1,5 +1,6 @@
 """Redelivering all that matches, in the background: from the console and over REST."""
 
+import html
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from eventing.history import LONG_PATIENCE_SECONDS, counts, redeliver, remove_tr
 from eventing.logs.base import EventFilter
 from eventing.models import Redelivery
 from eventing.problems import InvalidInput
-from tests.factories import actor_called, make_trigger
+from tests.factories import actor_called, make_outcome, make_trigger
 from tests.waiting import wait_until
 from tests.web.conftest import HOOK, Shop, kept_locked
 
@@ -241,6 +242,47 @@ def test_where_all_that_match_are_of_deleted_triggers_nothing_is_offered(
     editor.post(path, {"rate_per_second": ""})
     done = finish(Redelivery.objects.get())
     assert (done.looked_at, done.redelivered) == (3, 1)
+
+
+def test_redeliveries_are_found_again_and_say_what_has_become_of_their_events(
+    shop: Shop, editor: Client, viewer: Client
+) -> None:
+    log, listed = shop.path("events/"), shop.path("redeliveries/")
+    assert listed not in editor.get(log).content.decode()
+    assert "Nothing has been redelivered by filters lately." in viewer.get(listed).content.decode()
+    failed = shop.add_events(3, status_code=500)
+    shop.add_events(2)
+    asked = EventFilter(trigger="welcome-email", status="failed", error="500")
+    begun = redeliveries.start(shop.project, asked, 2, by=actor_called("ada"))
+    redeliveries.advance(begun.pk)
+    path = shop.path(f"redeliveries/{begun.pk}/")
+    text = viewer.get(log).content.decode()
+    assert f'<a href="{path}">Redelivery {begun.pk}</a> is under way: 2 of 3 events put' in text
+    assert listed in text
+    text = viewer.get(listed).content.decode()
+    assert path in text
+    assert "Trigger welcome-email, Status failed, Text of an error 500" in text
+
+    def standing() -> dict[str, str]:
+        page = viewer.get(path).content.decode()
+        told = page.partition("What has become of them")[2].partition("</ul>")[0]
+        found = {}
+        for item in told.split("<li>")[1:]:
+            (status,) = re.findall(r'class="status status-(\w+)"', item)
+            (count,) = re.findall(r'class="tabular"[^>]*>(\d+)<', item)
+            found[status] = count
+            for address in re.findall(r'href="([^"]+)"', item):
+                rows = viewer.get(html.unescape(address)).content.decode().count("event-row")
+                assert str(rows) == count, address
+        return found
+
+    assert standing() == {"pending": "2", "delivering": "0", "failed": "1"}
+    assert finish(begun).redelivered == 3
+    assert "is under way" not in viewer.get(log).content.decode()
+    claims = shop.log.claim([UUID(each) for each in failed], 30)
+    shop.log.record([make_outcome(claim, 200) for claim in claims[:2]], "worker-1")
+    shop.log.record([make_outcome(claim, 503) for claim in claims[2:]], "worker-1")
+    assert standing() == {"pending": "0", "delivering": "0", "failed": "1"}
 
 
 def test_a_bad_filter_begins_nothing(shop: Shop, editor: Client) -> None:

@@ -1,6 +1,9 @@
 """Redelivering everything that matches the filters of the log: asking first, then watching."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -13,10 +16,12 @@ from eventing.access import EDITOR
 from eventing.changes import UNFINISHED
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput
-from webui.filters import LogQuery, log_query
+from webui.filters import LogQuery, log_query, query_of
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
 from webui.sentences import selection_of
+
+_LISTED: Final = 100
 
 
 @project_page(EDITOR)
@@ -52,6 +57,21 @@ def _asked(query: LogQuery) -> dict[str, Any]:
 
 @require_safe
 @project_page()
+def index(request: Request, project: Project) -> HttpResponse:
+    """The latest redeliveries, those that run and those that have ended, kept up to date."""
+    found = project.redeliveries.all()[:_LISTED]
+    rows = [(each, _words_of(selection_of(redeliveries.filters_of(each)))) for each in found]
+    context = {"rows": rows, "kept_days": redeliveries.KEPT.days}
+    return live_answer(request, "redeliveries/page.html", "redeliveries/_rows.html", context)
+
+
+def _words_of(selection: Sequence[tuple[str, str | datetime]]) -> str:
+    """What was asked for in a line, but for the times."""
+    return ", ".join(f"{name} {value}" for name, value in selection if isinstance(value, str))
+
+
+@require_safe
+@project_page()
 def show(request: Request, project: Project, number: int) -> HttpResponse:
     """How far a redelivery is."""
     found = get_object_or_404(project.redeliveries, pk=number)
@@ -61,8 +81,19 @@ def show(request: Request, project: Project, number: int) -> HttpResponse:
         "is_running": found.state == Redelivery.State.RUNNING,
         # What had been counted may have changed since.
         "total": None if found.total is None else max(found.total, found.looked_at),
+        "standing": _standing(found) if found.redelivered else [],
+        "most_standing": redeliveries.MOST_STANDING,
     }
     return live_answer(request, "redeliveries/show.html", "redeliveries/_state.html", context)
+
+
+def _standing(redelivery: Redelivery) -> list[tuple[str, int | None, str]]:
+    """Statuses, how many events have each, and the part of an address that shows those."""
+    filters, counts = redeliveries.standing(redelivery)
+    return [
+        (status, count, query_of(replace(filters, status=status)))
+        for status, count in counts.items()
+    ]
 
 
 @require_POST
