@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from http.client import responses
+from typing import Final, NamedTuple, cast
 from uuid import UUID
 
 from eventing import audit
@@ -33,6 +34,10 @@ from eventing.quantities import instant
 LONG_PATIENCE_SECONDS: Final = 20.0
 # How many events a person or program may name at once, to redeliver or cancel them.
 MOST_CHOSEN: Final = 1000
+# How many events of a status tell why events fail.
+MOST_REASONED: Final = 100
+# Of an error's text, in characters; addresses are no longer than some.
+_MOST_LOOKED_FOR: Final = 200
 _PAGE = 500
 
 
@@ -135,6 +140,44 @@ def _event(project: Project, event_id: UUID) -> EventDetail | None:
 def rows(project: Project, event_ids: Sequence[UUID]) -> list[EventRow]:
     """Those of these events that any log of the project has, newest first in each log."""
     return [row for log in logs_of(project) for row in log.rows(project.pk, event_ids)]
+
+
+class Reason(NamedTuple):
+    """Why events are not delivered: in words, and as what the filter `error` finds them by; how many
+    of those that were looked at, and when the newest of them was committed."""
+
+    words: str
+    error: str
+    events: int
+    newest: datetime
+
+
+def reasons(project: Project, filters: EventFilter) -> list[Reason]:
+    """Why events that match have failed, or wait to be tried again; the most frequent first.
+
+    Of the `MOST_REASONED` newest that failed, and as many that are pending. Raises LogUnavailable,
+    SearchTooDeep.
+    """
+    found: dict[tuple[str, str], list[datetime]] = {}
+    for status in ("failed", "pending"):
+        of_status = replace(filters, status=cast(EventStatus, status))
+        for row in browse(project, of_status, None, MOST_REASONED).rows:
+            if (why := _why(row)) is not None:
+                found.setdefault(why, []).append(row.committed_at)
+    each = [Reason(*why, len(times), max(times)) for why, times in found.items()]
+    return sorted(each, key=lambda reason: (-reason.events, reason.words))
+
+
+def _why(row: EventRow) -> tuple[str, str] | None:
+    """How its last attempt failed, in words and as a text to look for; None if it has not."""
+    message = row.problem or row.last_error
+    if message is not None:
+        return message, message[:_MOST_LOOKED_FOR]
+    code = row.last_status_code
+    if code is None or 200 <= code < 300:
+        return None
+    phrase = responses.get(code)
+    return f"{code} {phrase}" if phrase else str(code), str(code)
 
 
 def cancel_events(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> int:

@@ -272,7 +272,7 @@ def test_redeliveries_are_found_again_and_say_what_has_become_of_their_events(
             (count,) = re.findall(r'class="tabular"[^>]*>(\d+)<', item)
             found[status] = count
             for address in re.findall(r'href="([^"]+)"', item):
-                rows = viewer.get(html.unescape(address)).content.decode().count("event-row")
+                rows = viewer.get(html.unescape(address)).content.decode().count('class="event-row"')
                 assert str(rows) == count, address
         return found
 

@@ -1,10 +1,12 @@
 """Triggers: the form with the seed's labels, its refusals, and what can be done with one."""
 
+import html
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -13,6 +15,7 @@ from django.test import Client
 from eventing.access import command_line
 from eventing.breakers import Breakers
 from eventing.definitions import TROUBLE_KINDS, TriggerDefinition
+from eventing.history import redeliver
 from eventing.models import AuditEntry, Database, Trigger
 from eventing.projects import configuration_change, rotate_signing_secret, trigger_definition_of
 from tests.factories import make_database, make_trigger
@@ -469,6 +472,28 @@ def test_its_page_charts_its_own_events_and_leads_to_them(shop: Shop, viewer: Cl
     assert all("trigger=welcome-email" in link for link in found)
     other = viewer.get(shop.path("triggers/other/")).content.decode()
     assert "No attempt in this time" in other
+
+
+def test_its_page_says_why_events_fail_and_leads_to_those(shop: Shop, viewer: Client) -> None:
+    path = shop.path("triggers/welcome-email/")
+    shop.add_events(2)
+    assert "Why events fail" not in viewer.get(path).content.decode()
+    shop.add_events(3, status_code=503)
+    shop.add_events(1, status_code=None)
+    (waits,) = shop.add_events(1, status_code=None)
+    # One that is to be sent again though it was delivered tells of no failure.
+    again = shop.add_events(1)
+    redeliver(shop.project, [UUID(each) for each in [waits, *again]], by=command_line())
+    text = viewer.get(path).content.decode()
+    told = text.partition("Why events fail")[2].partition("</section>")[0]
+    found = re.findall(r'href="([^"]+)" title="([^"]+)".*?(\d+) event', told)
+    assert [(words, count) for _, words, count in found] == [
+        ("503 Service Unavailable", "3"),
+        ("refused", "2"),
+    ]
+    for address, _, count in found:
+        rows = viewer.get(html.unescape(address)).content.decode().count('class="event-row"')
+        assert str(rows) == count, address
 
 
 def test_triggers_are_found_by_a_table_that_they_watch(shop: Shop, viewer: Client) -> None:

@@ -1,6 +1,7 @@
 """Event triggers: the list, the form, one trigger's page, and what can be done with it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ from eventing.changes import OPERATIONS, TYPES_WITH_SCHEMAS
 from eventing.definitions import FORMATS, TRIGGER_STATES, Backoff, TriggerDefinition
 from eventing.eventing_dbs import current_log
 from eventing.history import remove_trigger
-from eventing.logs.base import EventFilter, LogUnavailable
+from eventing.logs.base import EventFilter, LogUnavailable, SearchTooDeep
 from eventing.matching import watches
 from eventing.models import Project, Trigger
 from eventing.problems import InvalidInput
@@ -36,7 +37,7 @@ from eventing.projects import (
     trigger_definition_of,
 )
 from eventing.sources.base import SourceUnavailable
-from eventing.stats import Bucket, Series, series_by_trigger
+from eventing.stats import Bucket, Period, Series, series_by_trigger
 from eventing.trial import Trial, sample_payload, send_test_event, try_out
 from webui.charts import Chart, outcomes_chart
 from webui.forms import (
@@ -363,9 +364,10 @@ def show(request: Request, project: Project, name: str) -> HttpResponse:
     """One trigger: what it does, how it fares, its last events."""
     trigger = _trigger(project, name)
     # A query that runs only if the whole page is asked for.
+    period = period_asked_for(request)
     context = {
-        **_shown(trigger),
-        **charts_of(project, period_asked_for(request), trigger),
+        **_shown(trigger, period),
+        **charts_of(project, period, trigger),
         "history": history_of(trigger),
         "active_secrets": active_secrets(trigger),
     }
@@ -377,7 +379,7 @@ def _trigger(project: Project, name: str) -> Trigger:
     return get_object_or_404(triggers, name=name)
 
 
-def _shown(trigger: Trigger) -> dict[str, Any]:
+def _shown(trigger: Trigger, period: Period) -> dict[str, Any]:
     is_live = bool(live_triggers([trigger]))
     # They are at hand since then.
     types = {database.alias: database.type for database in trigger.project.databases.all()}
@@ -397,8 +399,14 @@ def _shown(trigger: Trigger) -> dict[str, Any]:
             current_log(trigger.project).browse(trigger.project_id, latest, None, _LATEST).rows
         )
         context["is_waiting"] = context["live"] and not context["rows"]
+        since, _ = period.bounds(timezone.now())
+        context["reasons"] = history.reasons(trigger.project, replace(latest, after=since))
+        context["most_reasoned"] = history.MOST_REASONED
     except LogUnavailable as error:
         context["log_error"] = str(error)
+    except SearchTooDeep:
+        # What they are is then told by the log.
+        context["reasons"] = []
     return context
 
 
