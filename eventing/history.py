@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from http.client import responses
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from eventing import audit
@@ -143,8 +143,8 @@ def rows(project: Project, event_ids: Sequence[UUID]) -> list[EventRow]:
 
 
 class Reason(NamedTuple):
-    """Why events are not delivered: in words, and as what the filter `error` finds them by; how many
-    of those that were looked at, and when the newest of them was committed."""
+    """Why events are not delivered: in words, and as a text that the filter `error` finds them by;
+    how many of those that were looked at, and when the newest of them was committed."""
 
     words: str
     error: str
@@ -159,8 +159,9 @@ def reasons(project: Project, filters: EventFilter) -> list[Reason]:
     SearchTooDeep.
     """
     found: dict[tuple[str, str], list[datetime]] = {}
-    for status in ("failed", "pending"):
-        of_status = replace(filters, status=cast(EventStatus, status))
+    statuses: tuple[EventStatus, ...] = ("failed", "pending")
+    for status in statuses:
+        of_status = replace(filters, status=status)
         for row in browse(project, of_status, None, MOST_REASONED).rows:
             if (why := _why(row)) is not None:
                 found.setdefault(why, []).append(row.committed_at)
@@ -241,9 +242,7 @@ def count(
     for log in logs_of(project):
         left_seconds = max(0.001, ends_at - time.monotonic())
         try:
-            total += log.count(
-                project.pk, filters, most - total, left_seconds, except_triggers
-            )
+            total += log.count(project.pk, filters, most - total, left_seconds, except_triggers)
         except (LogUnavailable, SearchTooDeep):
             return None
         if total >= most:

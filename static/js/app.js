@@ -76,7 +76,8 @@ function writeTimes() {
   }
   for (const time of all("time[datetime]")) {
     const moment = Date.parse(time.dateTime);
-    const text = "clock" in time.dataset ? clock(moment, now) : relative(moment, now);
+    const isPast = "due" in time.dataset && moment <= now;
+    const text = isPast ? "due" : "clock" in time.dataset ? clock(moment, now) : relative(moment, now);
     if (time.textContent !== text) time.textContent = text;
   }
 }

@@ -158,7 +158,7 @@ def test_the_log_page_costs_the_same_queries_however_long_the_log(
     before = builtin_log().statements
     with CaptureQueriesContext(connection) as queries:
         assert viewer.get(shop.path("events/")).status_code == 200
-    assert len(queries) == 12
+    assert len(queries) == 13
     assert builtin_log().statements - before <= 6
 
 
@@ -187,6 +187,8 @@ def test_an_event_that_waits_says_that_deliveries_are_held(
     shop.log.append(origin, [event], shop.log.position(shop.database.pk), change.position)
     waiting = event.id
     told = f"are held:</strong> {why}."
+    log = shop.path("events/")
+    assert ">held</span>" not in viewer.get(log).content.decode()
     assert told not in viewer.get(f"/projects/shop/events/{waiting}/").content.decode()
     if why == "it is paused":
         shop.project.triggers.update(state="paused")
@@ -194,6 +196,23 @@ def test_an_event_that_waits_says_that_deliveries_are_held(
         Breakers().open(shop.trigger.pk, why)
     assert told in viewer.get(f"/projects/shop/events/{waiting}/").content.decode()
     assert told not in viewer.get(f"/projects/shop/events/{delivered}/").content.decode()
+    assert viewer.get(log).content.decode().count(">held</span>") == 1
+
+
+def test_a_retry_whose_time_has_come_is_due_and_was_not_made(shop: Shop, viewer: Client) -> None:
+    (event_id,) = shop.add_events(1)
+    redeliver(shop.project, [UUID(event_id)], by=BY)
+    path = shop.path(f"events/{event_id}/")
+    for retry_in_ms, told in ((3_600_000, " UTC</time>"), (-1, "data-due>due</time>")):
+        (claim,) = shop.log.claim([UUID(event_id)], 30)
+        shop.log.record([make_outcome(claim, 503, retry_in_ms)], "worker-1")
+        for page in (path, shop.path("events/")):
+            text = viewer.get(page).content.decode()
+            times = re.findall(r"(?:retry|next attempt) (<time .*?</time>)", text)
+            assert times
+            assert all("data-due" in each and each.endswith(told) for each in times), page
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE mission_control.delivery SET next_attempt_at = now()")
 
 
 def test_from_an_event_one_goes_back_to_the_log_as_it_was_filtered(

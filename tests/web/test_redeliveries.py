@@ -18,7 +18,7 @@ from eventing.models import Redelivery
 from eventing.problems import InvalidInput
 from tests.factories import actor_called, make_outcome, make_trigger
 from tests.waiting import wait_until
-from tests.web.conftest import HOOK, Shop, kept_locked
+from tests.web.conftest import HOOK, Shop, kept_locked, somebody_waits_for_a_lock
 
 EVERYTHING = EventFilter()
 
@@ -126,7 +126,8 @@ def test_a_step_that_somebody_else_has_taken_over_changes_nothing(shop: Shop) ->
     with ThreadPoolExecutor(1) as pool:
         with kept_locked("event_kind"):
             late = pool.submit(advance)
-            wait_until(lambda: Redelivery.objects.get().busy_until is not None)
+            # It knows by then until when it holds it.
+            wait_until(somebody_waits_for_a_lock)
             # It has taken so long that another process holds it now.
             Redelivery.objects.update(busy_until="2999-01-01T00:00:00Z")
         late.result()
@@ -272,11 +273,16 @@ def test_redeliveries_are_found_again_and_say_what_has_become_of_their_events(
             (count,) = re.findall(r'class="tabular"[^>]*>(\d+)<', item)
             found[status] = count
             for address in re.findall(r'href="([^"]+)"', item):
-                rows = viewer.get(html.unescape(address)).content.decode().count('class="event-row"')
+                rows = (
+                    viewer.get(html.unescape(address)).content.decode().count('class="event-row"')
+                )
                 assert str(rows) == count, address
         return found
 
     assert standing() == {"pending": "2", "delivering": "0", "failed": "1"}
+    assert "deliveries are held" not in viewer.get(path).content.decode()
+    shop.project.triggers.update(state="paused")
+    assert "Events wait while deliveries are held" in viewer.get(path).content.decode()
     assert finish(begun).redelivered == 3
     assert "is under way" not in viewer.get(log).content.decode()
     claims = shop.log.claim([UUID(each) for each in failed], 30)

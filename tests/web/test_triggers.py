@@ -18,7 +18,14 @@ from eventing.definitions import TROUBLE_KINDS, TriggerDefinition
 from eventing.history import redeliver
 from eventing.models import AuditEntry, Database, Trigger
 from eventing.projects import configuration_change, rotate_signing_secret, trigger_definition_of
-from tests.factories import make_database, make_trigger
+from tests.factories import (
+    make_change,
+    make_database,
+    make_events,
+    make_origin,
+    make_outcome,
+    make_trigger,
+)
 from tests.receiver import Behaviour, Receiver
 from tests.servers import execute
 from tests.waiting import wait_until
@@ -179,13 +186,38 @@ def test_the_list_can_be_searched_and_filtered(shop: Shop, viewer: Client) -> No
     assert "No trigger matches" in text
 
 
+def test_triggers_that_fail_are_found_and_stand_out(shop: Shop, viewer: Client) -> None:
+    path, failing = shop.path("triggers/"), shop.path("triggers/?state=failing")
+    shop.add_events(2)
+    assert "No trigger matches." in viewer.get(failing).content.decode()
+    # None of its events has failed yet: all of them are still being tried.
+    refused = make_trigger(shop.project, HOOK, name="refused")
+    origin, change = make_origin(shop.project, shop.database.pk), make_change(document_id="waits")
+    (event,) = make_events([change], origin, refused.pk, refused.name)
+    shop.log.append(origin, [event], shop.log.position(shop.database.pk), change.position)
+    (claim,) = shop.log.claim([event.id], 30)
+    shop.log.record([make_outcome(claim, 503, 60_000)], "worker-1")
+    text = viewer.get(failing).content.decode()
+    assert ">refused</a>" in text
+    assert '<span class="tabular bad">retrying</span>' in text
+    assert f">{shop.trigger.name}</a>" not in text
+    assert f">{shop.trigger.name}</a>" in viewer.get(path).content.decode()
+    shop.add_events(1, status_code=500)
+    held = make_trigger(shop.project, HOOK, name="held")
+    Breakers().open(held.pk, "100 attempts in a row failed")
+    text = viewer.get(failing).content.decode()
+    assert '<span class="tabular bad">' in text.partition(f">{shop.trigger.name}</a>")[2]
+    assert ">held</a>" in text
+    assert "3 of 3 triggers" in text
+
+
 def test_the_list_tells_of_the_last_24_hours(shop: Shop, viewer: Client) -> None:
     make_trigger(shop.project, HOOK, name="quiet")
     shop.add_events(3)
     shop.add_events(1, status_code=500)
     text = viewer.get(shop.path("triggers/")).content.decode()
     assert "75.0 %" in text
-    assert "3 delivered, 1 failed in the last 24 hours" in text
+    assert "3 delivered, 0 attempts retried, 1 failed in the last 24 hours" in text
     assert text.count("chart-failed") == text.count("chart-delivered") == 1
 
 

@@ -54,16 +54,21 @@ def status(name: str, note: str = "") -> dict[str, str]:
 
 
 @register.simple_tag
-def when(moment: datetime | None) -> SafeString | str:
-    """An instant: UTC until the browser makes it local and relative."""
+def when(moment: datetime | None, is_due: bool = False) -> SafeString | str:
+    """An instant: UTC until the browser makes it local and relative.
+
+    `is_due`: at which something is to be done; once it has passed that is due, and was not done.
+    """
     if moment is None:
         return "—"
     moment = moment.astimezone(UTC)
+    is_past = is_due and moment <= datetime.now(UTC)
     return format_html(
-        '<time datetime="{}" title="{}">{} UTC</time>',
+        '<time datetime="{}" title="{}"{}>{}</time>',
         moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
         instant(moment),
-        f"{moment.day} {moment:%b %H:%M:%S}",
+        " data-due" if is_due else "",
+        "due" if is_past else f"{moment.day} {moment:%b %H:%M:%S} UTC",
     )
 
 

@@ -1,8 +1,9 @@
 """The event log: a list that filters and follows, and one event with all that is known of it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
@@ -41,7 +42,8 @@ def index(request: Request, project: Project) -> HttpResponse:
     """A page of the log; for htmx its next rows, or (`seen`) what is new or has changed."""
     query = log_query(request.GET, timezone.now())
     cursor = request.GET.get("cursor") or None
-    context: dict[str, Any] = {"query": query, "cursor": cursor}
+    triggers = _triggers(project)
+    context: dict[str, Any] = {"query": query, "cursor": cursor, **_standing_of(triggers)}
     status = 422 if query.problems else 200
     if not query.problems:
         try:
@@ -54,14 +56,18 @@ def index(request: Request, project: Project) -> HttpResponse:
             is_too_deep = isinstance(error, SearchTooDeep) and "seen" not in request.GET
             status = 422 if is_too_deep else 503
         else:
-            if not page.rows and "seen" not in request.GET and (named := _event_named(project, query)):
+            if (
+                not page.rows
+                and "seen" not in request.GET
+                and (named := _event_named(project, query))
+            ):
                 return _go_to(request, resolve_url("event", project.name, named))
             context |= _shown(project, page, cursor)
             if request.htmx and "seen" in request.GET:
                 return _news(request, context, request.GET["seen"])
     if request.htmx and request.htmx.target == "older":
         return render(request, "events/_rows.html", context)
-    context |= _choices(project, query)
+    context |= _choices(project, query, triggers)
     context["most_chosen"] = history.MOST_CHOSEN
     context["redelivery"] = project.redeliveries.first()
     context["may_redeliver_all"] = query.filters.status not in UNFINISHED
@@ -70,7 +76,7 @@ def index(request: Request, project: Project) -> HttpResponse:
 
 
 def _event_named(project: Project, query: LogQuery) -> UUID | None:
-    """The event whose own id was looked for: endpoints know it as `webhook-id`, and no document's."""
+    """The event whose own id was looked for, which endpoints know as `webhook-id`."""
     event_id = event_id_in(query.given.get("doc_id", ""))
     return event_id if event_id and history.rows(project, [event_id]) else None
 
@@ -82,7 +88,6 @@ def _go_to(request: Request, address: str) -> HttpResponse:
 def _shown(project: Project, page: LogPage, cursor: str | None) -> dict[str, Any]:
     return {
         "rows": page.rows,
-        "trigger_ids": _trigger_ids(project),
         "older": page.next_cursor,
         "store": page.store,
         "log_begins": cursor is not None and cursor.endswith("."),
@@ -90,9 +95,26 @@ def _shown(project: Project, page: LogPage, cursor: str | None) -> dict[str, Any
     }
 
 
-def _trigger_ids(project: Project) -> set[int]:
-    """The triggers there are: events of others cannot be redelivered."""
-    return set(project.triggers.values_list("pk", flat=True))
+class _Trigger(NamedTuple):
+    """What the list says and asks of a trigger."""
+
+    key: int
+    name: str
+    tables: list[str]
+    state: str
+    breaker: int | None
+
+
+def _triggers(project: Project) -> list[_Trigger]:
+    found = project.triggers.values_list("pk", "name", "tables", "state", "breaker")
+    return [_Trigger(*each) for each in found]
+
+
+def _standing_of(triggers: Sequence[_Trigger]) -> dict[str, set[int]]:
+    """The triggers there are, for events of others cannot be redelivered; and those of them whose
+    deliveries are held, so that events wait."""
+    held = {each.key for each in triggers if each.state == "paused" or each.breaker is not None}
+    return {"trigger_ids": {each.key for each in triggers}, "held_ids": held}
 
 
 def _news(request: Request, context: dict[str, Any], seen: str) -> HttpResponse:
@@ -113,12 +135,11 @@ def _news(request: Request, context: dict[str, Any], seen: str) -> HttpResponse:
     return render(request, "events/_news.html", {**context, **news})
 
 
-def _choices(project: Project, query: LogQuery) -> dict[str, Any]:
+def _choices(project: Project, query: LogQuery, triggers: Sequence[_Trigger]) -> dict[str, Any]:
     """What the filter bar offers; a trigger or database that is gone can still be asked for."""
-    triggers = list(project.triggers.values_list("name", "tables"))
-    names = [name for name, _ in triggers]
+    names = [each.name for each in triggers]
     aliases = list(project.databases.values_list("alias", flat=True))
-    tables = {table for _, watched in triggers for table in watched if "*" not in table}
+    tables = {table for each in triggers for table in each.tables if "*" not in table}
     return {
         "trigger_names": _with(names, query.given.get("trigger")),
         "aliases": _with(aliases, query.given.get("database")),
@@ -275,8 +296,7 @@ def chosen(request: Request, project: Project) -> HttpResponse:
         count = history.redeliver(project, ids, by=request.actor) if ids else 0
     answer = {"asked": len(ids), "count": count, "left": len(ids) - count, "cancels": cancels}
     if request.htmx:
-        rows, trigger_ids = history.rows(project, ids), _trigger_ids(project)
-        shown = {**answer, "rows": rows, "trigger_ids": trigger_ids}
+        shown = {**answer, "rows": history.rows(project, ids), **_standing_of(_triggers(project))}
         return render(request, "events/_chosen.html", shown)
     words = render_to_string("events/_chosen_words.html", answer).strip()
     (messages.success if count else messages.warning)(request, words)
@@ -353,7 +373,7 @@ def redeliver(request: Request, project: Project, event_id: UUID) -> HttpRespons
     if count:
         messages.success(request, "The event is put back and will be delivered again.")
     else:
-        has_trigger = detail.row.trigger_id in _trigger_ids(project)
+        has_trigger = project.triggers.filter(pk=detail.row.trigger_id).exists()
         why = _why_left_alone(detail, has_trigger=has_trigger) or "the event is not finished"
         messages.warning(request, f"Nothing to redeliver: {why}.")
     return SeeOther(resolve_url("event", project.name, event_id))

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.contrib import messages
+from django.db.models import Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, resolve_url
 from django.utils import timezone
@@ -14,6 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 from eventing import redeliveries
 from eventing.access import EDITOR
 from eventing.changes import UNFINISHED
+from eventing.logs.base import EventFilter
 from eventing.models import Project, Redelivery
 from eventing.problems import InvalidInput
 from webui.filters import LogQuery, log_query, query_of
@@ -82,9 +84,17 @@ def show(request: Request, project: Project, number: int) -> HttpResponse:
         # What had been counted may have changed since.
         "total": None if found.total is None else max(found.total, found.looked_at),
         "standing": _standing(found) if found.redelivered else [],
+        "held": _held(project, redeliveries.filters_of(found)),
         "most_standing": redeliveries.MOST_STANDING,
     }
     return live_answer(request, "redeliveries/show.html", "redeliveries/_state.html", context)
+
+
+def _held(project: Project, filters: EventFilter) -> list[str]:
+    """The triggers, among those whose events were asked for, that send nothing at the moment."""
+    of_these = {} if filters.trigger is None else {"name": filters.trigger}
+    are_held = Q(state="paused") | Q(breaker__isnull=False)
+    return list(project.triggers.filter(are_held, **of_these).values_list("name", flat=True))
 
 
 def _standing(redelivery: Redelivery) -> list[tuple[str, int | None, str]]:

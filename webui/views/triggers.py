@@ -65,6 +65,8 @@ from webui.views.begin import steps
 from webui.views.overview import charts_of, period_asked_for
 
 _FILTERS: Final = ("q", "database", "table", "operation", "state")
+# Among the states to filter by: what a person on call looks for first.
+FAILING: Final = "failing"
 _LATEST = 10
 _LATELY: Final = timedelta(hours=23)
 _STEP: Final = timedelta(hours=1)
@@ -80,10 +82,13 @@ def index(request: Request, project: Project) -> HttpResponse:
     wanted = {name: request.GET.get(name, "") for name in _FILTERS}
     types = dict(project.databases.values_list("alias", "type"))
     found = [trigger for trigger in every if _matches(trigger, types, **wanted)]
-    live = live_triggers(found)
-    backlogs = _backlogs(project, found)
     now = timezone.now()
     lately = series_by_trigger(project, now - _LATELY, now, _STEP) if found else {}
+    failing = {each.pk for each in found if _is_failing(each, lately[each.pk].total)}
+    if wanted["state"] == FAILING:
+        found = [each for each in found if each.pk in failing]
+    live = live_triggers(found)
+    backlogs = _backlogs(project, found)
     context = {
         "rows": [
             {
@@ -91,6 +96,7 @@ def index(request: Request, project: Project) -> HttpResponse:
                 "live": each.pk in live,
                 "backlog": backlogs.get(each.pk),
                 "lately": _lately(lately[each.pk]),
+                "is_failing": each.pk in failing,
             }
             for each in found
         ],
@@ -101,13 +107,20 @@ def index(request: Request, project: Project) -> HttpResponse:
         "aliases": list(types),
         "tables": sorted({name for each in every for name in each.tables if "*" not in name}),
         "operations": OPERATIONS,
-        "states": TRIGGER_STATES,
+        "states": (*TRIGGER_STATES, FAILING),
     }
     return live_answer(request, "triggers/page.html", "triggers/_rows.html", context)
 
 
 def _lately(series: Series) -> tuple[Chart, Bucket]:
     return outcomes_chart(series), series.total
+
+
+def _is_failing(trigger: Trigger, lately: Bucket) -> bool:
+    """Whether events have failed for good lately, or none was taken, or deliveries are held."""
+    is_refused = lately.retried > 0 and not lately.delivered
+    is_held = trigger.problem is not None or hasattr(trigger, "breaker")
+    return lately.failed > 0 or is_refused or is_held
 
 
 def _set(wanted: dict[str, str]) -> dict[str, str]:
@@ -130,7 +143,7 @@ def _matches(
         and (not database or not aliases or database in aliases)
         and (not table.strip() or _watches(trigger, table.strip(), aliases or types, types))
         and (not operation or operation in trigger.operations)
-        and (not state or state == trigger.state)
+        and (state in ("", FAILING, trigger.state))
     )
 
 
