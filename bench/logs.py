@@ -131,6 +131,7 @@ def measure_logs(bench: Bench, events: int) -> list[Figure]:
         ("failed, of a trigger", EventFilter(status="failed", trigger="trigger-7")),
         ("an error", EventFilter(error="503")),
         ("an error there was never", EventFilter(error="refused")),
+        ("tried twice, of which there are none", EventFilter(min_attempts=2)),
         ("before two days ago", EventFilter(before=now - timedelta(days=2))),
         ("after two days ago", EventFilter(after=now - timedelta(days=2))),
     ):

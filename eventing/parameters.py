@@ -25,6 +25,19 @@ def choice_of(
     return None
 
 
+def number_of(
+    given: Mapping[str, str], name: str, most: int, problems: list[Problem]
+) -> int | None:
+    """A whole number from 1 to `most`; None if nothing was given, or no such, which is noted."""
+    value = given.get(name)
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= most:
+        return int(value)
+    problems.append(Problem(name, repr(value[:80]), f"a whole number from 1 to {most}"))
+    return None
+
+
 def moment_of(
     given: Mapping[str, str], name: str, allowed: str, problems: list[Problem]
 ) -> datetime | None:

@@ -10,8 +10,8 @@ from django.http import QueryDict
 
 from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, OPERATIONS, EventStatus, Operation
-from eventing.logs.base import EventFilter
-from eventing.parameters import LONGEST, choice_of, moment_of, utc_of
+from eventing.logs.base import MOST_MIN_ATTEMPTS, EventFilter
+from eventing.parameters import LONGEST, choice_of, moment_of, number_of, utc_of
 from eventing.problems import Problem
 from eventing.quantities import instant
 
@@ -22,11 +22,14 @@ PERIODS: Final[Mapping[str, tuple[str, timedelta]]] = {
     "7d": ("Last 7 days", timedelta(days=7)),
 }
 _FIRST: Final = ("trigger", "status", "within", "doc_id")
-_MORE: Final = ("operation", "database", "table", "error", "after", "before")
+_MORE: Final = ("operation", "database", "table", "error", "min_attempts", "after", "before")
+# What the list offers; an address may have any number.
+ATTEMPTS: Final = ("1", "2", "3", "5", "10")
 _LABELS: Final = {
     "within": "Time",
     "doc_id": "Document or event id",
     "error": "Text of an error",
+    "min_attempts": "Attempts",
     "after": "From",
     "before": "Until",
     "object": "Name",
@@ -148,6 +151,7 @@ def log_query(query: QueryDict, now: datetime) -> LogQuery:
         after=after,
         before=moment_of(given, "before", _MOMENT_ALLOWED, problems),
         error=given.get("error"),
+        min_attempts=number_of(given, "min_attempts", MOST_MIN_ATTEMPTS, problems),
     )
     return LogQuery(given, problems, filters)
 
@@ -162,6 +166,7 @@ def query_of(filters: EventFilter) -> str:
         "operation": filters.operation,
         "doc_id": filters.document_id,
         "error": filters.error,
+        "min_attempts": filters.min_attempts,
         "after": filters.after and instant(filters.after),
         "before": filters.before and instant(filters.before),
     }

@@ -88,6 +88,7 @@ def _listed(words: Sequence[str], last: str) -> str:
 
 def selection_of(filters: EventFilter) -> list[tuple[str, str | datetime]]:
     """What a filter asks for, as names and values; empty if it asks for everything."""
+    tried = None if filters.min_attempts is None else f"{filters.min_attempts} or more"
     named = (
         ("Trigger", filters.trigger),
         ("Status", filters.status),
@@ -96,6 +97,7 @@ def selection_of(filters: EventFilter) -> list[tuple[str, str | datetime]]:
         ("Operation", filters.operation),
         ("Document id", filters.document_id),
         ("Text of an error", filters.error),
+        ("Attempts", tried),
         ("From", filters.after),
         ("Until", filters.before),
     )

@@ -15,9 +15,9 @@ from eventing.audit import KINDS, AuditFilter
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.exports import EXPORT_KINDS, ExportKind
 from eventing.history import MOST_CHOSEN
-from eventing.logs.base import EventFilter
+from eventing.logs.base import MOST_MIN_ATTEMPTS, EventFilter
 from eventing.models import Project, Trigger
-from eventing.parameters import LONGEST, choice_of, moment_of
+from eventing.parameters import LONGEST, choice_of, moment_of, number_of
 from eventing.problems import InvalidInput, Problem, shown
 from eventing.stats import LAST_HOUR, PERIODS, Period
 
@@ -31,7 +31,9 @@ FILTERS: Final = (
     "after",
     "before",
     "error",
+    "min_attempts",
 )
+_NUMBERS: Final = ("min_attempts",)
 PAGING: Final = ("cursor", "limit")
 DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
@@ -197,6 +199,9 @@ def _texts(
             problems.append(Problem(name, f"{len(values)} values", "one value"))
         elif value is None or value == "":
             continue
+        elif name in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
+            # In a body of JSON.
+            given[name] = str(value)
         elif not isinstance(value, str) or "\x00" in value or len(value) > LONGEST:
             allowed = f"text of at most {LONGEST} characters, without U+0000"
             problems.append(Problem(name, shown(value), allowed))
@@ -219,17 +224,12 @@ def _filters(given: Mapping[str, str], problems: list[Problem]) -> EventFilter:
         after=moment_of(given, "after", _MOMENT_ALLOWED, problems),
         before=moment_of(given, "before", _MOMENT_ALLOWED, problems),
         error=given.get("error"),
+        min_attempts=number_of(given, "min_attempts", MOST_MIN_ATTEMPTS, problems),
     )
 
 
 def _limit(given: Mapping[str, str], problems: list[Problem]) -> int:
-    value = given.get("limit")
-    if value is None:
-        return DEFAULT_LIMIT
-    if value.isascii() and value.isdigit() and len(value) < 5 and 1 <= int(value) <= MOST_LIMIT:
-        return int(value)
-    problems.append(Problem("limit", repr(value[:80]), f"a whole number from 1 to {MOST_LIMIT}"))
-    return DEFAULT_LIMIT
+    return number_of(given, "limit", MOST_LIMIT, problems) or DEFAULT_LIMIT
 
 
 def refused_cursor(cursor: str | None) -> InvalidInput:

@@ -447,6 +447,7 @@ def redelivery_shown(redelivery: Redelivery) -> dict[str, object]:
         "after": _moment(filters.after),
         "before": _moment(filters.before),
         "error": filters.error,
+        "min_attempts": filters.min_attempts and str(filters.min_attempts),
     }
     return {
         "id": redelivery.pk,

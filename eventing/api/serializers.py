@@ -14,6 +14,7 @@ from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERAT
 from eventing.definitions import BUILTIN_NAME, FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
 from eventing.exports import EXPORT_KINDS
 from eventing.history import MOST_CHOSEN
+from eventing.logs.base import MOST_MIN_ATTEMPTS
 from eventing.models import CaptureLease
 from eventing.stats import LAST_HOUR, PERIODS
 
@@ -410,6 +411,12 @@ class EventFilters(serializers.Serializer[object]):
     after = _Moment(required=False, help_text="Committed then or later.")
     before = _Moment(required=False, help_text="Committed earlier.")
     error = _Text(required=False, help_text="A text of the last attempt's error, or its status.")
+    min_attempts = _Number(
+        required=False,
+        min_value=1,
+        max_value=MOST_MIN_ATTEMPTS,
+        help_text="Tried so often or more; a page may hold less than `limit`, and another follow.",
+    )
 
 
 class EventCount(serializers.Serializer[object]):

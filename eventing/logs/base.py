@@ -22,6 +22,8 @@ from eventing.changes import (
 )
 from eventing.logs.counting import Statistic
 
+# What `min_attempts` may be at most: retries and redeliveries together have no limit.
+MOST_MIN_ATTEMPTS: Final = 1_000
 # How long a page may be searched for.
 PATIENCE_SECONDS: Final = 3.0
 
@@ -96,7 +98,8 @@ class EventFilter:
     `after` is inclusive and `before` exclusive; both compare with the commit time. `error` is a
     text that occurs, in whatever case, in the message of the event's last attempt or in why the
     event can never be sent; or it is the status code that attempt was answered with (`503`). A
-    delivered event has no error.
+    delivered event has no error. `min_attempts`: how often it was tried to deliver the event at
+    least; an attempt that is under way does not count yet.
     """
 
     trigger: str | None = None
@@ -108,6 +111,7 @@ class EventFilter:
     after: datetime | None = None
     before: datetime | None = None
     error: str | None = None
+    min_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,11 @@ class EventDetail:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events newest first, and the cursor of the next page, None on the last."""
+    """Events newest first, and the cursor of the next page, None on the last.
+
+    A page may hold fewer than were asked for, or none, and yet not be the last: by `min_attempts` a
+    page looks through so many attempts and no more.
+    """
 
     rows: list[EventRow]
     next_cursor: str | None

@@ -59,6 +59,10 @@ _ROWS: Final = f"""
     LEFT JOIN {DELIVERY} d ON d.event_id = e.id
     WHERE e.id IN ({{ids}}) AND e.project_id = {{project_id:d}}
     ORDER BY e.id DESC"""
+# How many attempts a page of events that were tried often looks through, first few and then many,
+# and how many of those that match it looks up at most. The rows are wide.
+_LOOKED_THROUGH: Final = (2_000, 50_000)
+_LOOKED_UP: Final = 10_000
 # Attempt, status code, error and duration of an event that was never sent.
 _NO_INVOCATION: Final = (0, None, None, None)
 
@@ -82,7 +86,7 @@ def page_of(
             if error.args[0] in _TOOK_TOO_LONG:
                 raise SearchTooDeep(filters, patience_seconds) from None
             raise
-    return page(ids, rows, limit)
+    return page(ids, rows, limit, search.ended_at)
 
 
 def count_of(
@@ -193,6 +197,8 @@ class _Search:
         self._since = id_at(filters.after)
         self._except_triggers = except_triggers
         self._has_many_kinds = False
+        # Where the page ends though it is not full: what is older has not been looked at.
+        self.ended_at: UUID | None = None
 
     def _rows(self, select: str) -> list[tuple[Any, ...]]:
         """The rows of a query, in what time is left: MariaDB reads the first limit, MySQL the
@@ -206,6 +212,8 @@ class _Search:
     def ids(self, limit: int) -> list[UUID]:
         """Ids of the newest events that match, newest first."""
         selects = self._selects(limit)
+        if selects and self._goes_by_attempts:
+            return self._found_by_attempts(limit)
         if self._has_many_kinds:
             found = self._of_the_newest(limit)
             if len(found) == limit:
@@ -234,6 +242,8 @@ class _Search:
             return []
         if filters.status not in (None, "delivered") or filters.error is not None:
             return self._of_deliveries(trigger_ids, limit)
+        if self._goes_by_attempts:
+            return [self._of_attempts(limit)]
         self._has_many_kinds = len(kinds) > FEW_KINDS
         if len(kinds) > SELECTS_AT_ONCE:
             return [self._select("PRIMARY", self._match(), limit)]
@@ -242,6 +252,61 @@ class _Search:
             self._select("event_log_kind", [f"e.kind_hash = x'{kind.hex()}'", *rest], limit)
             for kind in kinds
         ]
+
+    @property
+    def _goes_by_attempts(self) -> bool:
+        """Whether what is looked for is found by its attempts, and by nothing that is quicker."""
+        filters = self._filters
+        is_of_any_end = filters.status in (None, "delivered") and filters.error is None
+        return filters.min_attempts is not None and filters.document_id is None and is_of_any_end
+
+    def _found_by_attempts(self, limit: int) -> list[UUID]:
+        """The newest that were tried so often, among as many attempts as a page looks through."""
+        found: list[UUID] = []
+        since = self._since
+        for attempts in _LOOKED_THROUGH:
+            edge = self._edge_of_attempts(attempts)
+            self._since = since if edge is None else edge
+            left = limit - len(found)
+            found += self._found([self._of_attempts(left)], left)
+            if len(found) == limit or edge is None:
+                return found
+            self._ends.append(edge)
+            self._since = since
+        self.ended_at = edge
+        return found
+
+    def _edge_of_attempts(self, attempts: int) -> UUID | None:
+        """The event that so many attempts at newer ones follow, or so many of those that match; by
+        primary key. None if there are fewer."""
+        newest = (
+            f"SELECT i.event_id, i.attempt FROM {INVOCATION_LOG} i FORCE INDEX (PRIMARY)"
+            f" WHERE {' AND '.join(self._range('i.event_id')) or 'TRUE'}"
+            " ORDER BY i.event_id DESC"
+        )
+        looked_at = f"(SELECT event_id FROM ({newest} LIMIT {attempts:d}, 1) AS looked_at)"
+        matched = (
+            f"(SELECT event_id FROM ({newest} LIMIT {attempts:d}) AS looked_at"
+            f" WHERE attempt >= {self._filters.min_attempts:d}"
+            f" ORDER BY event_id DESC LIMIT {_LOOKED_UP:d}, 1)"
+        )
+        ((edge,),) = self._rows(
+            f"COALESCE(GREATEST({looked_at}, {matched}), {looked_at}, {matched})"
+        )
+        return None if edge is None else UUID(bytes=edge)
+
+    def _of_attempts(self, limit: int) -> str:
+        """The newest that were tried so often, by the primary key of attempts, then of events."""
+        wanted = [f"i.attempt >= {self._filters.min_attempts:d}", *self._range("i.event_id")]
+        tried = (
+            f"SELECT DISTINCT i.event_id FROM {INVOCATION_LOG} i FORCE INDEX (PRIMARY)"
+            f" WHERE {' AND '.join(wanted)}"
+        )
+        return (
+            f"SELECT e.id FROM ({tried}) AS tried"
+            f" STRAIGHT_JOIN {EVENT_LOG} e ON e.id = tried.event_id{self._deliveries()}"
+            f" WHERE {' AND '.join(self._match())} ORDER BY e.id DESC LIMIT {limit:d}"
+        )
 
     def rows(self, ids: Sequence[UUID]) -> list[EventRow]:
         """The events with these ids, newest first; by primary keys."""
@@ -300,6 +365,9 @@ class _Search:
             else f"u.state = {self._at.quote(self._filters.status)}",
             *self._range("u.event_id"),
         ]
+        if self._filters.min_attempts is not None:
+            ended = "u.attempts - (u.state = 'delivering')"
+            conditions.append(f"{ended} >= {self._filters.min_attempts:d}")
         wanted = " AND ".join([*conditions, *self._names(), *self._error()])
         tail = f"AND {wanted} ORDER BY u.event_id DESC LIMIT {limit:d}"
         joined = f"STRAIGHT_JOIN {EVENT_LOG} e ON e.id = u.event_id"
@@ -350,6 +418,12 @@ class _Search:
     def _rest(self) -> list[str]:
         """What an event's kind does not say."""
         conditions = self._error()
+        if self._filters.min_attempts is not None and not self._goes_by_attempts:
+            # By primary key.
+            conditions.append(
+                f"EXISTS (SELECT 1 FROM {INVOCATION_LOG} i WHERE i.event_id = e.id"
+                f" AND i.attempt >= {self._filters.min_attempts:d})"
+            )
         if self._filters.status == "delivered":
             conditions.append("u.event_id IS NULL")
         elif self._filters.status is not None:

@@ -40,10 +40,14 @@ def id_at(moment: datetime | None) -> UUID | None:
     return None if moment is None else first_id_at(int(moment.timestamp() * 1000))
 
 
-def page(ids: Sequence[UUID], rows: Sequence[EventRow], limit: int) -> Page:
-    """A page of at most `limit`; one more that was found leads to the next page."""
-    more = len(ids) > limit
-    return Page(list(rows[:limit]), ids[limit - 1].hex if more else None)
+def page(
+    ids: Sequence[UUID], rows: Sequence[EventRow], limit: int, ended_at: UUID | None = None
+) -> Page:
+    """A page of at most `limit`; one more that was found leads to the next page, and else
+    `ended_at`, if the search ended at that event before it was through."""
+    if len(ids) > limit:
+        ended_at = ids[limit - 1]
+    return Page(list(rows[:limit]), None if ended_at is None else ended_at.hex)
 
 
 def invocation(row: Sequence[Any]) -> Invocation:

@@ -34,6 +34,11 @@ _PASSED_NEXT: Final = 100_000
 _ATTEMPTED: Final = 20_000
 _WORK_MEM: Final = "SET LOCAL work_mem = '32MB';"
 
+# How many attempts a page of events that were tried often looks through, first few and then many,
+# and how many of those that match it looks up at most: what a quarter of a second is enough for.
+_LOOKED_THROUGH: Final = (20_000, 500_000)
+_LOOKED_UP: Final = 20_000
+
 # The columns of EventRow for ids between two: joins by key, for those rows only.
 _ROWS: Final = """
     SELECT e.id::text, e.trigger_id, e.trigger, e.database, e.database_type, e."table",
@@ -80,7 +85,7 @@ def page_of(
         rows = search.rows(ids)
     except psycopg2.errors.QueryCanceled:
         raise SearchTooDeep(filters, patience_seconds) from None
-    return page(ids, rows, limit)
+    return page(ids, rows, limit, search.ended_at)
 
 
 def count_of(
@@ -128,6 +133,8 @@ class _Search:
         self._ends_at = time.monotonic() + patience_seconds
         self._kinds: list[Kind] = []
         self._are_named_alike = False
+        # Where the page ends though it is not full: what is older has not been looked at.
+        self.ended_at: UUID | None = None
 
     def _run(self, sql: str, arguments: dict[str, Any] | list[Any]) -> list[tuple[Any, ...]]:
         """Run a query in what time is left. Compiling a plan takes longer than any page."""
@@ -149,6 +156,8 @@ class _Search:
             return []
         if filters.status not in (None, "delivered") or filters.error is not None:
             return self._found(self._of_deliveries(whole), whole, limit)
+        if filters.min_attempts is not None:
+            return self._found_by_attempts(whole, limit)
         portions = list(_portions(filters, before))
         if not portions:
             return []
@@ -189,6 +198,8 @@ class _Search:
             select = self._of_document(whole)
         elif filters.status not in (None, "delivered") or filters.error is not None:
             select = self._of_deliveries(whole)
+        elif filters.min_attempts is not None:
+            select = self._of_attempts(whole)
         else:
             return self._count_of_kinds(whole, most)
         return self._counted(select, whole, most)
@@ -206,6 +217,38 @@ class _Search:
         counting = select._replace(sql=f"SELECT count(*) FROM ({select.sql}) AS found")
         ((count,),) = self._selected(counting, portion, most)
         return int(count)
+
+    def _found_by_attempts(self, whole: "_Portion", limit: int) -> list[UUID]:
+        """The newest that were tried so often, among as many attempts as a page looks through."""
+        found: list[UUID] = []
+        for attempts in _LOOKED_THROUGH:
+            edge = self._edge_of_attempts(whole, attempts)
+            part = whole if edge is None else whole._replace(since=edge)
+            left = limit - len(found)
+            found += self._found(self._of_attempts(part), part, left)
+            if len(found) == limit or edge is None:
+                return found
+            whole = whole._replace(until=edge)
+        self.ended_at = edge
+        return found
+
+    def _edge_of_attempts(self, portion: "_Portion", attempts: int) -> UUID | None:
+        """The event that so many attempts at newer ones follow, or so many of those that match;
+        by invocation_log_event. None if there are fewer.
+        """
+        newest = f"""
+            SELECT i.event_id, i.attempt FROM mission_control.invocation_log i
+            WHERE true {portion.condition("i.event_id")}
+            ORDER BY i.event_id DESC"""
+        sql = f"""
+            SELECT greatest(
+                (SELECT event_id FROM ({newest} OFFSET {attempts} LIMIT 1) AS looked_at),
+                (SELECT event_id FROM ({newest} LIMIT {attempts}) AS looked_at
+                 WHERE attempt >= %(attempts)s
+                 ORDER BY event_id DESC OFFSET {_LOOKED_UP} LIMIT 1)
+            )::text"""
+        ((text,),) = self._selected(_Select(sql, {}, IN_ORDER_OF_THE_INDEX), portion, 1)
+        return None if text is None else UUID(text)
 
     def _edge_of_backlog(self, portions: Sequence["_Portion"]) -> UUID | None:
         """Where the first part of a backlog ends that a search for delivered events has to pass;
@@ -353,6 +396,27 @@ class _Search:
             ORDER BY e.id DESC LIMIT %(limit)s"""
         return _Select(sql)
 
+    def _of_attempts(self, portion: "_Portion") -> "_Select":
+        """The newest that were tried so often, by invocation_log_event; then each by primary key.
+
+        One attempt may be there twice: as it was lost, and as a late worker has recorded it.
+        """
+        is_delivered = f"AND {self._state('tried.event_id')} IS NULL"
+        delivered = is_delivered if self._filters.status == "delivered" else ""
+        sql = f"""
+            SELECT e.id::text FROM (
+                SELECT DISTINCT i.event_id FROM mission_control.invocation_log i
+                WHERE i.attempt >= %(attempts)s {portion.condition("i.event_id")}
+                ORDER BY i.event_id DESC
+            ) AS tried
+            CROSS JOIN LATERAL (
+                SELECT * FROM mission_control.event_log e WHERE e.id = tried.event_id OFFSET 0
+            ) AS e
+            WHERE e.project_id = %(project)s AND e.trigger_id <> ALL (%(excepted)s::bigint[])
+              {self._match("e")} {delivered}
+            ORDER BY tried.event_id DESC LIMIT %(limit)s"""
+        return _Select(sql, {}, IN_ORDER_OF_THE_INDEX)
+
     def _of_deliveries(self, portion: "_Portion") -> "_Select":
         """The newest that are not delivered, from the small table.
 
@@ -364,6 +428,8 @@ class _Search:
         state = "" if filters.status is None else "AND u.state = %(state)s"
         if filters.status is None:
             state = "AND (u.attempts > 0 OR u.state = 'failed')"
+        if filters.min_attempts is not None:
+            state += " AND u.attempts - (u.state = 'delivering')::int >= %(attempts)s"
         # As in `_state`: what is made of EXISTS may be a scan of the whole log.
         of_event = "SELECT {} FROM mission_control.event_log e WHERE e.id = u.event_id {}"
         log = error = ""
@@ -417,6 +483,7 @@ class _Search:
             "document": filters.document_id,
             "state": filters.status,
             "error": filters.error,
+            "attempts": filters.min_attempts,
             "excepted": self._except_triggers,
             **select.arguments,
         }
@@ -439,6 +506,13 @@ class _Search:
             conditions.append(f"AND {state} IS NULL")
         elif self._filters.status is not None:
             conditions.append(f"AND {state} = %(state)s")
+        if self._filters.min_attempts is not None:
+            # By invocation_log_event.
+            conditions.append(f"""
+                AND EXISTS (
+                    SELECT FROM mission_control.invocation_log i
+                    WHERE i.event_id = {event}.id AND i.attempt >= %(attempts)s
+                )""")
         conditions.append(self._error(event))
         return " ".join(conditions)
 

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Barrier
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
 
-from eventing.changes import Change, Event, EventStatus, Finding
+from eventing.changes import Change, Claim, Event, EventStatus, Finding
 from eventing.cloudevents import EventBuilder
+from eventing.logs import mypages, pgpages
 from eventing.logs.base import (
     DueChunk,
     EventFilter,
@@ -876,6 +878,64 @@ class LogContract:
         assert found(log, EventFilter(error="worker stopped")) == [lost.id]
         assert waiting.id in found(log, EventFilter(status="pending"))
 
+    def test_events_are_found_by_how_often_they_were_tried(self, log: Log) -> None:
+        once, waits, held, recovered, failed, _ = stored(log, 6)
+        again = [waits, held, recovered, failed]
+        deliver(log, [once])
+        outcomes = [make_outcome(claim, 503, 0) for claim in log.claim(ids_of(again), 60)]
+        log.record(outcomes, "worker")
+        claims: dict[UUID, Claim] = {}
+        for each in again[1:]:
+            due = partial(log.claim, [each.id], 60)
+            (claims[each.id],) = wait_until(due, 5, "the retry is not due")
+        sent = [(recovered, 200), (failed, 500)]
+        log.record([make_outcome(claims[each.id], code) for each, code in sent], "worker")
+        tried = sorted(ids_of([once, *again]), reverse=True)
+        twice = sorted([recovered.id, failed.id], reverse=True)
+        assert found(log, EventFilter(min_attempts=1)) == tried
+        # The second attempt at one of them is under way.
+        assert found(log, EventFilter(min_attempts=2)) == twice
+        assert found(log, EventFilter(min_attempts=3)) == []
+        for status, number, expected in (
+            ("delivered", 2, [recovered.id]),
+            ("failed", 2, [failed.id]),
+            ("pending", 1, [waits.id]),
+            ("delivering", 1, [held.id]),
+            ("delivering", 2, []),
+        ):
+            filters = EventFilter(status=cast(EventStatus, status), min_attempts=number)
+            assert found(log, filters) == expected, filters
+            assert log.count(1, filters, 9) == len(expected)
+        named = EventFilter(trigger="welcome-email", operation="insert", min_attempts=2)
+        assert (found(log, named), found(log, named, 2)) == (twice, [])
+        assert found(log, replace(named, trigger="other")) == []
+        assert found(log, EventFilter(document_id=failed.document_id, min_attempts=2)) == twice
+        assert found(log, EventFilter(error="500", min_attempts=2)) == [failed.id]
+        assert (log.count(1, named, 9), log.count(1, named, 9, 60, [1])) == (2, 0)
+
+    @pytest.mark.parametrize("looked_up", [2, 999])
+    @pytest.mark.parametrize("limit", [1, 4, 100])
+    def test_a_page_by_attempts_looks_through_so_many_and_leads_on(
+        self, log: Log, monkeypatch: pytest.MonkeyPatch, limit: int, looked_up: int
+    ) -> None:
+        for module in (pgpages, mypages):
+            monkeypatch.setattr(module, "_LOOKED_THROUGH", (3, 10))
+            monkeypatch.setattr(module, "_LOOKED_UP", looked_up)
+        events = stored(log, 60)
+        deliver(log, events)
+        again = events[:5] + events[50:55]
+        log.redeliver(1, ids_of(again), [1])
+        deliver(log, again)
+        tried = EventFilter(min_attempts=2)
+        assert paged(log, tried, limit) == sorted(ids_of(again), reverse=True)
+        assert log.count(1, tried, 99) == len(again)
+        assert paged(log, replace(tried, min_attempts=1), limit) == sorted(
+            ids_of(events), reverse=True
+        )
+        first = log.browse(1, replace(tried, min_attempts=3), None, limit)
+        assert first.rows == []
+        assert first.next_cursor is not None
+
     @pytest.mark.parametrize("status", [None, "delivered", "failed", "pending"])
     def test_pages_of_many_kinds_of_events_go_on_without_gap_or_repetition(
         self, log: Log, status: EventStatus | None
@@ -989,6 +1049,7 @@ class LogContract:
             "after": now - timedelta(days=3),
             "before": now + timedelta(days=1),
             "error": "500",
+            "min_attempts": 1,
         }
         filters = ANYTHING if field is None else replace(ANYTHING, **{field: given[field]})  # type: ignore[arg-type]
         cursor = None

@@ -159,6 +159,9 @@ def test_filters_select(shop: Shop, log: PostgresEventLog) -> None:
     assert found(trigger="another") == []
     assert found(table="users", status="delivered") == []
     assert found(trigger="", status="", after="") == two + one
+    assert found(min_attempts="1") == two
+    assert found(min_attempts="1", status="pending") == []
+    assert found(min_attempts="2") == []
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,8 @@ def test_filters_select(shop: Shop, log: PostgresEventLog) -> None:
         ("limit=501", "limit", "'501'"),
         ("limit=ten", "limit", "'ten'"),
         ("limit=%D9%A1", "limit", "a whole number"),
+        ("min_attempts=0", "min_attempts", "a whole number from 1 to 1000"),
+        ("min_attempts=1001", "min_attempts", "'1001'"),
         ("cursor=zzz", "cursor", "`next` of the page before"),
         ("tabel=users", "tabel", "one of trigger, status, database, table"),
         ("status=failed&status=pending", "status", "2 values"),
@@ -217,7 +222,7 @@ def test_what_matches_is_redelivered(shop: Shop, log: PostgresEventLog, place: s
     shop.events(log, table="users")
     deliver(log, failed, lambda claim: make_outcome(claim, 500))
     deliver(log, delivered, make_outcome)
-    filters: dict[str, Any] = {"status": "failed", "table": "users"}
+    filters: dict[str, Any] = {"status": "failed", "table": "users", "min_attempts": 1}
     path = f"{EVENTS}redeliver/"
     if place == "query":
         answer = shop.editor.post(path + "?status=failed&table=users")
@@ -237,6 +242,9 @@ def test_what_matches_is_redelivered(shop: Shop, log: PostgresEventLog, place: s
         ("", {"limit": 3}, "limit"),
         ("", {"status": ["failed"]}, "status"),
         ("", {"status": "lost"}, "status"),
+        ("", {"min_attempts": 0}, "min_attempts"),
+        ("", {"min_attempts": True}, "min_attempts"),
+        ("", {"min_attempts": 1.5}, "min_attempts"),
         ("?status=failed", {"status": "failed"}, "status"),
         ("", {"tabel": "users"}, "tabel"),
         ("?x=1", {}, "x"),

@@ -26,7 +26,7 @@ from eventing.history import LogPage
 from eventing.ids import event_id_in
 from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project
-from webui.filters import PERIODS, LogQuery, log_query
+from webui.filters import ATTEMPTS, PERIODS, LogQuery, log_query
 from webui.pages import SeeOther, page_come_from, project_page
 from webui.requests import Request
 from webui.templatetags.console import MOST_SHOWN, body_of, event_token
@@ -146,6 +146,7 @@ def _choices(project: Project, query: LogQuery, triggers: Sequence[_Trigger]) ->
         "tables": sorted(tables),
         "statuses": EVENT_STATUSES,
         "operations": OPERATIONS,
+        "attempts": _with([*ATTEMPTS], query.given.get("min_attempts")),
         "most_exported": exports.MOST_EVENTS,
         "periods": [(name, words) for name, (words, _) in PERIODS.items()],
     }
