@@ -36,7 +36,7 @@ _WORK_MEM: Final = "SET LOCAL work_mem = '32MB';"
 
 # How many attempts a page of events that were tried often looks through, first few and then many,
 # and how many of those that match it looks up at most: what a quarter of a second is enough for.
-_LOOKED_THROUGH: Final = (20_000, 500_000)
+_LOOKED_THROUGH: Final = (20_000, 200_000)
 _LOOKED_UP: Final = 20_000
 
 # The columns of EventRow for ids between two: joins by key, for those rows only.
