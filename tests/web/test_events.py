@@ -21,7 +21,7 @@ from eventing.definitions import PayloadFormat
 from eventing.exports import EXPORT_KINDS, ExportKind, lines
 from eventing.formats import message
 from eventing.history import MOST_CHOSEN, redeliver, remove_trigger
-from eventing.logs import builtin_log
+from eventing.logs import builtin_log, pgpages
 from eventing.logs.base import EventFilter, SearchTooDeep
 from eventing.models import AuditEntry, Membership
 from tests.factories import (
@@ -115,6 +115,28 @@ def test_older_events_follow_page_by_page(shop: Shop, viewer: Client) -> None:
         assert "trigger=welcome-email" in query
         path = shop.path("events/") + query
     assert found == sorted(ids, reverse=True)
+
+
+def test_a_search_by_attempts_goes_on_from_page_to_page(
+    shop: Shop, viewer: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgpages, "_LOOKED_THROUGH", (2, 3))
+    ids = shop.add_events(12)
+    redeliver(shop.project, [UUID(ids[0])], by=BY)
+    (claim,) = shop.log.claim([UUID(ids[0])], 30)
+    shop.log.record([make_outcome(claim, 200)], "worker-1")
+    further = r'href="([^"]*cursor=[^"]*)">Nothing so far: look further back'
+    for number, end in (("2", ids[:1]), ("3", [])):
+        path = shop.path("events/")
+        text = viewer.get(f"{path}?min_attempts={number}").content.decode()
+        assert "No event matches" not in text
+        while found := re.search(further, text):
+            answer = viewer.get(
+                path + html.unescape(found[1]), headers=HTMX | {"HX-Target": "older"}
+            )
+            text = answer.content.decode()
+        assert _shown(text) == end
+        assert ("No older event matches." in text) == (not end)
 
 
 def test_htmx_gets_only_the_older_rows(shop: Shop, viewer: Client) -> None:
