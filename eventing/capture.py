@@ -242,8 +242,9 @@ class CaptureLoop:
             return
         if position.startswith(_LOST):
             raise SourceBlocked(
-                f"{self._database.alias}: the server was put back to an earlier state, before the"
-                " place up to which it had been read; changes committed since then may be lost",
+                f"{self._database.alias}: the server was put back to an earlier state, or its log"
+                " begun anew: it has lost the place up to which it had been read; changes committed"
+                " since then may be lost",
                 START_ANEW,
             )
         try:

@@ -60,6 +60,11 @@ class Facts:
         return "MariaDB" if self.is_mariadb else "MySQL"
 
     @property
+    def identity(self) -> str:
+        """What tells the server from the others of its group."""
+        return self.variables.get("server_id" if self.is_mariadb else "server_uuid", "")
+
+    @property
     def has_gtids(self) -> bool:
         """Whether every transaction has a global id: the position survives a failover then."""
         return self.is_mariadb or self.variables.get("gtid_mode", "OFF") == "ON"

@@ -17,6 +17,8 @@ from eventing.mysqlserver import Facts
 from eventing.sources.myposition import LogPlace, Position
 from eventing.sources.myserver import Server
 from eventing.sources.mywire import (
+    FIRST_OFFSET,
+    LAST_OFFSET,
     LONGEST_STATEMENT_BYTES,
     QUERY_COMPRESSED_EVENT,
     Wire,
@@ -26,9 +28,6 @@ from eventing.sources.mywire import (
 logger = structlog.get_logger(__name__)
 
 _EVENTS_A_LOOK: Final = 500
-# A dump is asked for by 32 bits; further behind, from the file's beginning.
-_FIRST_OFFSET: Final = 4
-_LAST_OFFSET: Final = 2**32 - 1
 # What may change the columns of a table: their names, places, types, members or the primary key.
 _ALTERS: Final = re.compile(
     rb"""
@@ -118,7 +117,8 @@ class Alterations:
 
     def _opened_at(self, place: LogPlace) -> Wire:
         wire = Wire(self._server.connect(), self._server.place)
-        offset = place.offset if place.offset <= _LAST_OFFSET else _FIRST_OFFSET
+        # Further behind, from the file's beginning.
+        offset = place.offset if place.offset <= LAST_OFFSET else FIRST_OFFSET
         self._reached = place._replace(offset=offset)
         number = secrets.randbelow(2**31) + 2**31
         try:

@@ -98,6 +98,26 @@ class GtidSet:
         self._intervals[source] = merged
 
 
+class Mark(NamedTuple):
+    """What a server's binary log is known again by: the beginning of a transaction or of a file in
+    it, and a checksum of what is there. `server` tells the server from others."""
+
+    server: str
+    file: str
+    offset: int
+    checksum: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.offset}/{self.server}/{self.checksum:08x}"
+
+    @classmethod
+    def parsed(cls, text: str) -> "Mark":
+        """A mark from its text. Raises ValueError."""
+        place, server, checksum = text.rsplit("/", 2)
+        file, offset = file_and_offset(place)
+        return cls(server, file, offset, int(checksum, 16))
+
+
 class Place(NamedTuple):
     """A row of a transaction: its event among the transaction's, and its place in that event."""
 
@@ -115,7 +135,8 @@ class Position:
     `kind` is `mariadb` or `mysql` (then `done` is a set of GTIDs) or `file` (then it is
     `file:offset`). Behind an `@`, `done` has a moment in seconds since the epoch that tells the log
     from a later one, begun anew with the same names: when the latest transaction was committed, or
-    the file was begun. `index` counts the changes of the transaction that were read.
+    the file was begun. `index` counts the changes of the transaction that were read. `mark` is of
+    the latest transaction or file that was read of; positions of earlier versions have none.
     """
 
     kind: str
@@ -123,12 +144,16 @@ class Position:
     transaction: str = ""
     place: Place = BEFORE
     index: int = 0
+    mark: Mark | None = None
 
     def __str__(self) -> str:
-        if not self.transaction:
-            return f"{self.kind};{self.done}"
-        event, row = self.place
-        return f"{self.kind};{self.done};{self.transaction};{event}/{row}/{self.index}"
+        parts = [self.kind, self.done]
+        if self.transaction:
+            event, row = self.place
+            parts += [self.transaction, f"{event}/{row}/{self.index}"]
+        if self.mark is not None:
+            parts.append(str(self.mark))
+        return ";".join(parts)
 
     def finished(self, done: str) -> "Position":
         """Whole transactions only."""
@@ -138,16 +163,17 @@ class Position:
 def parse_position(text: str) -> Position:
     """A position from its text. Raises ValueError."""
     kind, done, *rest = text.split(";")
-    if kind not in (_MARIADB, _MYSQL, _FILE) or len(rest) not in (0, 2):
+    if kind not in (_MARIADB, _MYSQL, _FILE) or len(rest) > 3:
         raise ValueError("not a position of a binary log")
     if kind == _FILE:
         file_and_offset(done)
     else:
         GtidSet(kind == _MARIADB, done)
+    mark = Mark.parsed(rest.pop()) if len(rest) % 2 else None
     if not rest:
-        return Position(kind, done)
+        return Position(kind, done, mark=mark)
     event, row, index = (int(number) for number in rest[1].split("/"))
-    return Position(kind, done, rest[0], Place(event, row), index)
+    return Position(kind, done, rest[0], Place(event, row), index, mark)
 
 
 def file_and_offset(text: str) -> tuple[str, int]:

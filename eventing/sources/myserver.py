@@ -114,11 +114,20 @@ class Server:
         done = f"{str(text or '').replace(chr(10), '')}@{int(moment)}"
         return Position("mariadb" if facts.is_mariadb else "mysql", done)
 
-    def first_file(self, opened: Opened) -> str:
-        """The oldest file of the binary log that is left. Raises pymysql.MySQLError."""
+    def files(self, opened: Opened) -> list[str]:
+        """The files of the binary log that are left, oldest first. Raises pymysql.MySQLError."""
         with opened.cursor() as at:
             at.execute("SHOW BINARY LOGS")
-            return str(at.fetchall()[0][0])
+            return [str(row[0]) for row in at.fetchall()]
+
+    def knows_none_of(self, opened: Opened, position: Position) -> bool:
+        """Whether a MySQL has none of the transactions that were read, though some were. Raises
+        pymysql.MySQLError."""
+        read = position.done.partition("@")[0]
+        with opened.cursor() as at:
+            at.execute("SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)", [read])
+            unknown = str(at.fetchall()[0][0] or "")
+        return bool(read) and str(GtidSet(False, unknown)) == str(GtidSet(False, read))
 
     def lacks(self, opened: Opened, facts: Facts, position: Position, first_file: str) -> bool:
         """Whether transactions of this very server that `position` has read are not among those
@@ -223,12 +232,18 @@ class Server:
             f" GRANT SELECT ON `{database}`.* TO '{user}'@'%';"
         )
 
-    def lost(self, what: str) -> SourceBlocked:
+    def lost(self, what: str, *, for_good: bool = False) -> SourceBlocked:
         """The stored position cannot be gone on from."""
         return SourceBlocked(
             f"{self.place}: {what}; changes committed since the last stored one may be lost",
             START_ANEW,
+            for_good=for_good,
         )
+
+    def cannot_send(self, error: pymysql.MySQLError) -> bool:
+        """Whether an error says that the binary log cannot be sent from where it was asked for."""
+        is_of_the_log = bool(error.args) and error.args[0] == _BINLOG_FAILURE
+        return is_of_the_log and isinstance(self.translated(error), SourceBlocked)
 
     def _stream_refused(self, text: str) -> SourceBlocked | SourceUnavailable:
         """Error 1236, which stands for all that can go wrong in a binary log."""

@@ -6,7 +6,8 @@ ids, or file and offset where the server keeps no ids, and the place within the 
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import pymysql
@@ -16,11 +17,11 @@ from eventing.mysqlserver import Facts, Opened, facts_of
 from eventing.sources import mychecks, mysample
 from eventing.sources.base import Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.myalters import Alterations
-from eventing.sources.myposition import Position, moment_of, parse_position
+from eventing.sources.myposition import LogPlace, Mark, Position, moment_of, parse_position
 from eventing.sources.myserver import Server
 from eventing.sources.mystream import Stream
 from eventing.sources.mytables import Tables
-from eventing.sources.mywire import Wire
+from eventing.sources.mywire import FIRST_OFFSET, Wire
 
 _LAG_SECONDS: Final = 5.0
 _WITHOUT_CONNECTION: Final = "without a connection nothing can be captured"
@@ -57,7 +58,7 @@ class MySqlSource:
             wire = Wire(self._server.connect(), self._server.place)
             ahead = Alterations(self._server, facts, self._name)
             self._tables = Tables(self._server, opened, facts, watch, ahead)
-            self._stream = Stream(wire, self._tables, self._server, position)
+            self._stream = Stream(wire, self._tables, self._server, position, facts.identity)
             wire.start(facts, position, server_id, self._name)
         except pymysql.MySQLError as error:
             self.close()
@@ -74,28 +75,78 @@ class MySqlSource:
             position = parse_position(after)
         except ValueError:
             raise self._server.lost("the stored position is none of a binary log") from None
-        if position.kind != "file" and moment_of(position.done):
-            self._refuse_log_begun_anew(opened, facts, position)
+        self._refuse_another_log(opened, facts, position)
         return position
 
-    def _refuse_log_begun_anew(self, opened: Opened, facts: Facts, position: Position) -> None:
-        """Block if the server's log was reset, even if it has reached the old numbers again.
+    def _refuse_another_log(self, opened: Opened, facts: Facts, position: Position) -> None:
+        """Block if the server's log is not the one that was read: it was reset, or put back to an
+        earlier state, and may have reached the old numbers again."""
+        files = self._server.files(opened)
+        if self._is_marked(opened, facts, position.mark, files):
+            return
+        if position.kind == "mysql" and self._server.knows_none_of(opened, position):
+            raise self._server.lost("the server knows none of the transactions that were read")
+        if position.kind != "file" and moment_of(position.done):
+            self._refuse_log_begun_anew(opened, facts, position, files[0])
 
-        Then all of it was begun after the latest transaction that was read, and still it knows
-        nothing of what this server had written before.
-        """
-        first_file = self._server.first_file(opened)
+    def _is_marked(
+        self, opened: Opened, facts: Facts, mark: Mark | None, files: Sequence[str]
+    ) -> bool:
+        """Whether the log has a mark; False if that cannot be told, since it is another server's
+        or its file is gone. Blocks if something else is in its place."""
+        if mark is None or mark.server != facts.identity:
+            return False
+        if mark.file.rpartition(".")[0] != files[0].rpartition(".")[0]:
+            # Since then log_bin was given another name.
+            return False
+        is_listed = mark.file in files
+        found = self._looked_at(facts, mark) if is_listed else None
+        if found == mark.checksum:
+            return True
+        oldest = self._server.files(opened)[0]
+        if LogPlace.of(mark.file, 0) < LogPlace.of(oldest, 0):
+            return False
+        # A MariaDB's id may be another server's, too, to which a name leads for a while; and a
+        # server that does not send a file may have other reasons.
+        is_sure = found is not None or not is_listed
+        raise self._server.lost(
+            "the binary log was begun anew at the server, or put back to an earlier state",
+            for_good=is_sure and not facts.is_mariadb,
+        )
+
+    def _looked_at(self, facts: Facts, mark: Mark) -> int | None:
+        """The checksum of what the log has at the place of a mark; None if the server cannot send
+        its log from there. Raises pymysql.MySQLError, SourceBlocked, SourceUnavailable."""
+        try:
+            with self._looking_at(facts, mark.file, mark.offset) as wire:
+                return wire.checksum_at(mark.offset)
+        except pymysql.MySQLError as error:
+            if self._server.cannot_send(error):
+                return None
+            raise
+
+    def _refuse_log_begun_anew(
+        self, opened: Opened, facts: Facts, position: Position, first_file: str
+    ) -> None:
+        """Block if the log was begun after the latest transaction that was read, and still knows
+        nothing of what this server had written before."""
         if not self._server.lacks(opened, facts, position, first_file):
             return
-        wire = Wire(self._server.connect(), self._server.place)
-        try:
-            beginning = Position("file", f"{first_file}:4")
-            wire.start(facts, beginning, secrets.randbelow(2**31) + 2**31, f"{self._name}_look")
+        with self._looking_at(facts, first_file, FIRST_OFFSET) as wire:
             begun_at = wire.begun_at()
-        finally:
-            wire.close()
         if begun_at > moment_of(position.done):
             raise self._server.lost("the binary log was begun anew at the server")
+
+    @contextmanager
+    def _looking_at(self, facts: Facts, file: str, offset: int) -> Iterator[Wire]:
+        """A wire that sends the log from there, beside that of a capture."""
+        wire = Wire(self._server.connect(), self._server.place)
+        try:
+            place = Position("file", f"{file}:{offset}")
+            wire.start(facts, place, secrets.randbelow(2**31) + 2**31, f"{self._name}_look")
+            yield wire
+        finally:
+            wire.close()
 
     def refuse_if_read_before(self) -> None:
         """Nothing at the server could show it."""

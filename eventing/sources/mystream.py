@@ -22,6 +22,7 @@ from eventing.sources.myposition import (
     BEFORE,
     GtidSet,
     LogPlace,
+    Mark,
     Place,
     Position,
     file_and_offset,
@@ -31,11 +32,15 @@ from eventing.sources.myserver import Server
 from eventing.sources.mystatements import Touched, tables_touched
 from eventing.sources.mytables import Table, Tables
 from eventing.sources.mywire import (
+    BEGINNINGS,
     EXECUTE_LOAD_QUERY_EVENT,
+    FIRST_OFFSET,
+    LAST_OFFSET,
     QUERY_COMPRESSED_EVENT,
     TRANSACTION_PAYLOAD_EVENT,
     Event,
     Wire,
+    checksum_of,
     database_of,
     inflated,
     statement_of,
@@ -82,9 +87,6 @@ _ENDS: Final = frozenset(
         BINLOG.STOP_EVENT,
     }
 )
-_BEGINNINGS: Final = frozenset(
-    {BINLOG.MARIADB_GTID_EVENT, BINLOG.GTID_LOG_EVENT, BINLOG.ANONYMOUS_GTID_LOG_EVENT}
-)
 _STANDALONE: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 # Of a transaction that may yet be rolled back in the log, so much is held until its end.
@@ -116,6 +118,15 @@ class _RowsAtHand(NamedTuple):
     is_too_large: bool
 
 
+class _Beginning(NamedTuple):
+    """Where a file begins, or, by its first event, a transaction in it."""
+
+    file: str
+    file_begun_at: int
+    offset: int
+    event: Event | None
+
+
 class _Row(NamedTuple):
     """What came of a row; without an operation, nothing that anybody did to a row or wants."""
 
@@ -131,7 +142,9 @@ _NO_ROW: Final = _Row(None)
 class Stream:
     """Reads a started wire. Raises SourceBlocked, SourceUnavailable, pymysql.MySQLError."""
 
-    def __init__(self, wire: Wire, tables: Tables, server: Server, after: Position) -> None:
+    def __init__(
+        self, wire: Wire, tables: Tables, server: Server, after: Position, identity: str
+    ) -> None:
         self._wire = wire
         self._tables = tables
         self._server = server
@@ -141,6 +154,13 @@ class Stream:
         self._done = after.done
         # When the file was begun, or the latest transaction was committed.
         self._moment = moment_of(after.done)
+        # By what the log will be known again: the latest of what was read whole, and what the
+        # transaction at hand begins with.
+        self._identity = identity
+        self._begun_at = 0
+        self._mark = after.mark
+        self._read: _Beginning | None = None
+        self._at_hand: _Beginning | None = None
         # The transaction at hand; and how much of it is stored already.
         self._transaction = ""
         self._transaction_shown = ""
@@ -175,10 +195,14 @@ class Stream:
             if self._transaction == self._after.transaction and place <= self._after.place:
                 return self._after
             if place > BEFORE:
-                return Position(self._kind, done, self._transaction, place, self._index)
+                mark = self._mark_of(self._at_hand)
+                return Position(self._kind, done, self._transaction, place, self._index, mark)
         elif self._after.transaction and done == self._after.done:
             return self._after
-        return Position(self._kind, done)
+        if self._read is not None:
+            self._mark = self._mark_of(self._read) or self._mark
+            self._read = None
+        return Position(self._kind, done, mark=self._mark)
 
     def read(self, max_changes: int, timeout_seconds: float) -> list[Change]:
         """Changes in order: as soon as there are enough, or the stream runs dry."""
@@ -252,7 +276,7 @@ class Stream:
             self._take_rows(event)
         elif kind == BINLOG.TABLE_MAP_EVENT:
             self._tables.describe(event.body)
-        elif kind in _BEGINNINGS:
+        elif kind in BEGINNINGS:
             self._begin(event)
         elif kind in (BINLOG.XID_EVENT, BINLOG.XA_PREPARE_EVENT):
             self._finish(event)
@@ -278,6 +302,9 @@ class Stream:
 
     def _begin(self, event: Event) -> None:
         body = event.body
+        begin = event.end - event.size
+        at = self.offset + ((begin - self.offset) & 0xFFFFFFFF)
+        self._at_hand = _Beginning(self.file, self._begun_at, at, event)
         self._begun = False
         self._committed_at_ms = event.timestamp * 1000
         if event.type == BINLOG.MARIADB_GTID_EVENT:
@@ -285,8 +312,6 @@ class Stream:
             self._transaction = self._transaction_shown = f"{domain}-{event.server_id}-{number}"
             self._begun = not flags & _STANDALONE
         else:
-            begin = event.end - event.size
-            at = self.offset + ((begin - self.offset) & 0xFFFFFFFF)
             # A GTID of MySQL would take twice the room.
             self._transaction_shown = f"{_ODD.sub('?', self.file)}:{at}"
             if event.type == BINLOG.GTID_LOG_EVENT and self._kind == "mysql":
@@ -311,6 +336,8 @@ class Stream:
         elif self._transaction:
             self._gtids.add(self._transaction)
             self._moment = self._committed_at_ms // 1000
+        self._read = self._at_hand or self._read
+        self._at_hand = None
         self._transaction = ""
         self._begun = False
         self._standalone = None
@@ -362,6 +389,10 @@ class Stream:
 
     def _take_beginning(self, event: Event) -> None:
         """The first event of a file: after a RESET its name comes back, but not its time."""
+        self._begun_at = event.timestamp
+        marked = self._mark and (self._mark.server, self._mark.file)
+        if not self._transaction and marked != (self._identity, self.file):
+            self._read = _Beginning(self.file, self._begun_at, FIRST_OFFSET, None)
         if self._kind != "file":
             return
         if self._moment not in (0, event.timestamp):
@@ -371,6 +402,13 @@ class Stream:
         if not (self._transaction or is_within or "@" in self._done):
             # Else nothing tells this file from another of its name until something is committed.
             self._done = f"{self._done}@{self._moment}"
+
+    def _mark_of(self, at: "_Beginning | None") -> Mark | None:
+        """The mark of a beginning; None if it could not be looked up."""
+        if at is None or not at.file_begun_at or at.offset > LAST_OFFSET or ";" in at.file:
+            return None
+        checksum = checksum_of(at.file_begun_at, at.event)
+        return Mark(self._identity, at.file, at.offset, checksum)
 
     def _take_rows(self, event: Event) -> None:
         self._event += 1

@@ -19,8 +19,12 @@ import pymysql
 import zstandard
 from pymysql.constants.COMMAND import COM_BINLOG_DUMP, COM_BINLOG_DUMP_GTID, COM_REGISTER_SLAVE
 from pymysqlreplication.constants.BINLOG import (
+    ANONYMOUS_GTID_LOG_EVENT,
     BINLOG_CHECKSUM_LEN,
     FORMAT_DESCRIPTION_EVENT,
+    GTID_LOG_EVENT,
+    HEARTBEAT_LOG_EVENT,
+    MARIADB_GTID_EVENT,
     ROTATE_EVENT,
 )
 from pymysqlreplication.gtid import GtidSet as LibraryGtidSet
@@ -34,10 +38,16 @@ from eventing.sources.myserver import shown_name
 _HEARTBEAT_SECONDS: Final = 5
 # Without even a heartbeat for so long, the connection is dead.
 _SILENCE_SECONDS: Final = 30.0
+# What the server says when it has nothing more to send, in two versions.
+_HEARTBEATS: Final = frozenset({HEARTBEAT_LOG_EVENT, 41})
+BEGINNINGS: Final = frozenset({MARIADB_GTID_EVENT, GTID_LOG_EVENT, ANONYMOUS_GTID_LOG_EVENT})
 # How long the server waits for a stream that is not read: a look ahead may be through gigabytes.
 _UNREAD_SECONDS: Final = 86_400
 _CHUNK_BYTES: Final = 256 * 1024
 _WHOLE_PACKET: Final = 0xFFFFFF
+# Where the first event of a file is, and how far into one a dump can be asked for.
+FIRST_OFFSET: Final = 4
+LAST_OFFSET: Final = 2**32 - 1
 # What is kept of an event that is too large: all of it but its rows or its text.
 _BEGINNING_BYTES: Final = 128 * 1024
 # No statement that alters a table is nearly as long.
@@ -170,6 +180,19 @@ class Wire:
             if event.type == FORMAT_DESCRIPTION_EVENT and event.timestamp:
                 return event.timestamp
 
+    def checksum_at(self, offset: int) -> int:
+        """The checksum of what begins there, where the log was asked for; of anything else, if
+        neither the file nor a transaction does."""
+        begun_at = self.begun_at()
+        if offset == FIRST_OFFSET:
+            return checksum_of(begun_at)
+        while True:
+            event = self.read(_SILENCE_SECONDS)
+            if event is None:
+                raise SourceUnavailable(f"{self._place}: the server has fallen silent")
+            if event.type in BEGINNINGS or event.type in _HEARTBEATS:
+                return checksum_of(begun_at, event)
+
     def close(self) -> None:
         self._opened._force_close()  # a COM_QUIT would wait behind the stream
 
@@ -294,6 +317,16 @@ class Wire:
         elif self._checksums:
             stop -= BINLOG_CHECKSUM_LEN
         return Event(kind, timestamp, server_id, size, end, flags, packet[_BODY_AT:stop])
+
+
+def checksum_of(begun_at: int, event: Event | None = None) -> int:
+    """What tells a file that was begun then, or the transaction that an event of it begins, from
+    others of the same name and place. In MySQL such an event holds microseconds."""
+    said = f"{begun_at}"
+    if event is None:
+        return zlib.crc32(said.encode())
+    said += f" {event.timestamp} {event.server_id} {event.size} {event.end}"
+    return zlib.crc32(event.body, zlib.crc32(said.encode()))
 
 
 def statement_of(event: Event) -> bytes:

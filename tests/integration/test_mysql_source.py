@@ -2,11 +2,14 @@
 
 import json
 import secrets
+import shutil
+import subprocess
 import time
 import tracemalloc
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,8 +23,16 @@ from hypothesis import strategies as st
 from eventing.changes import Change
 from eventing.matching import Matcher, Rule
 from eventing.sources.base import MOST_ROW_BYTES, START_ANEW, SourceBlocked
+from eventing.sources.myposition import (
+    Mark,
+    Place,
+    Position,
+    file_and_offset,
+    moment_of,
+    parse_position,
+)
 from eventing.sources.mysql import MySqlSource
-from tests.databases import connect, execute, new_mariadb, new_mysql
+from tests.databases import MySqlServer, connect, execute, new_mariadb, new_mysql
 from tests.waiting import wait_until
 
 ALL = frozenset({"insert", "update", "delete"})
@@ -904,13 +915,10 @@ def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
     execute(url, "INSERT INTO users VALUES (1)")
     capture.until(1)
     capture.source.close()
-    # A log that is begun within the second of the latest transaction tells nothing.
-    latest = int(str(capture.position).rpartition("@")[2])
-    wait_until(lambda: execute(url, "SELECT UNIX_TIMESTAMP()")[0][0] > latest)
     execute(url, "RESET BINARY LOGS AND GTIDS")
     if gtid_mode == "OFF":
         # The place that was reached is there again.
-        reached = int(str(capture.position).partition("@")[0].rpartition(":")[2])
+        _, reached = file_and_offset(parse_position(str(capture.position)).done)
         wait_until(
             lambda: (
                 execute(url, "INSERT INTO users SELECT count(*) + 1 FROM users"),
@@ -935,11 +943,12 @@ def test_a_place_within_an_event_is_no_event_that_is_too_large() -> None:
     capture.until(1)
     capture.source.close()
     # As the place is after a log that was begun anew in the second in which the old one was.
-    place, _, moment = str(capture.position).partition("@")
+    stored = parse_position(str(capture.position))
+    place, _, moment = stored.done.partition("@")
     file, _, offset = place.rpartition(":")
     execute(url, "INSERT INTO users VALUES (2, repeat('z', 2000000))")
     with pytest.raises(SourceBlocked, match="begun anew") as blocked:
-        _resume(url, f"{file}:{int(offset) + 1_000_000}@{moment}")
+        _resume(url, f"file;{file}:{int(offset) + 1_000_000}@{moment}")
     assert blocked.value.mend == START_ANEW
     # An event larger than a packet may be now is sent all the same.
     execute(url, "SET GLOBAL max_allowed_packet = 1048576")
@@ -959,7 +968,7 @@ def test_a_file_of_the_same_name_at_another_server_blocks_though_nothing_was_com
     second.start()
     url = second.create_database("shop")
     assert urlsplit(url).path == name
-    reached = int(str(capture.position).partition("@")[0].rpartition(":")[2])
+    _, reached = file_and_offset(parse_position(str(capture.position)).done)
     execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
     while execute(url, "SHOW BINARY LOG STATUS")[0][1] <= reached:
         execute(url, "INSERT INTO users SELECT count(*) + 1 FROM users")
@@ -989,16 +998,175 @@ def test_a_log_begun_anew_blocks_though_it_has_passed_the_old_transactions(kind:
     _resume(url, capture.position)
     execute(url, "INSERT INTO users VALUES (2)")
     _resume(url, capture.position)
-    moment = int(str(capture.position).partition("@")[2].partition(";")[0])
+    moment = moment_of(parse_position(str(capture.position)).done)
     wait_until(lambda: time.time() >= moment + 2)
     execute(url, "RESET BINARY LOGS AND GTIDS" if kind == "mysql" else "RESET MASTER")
     for number in range(10, 40):
         execute(url, f"INSERT INTO users VALUES ({number})")
-    with pytest.raises(SourceBlocked) as blocked:
-        _resume(url, capture.position)
-    assert "begun anew" in str(blocked.value)
-    assert blocked.value.mend == START_ANEW
+    # Without a mark, as a position of an earlier version, or of another server of the group.
+    stored = parse_position(str(capture.position))
+    for position in (stored, replace(stored, mark=None)):
+        with pytest.raises(SourceBlocked, match="begun anew") as blocked:
+            _resume(url, str(position))
+        assert blocked.value.mend == START_ANEW
     server.kill()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mysql without ids", "mariadb"])
+def test_a_log_begun_anew_blocks_whatever_its_clock_says(kind: str) -> None:
+    server = _server_of(kind)
+    server.start()
+    url = server.create_database()
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
+    capture = Capture(url)
+    execute(url, "INSERT INTO users VALUES (1)")
+    capture.until(1)
+    capture.source.close()
+    read = parse_position(str(capture.position))
+    execute(url, "RESET MASTER" if kind == "mariadb" else "RESET BINARY LOGS AND GTIDS")
+    for number in range(10, 40):
+        execute(url, f"INSERT INTO users VALUES ({number})")
+    # As if the log was begun in the second in which the latest transaction was committed, or the
+    # clock was set back meanwhile; and, without ids, as if an event ended at the place stored.
+    if kind == "mysql without ids":
+        file, end = execute(url, "SHOW BINARY LOG STATUS")[0][:2]
+        with (server.folder / "data" / file).open("rb") as log:
+            begun_at = int.from_bytes(log.read(8)[4:], "little")
+        done = f"{file}:{end}@{begun_at}"
+    else:
+        done = f"{read.done.partition('@')[0]}@{int(time.time()) + 3600}"
+    with pytest.raises(SourceBlocked, match="begun anew") as blocked:
+        _resume(url, str(replace(read, done=done)))
+    assert blocked.value.mend == START_ANEW
+    # It would be read on otherwise, past what was written in place of what had been read.
+    _resume(url, str(replace(read, done=done, mark=None)))
+    server.kill()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mysql without ids", "mariadb"])
+def test_a_log_that_was_put_back_blocks_though_it_has_grown_past_what_was_read(kind: str) -> None:
+    server = _server_of(kind)
+    server.start()
+    url = server.create_database()
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY, name text)")
+    capture = Capture(url)
+    execute(url, "INSERT INTO users VALUES (1, 'a')")
+    capture.until(1)
+    server.stop()
+    files, kept = server.folder / "data", server.folder / "kept"
+    subprocess.run(["cp", "--archive", files, kept], check=True)
+    server.start()
+    again = Capture(url, after=capture.position)
+    execute(url, "INSERT INTO users VALUES (2, 'b')")
+    again.until(1)
+    server.stop()
+    # As by a snapshot of its disk.
+    shutil.rmtree(files)
+    kept.rename(files)
+    server.start()
+    for number in range(10, 40):
+        execute(url, "INSERT INTO users VALUES (%s, 'c')", [number])
+    with pytest.raises(SourceBlocked, match="put back to an earlier state") as blocked:
+        _resume(url, again.position)
+    assert blocked.value.mend == START_ANEW
+    # That file may be purged some day, which would hide it.
+    execute(url, "FLUSH BINARY LOGS")
+    stored = parse_position(str(again.position))
+    assert stored.mark is not None
+    last = execute(url, "SHOW BINARY LOGS")[-1][0]
+    beginning = replace(stored, mark=stored.mark._replace(file=last, offset=4))
+    with pytest.raises(SourceBlocked) as blocked:
+        _resume(url, str(beginning))
+    assert blocked.value.for_good == (kind != "mariadb")
+    # What was read before that is still there.
+    before = Capture(url, after=capture.position)
+    before.until(30)
+    before.source.close()
+    server.kill()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mysql without ids", "mariadb"])
+def test_a_log_is_known_again_after_restarts_and_in_whatever_file(kind: str) -> None:
+    server = _server_of(kind)
+    server.start()
+    url = server.create_database()
+    execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
+    capture = Capture(url)
+    disturbances: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: execute(url, "FLUSH BINARY LOGS"),
+        server.restart,
+        lambda: (server.kill(), server.start()),  # type: ignore[func-returns-value]
+    ]
+    if kind != "mysql without ids":
+        # Without ids that would be where to go on from.
+        disturbances.append(lambda: purge_all_but_the_last(url))
+    for number, disturb in enumerate(disturbances):
+        for each in (0, 1):
+            execute(url, "INSERT INTO users VALUES (%s)", [2 * number + each])
+            (change,) = capture.until(1)
+            assert change.document_id == str(2 * number + each)
+            assert parse_position(str(capture.position)).mark is not None
+        capture.source.close()
+        disturb()
+        capture = Capture(url, after=capture.position)
+        # Without a change, too, the position keeps a mark.
+        capture.read()
+        assert parse_position(str(capture.position)).mark is not None
+    capture.source.close()
+    server.kill()
+
+
+def test_another_server_that_knows_nothing_of_what_was_read_blocks() -> None:
+    servers = [new_mysql(), new_mysql()]
+    urls = []
+    for server in servers:
+        server.start()
+        urls.append(server.create_database("shop"))
+        execute(urls[-1], "CREATE TABLE users (id int PRIMARY KEY)")
+    capture = Capture(urls[0])
+    execute(urls[0], "INSERT INTO users VALUES (1)")
+    capture.until(1)
+    capture.source.close()
+    with pytest.raises(SourceBlocked, match="knows none of the transactions") as blocked:
+        _resume(urls[1], capture.position)
+    assert blocked.value.mend == START_ANEW
+    for server in servers:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("mysql;ab-1:1-5@17", Position("mysql", "ab-1:1-5@17")),
+        ("file;log.1:4", Position("file", "log.1:4")),
+        ("mariadb;0-1-7@17;0-1-8;1/2/3", Position("mariadb", "0-1-7@17", "0-1-8", Place(1, 2), 3)),
+        (
+            "mariadb;0-1-7@17;0-1-8;1/2/3;my/log.1:99/1/00ff",
+            Position(
+                "mariadb", "0-1-7@17", "0-1-8", Place(1, 2), 3, Mark("1", "my/log.1", 99, 255)
+            ),
+        ),
+    ],
+)
+def test_positions_of_binary_logs_are_read_with_and_without_a_mark(
+    text: str, position: Position
+) -> None:
+    assert parse_position(text) == position
+    assert parse_position(str(position)) == position
+
+
+def _server_of(kind: str) -> MySqlServer:
+    if kind == "mariadb":
+        return new_mariadb()
+    mode = "OFF" if kind == "mysql without ids" else "ON"
+    return new_mysql(gtid_mode=mode, enforce_gtid_consistency=mode)
+
+
+def purge_all_but_the_last(url: str) -> None:
+    execute(url, "FLUSH BINARY LOGS")
+    last = execute(url, "SHOW BINARY LOGS")[-1][0]
+    execute(url, f"PURGE BINARY LOGS TO '{last}'")
 
 
 def _resume(url: str, position: str | None) -> None:
