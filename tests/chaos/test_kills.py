@@ -1,18 +1,23 @@
 """Processes are killed and the broker loses everything, while rows pour in: no event is lost."""
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import requests
 
 from demo.servers import RedisServer
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
 from tests.stack import Stack
 from tests.waiting import wait_until
+from tests.writing import BackgroundWriter
 
 ROUNDS = 4
+KILLS_OF_WEB = 6
 ROWS_A_ROUND = 500
 
 
@@ -55,6 +60,81 @@ def test_killing_a_process_at_any_moment_loses_no_event(
         stack.start(process)
 
     pour(product, receiver, kill_and_restart)
+
+
+class Author(BackgroundWriter):
+    """Adds one trigger after another through REST, whether web is there or not."""
+
+    def __init__(self, product: Product, url: str) -> None:
+        super().__init__()
+        self._product = product
+        self._url = url
+        self.asked: list[str] = []
+        self.answered: list[str] = []
+
+    def definition(self, name: str) -> dict[str, Any]:
+        """What a trigger with this name is to be."""
+        return {
+            "name": name,
+            "url": self._url,
+            "databases": ["main"],
+            "tables": ["orders", f"{name}.*"],
+            "operations": ["insert"],
+            "headers": {"X-Name": name},
+            "retries": 9,
+        }
+
+    def write(self) -> None:
+        url = f"{self._product.stack.url}/api/v1/projects/{self._product.name}/triggers/"
+        session = requests.Session()
+        session.headers["Authorization"] = f"Bearer {self._product.token}"
+        while not self.stopping.is_set():
+            name = f"written-{len(self.asked)}"
+            self.asked.append(name)
+            try:
+                answer = session.post(url, json=self.definition(name), timeout=10)
+            except requests.RequestException:
+                self.stopping.wait(0.05)
+                continue
+            assert answer.status_code == 201, answer.text
+            self.answered.append(name)
+
+
+def test_a_trigger_that_is_being_written_when_web_is_killed_is_whole_or_not_there(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "kill-web", source_database)
+    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    product.apply()
+    with Author(product, receiver.url("/all")) as author:
+        for number in range(KILLS_OF_WEB):
+            before = len(author.answered)
+            wait_until(
+                lambda before=before, more=number + 1: len(author.answered) >= before + more,  # type: ignore[misc]
+                30,
+                "nothing is answered",
+            )
+            stack.kill("web")
+            stack.start("web")
+            stack.wait_until_ready()
+    written = {each["name"]: each for each in product.get("triggers/")}
+    assert set(author.answered) <= set(written) <= set(author.asked)
+    for name, found in written.items():
+        wanted = author.definition(name) | {"headers": {"X-Name": "••••"}}
+        assert {field: found[field] for field in wanted} == wanted
+    noted = stack.execute(
+        "SELECT object_name FROM eventing_auditentry"
+        " WHERE project_name = %s AND action = 'trigger.create'",
+        [product.name],
+    )
+    assert sorted(name for (name,) in noted) == sorted(written)
+    wait_until(lambda: all(map(product.is_live, written)), 30, "capture does not know all of them")
+    product.run_sql("INSERT INTO orders VALUES (1)")
+    product.wait_for(60, delivered=len(written))
+    assert {event["trigger"] for event in product.events()} == set(written)
+    sent = [json.loads(request.body)["id"] for request in receiver.received("/all")]
+    assert len(set(sent)) == len(written)
+    product.disable()
 
 
 def test_killing_only_the_supervisor_of_capture_leaves_no_orphan_and_loses_nothing(
