@@ -311,6 +311,10 @@ class Stream:
             number, domain, flags = struct.unpack_from("<QIB", body)
             self._transaction = self._transaction_shown = f"{domain}-{event.server_id}-{number}"
             self._begun = not flags & _STANDALONE
+            if self._identity == str(event.server_id):
+                # A session may have set its clock back (SET timestamp); what is older than
+                # retention keeps would be forgotten before it is sent.
+                self._committed_at_ms = max(event.timestamp, self._begun_at) * 1000
         else:
             # A GTID of MySQL would take twice the room.
             self._transaction_shown = f"{_ODD.sub('?', self.file)}:{at}"

@@ -905,6 +905,17 @@ def test_a_value_that_its_type_does_not_allow_fails_alone(capture: Capture, data
     assert documents(capture.until(2)) == [{"id": 1, "j": "{oops"}, {"id": 2, "j": {"a": 1}}]
 
 
+def test_changes_of_a_session_that_sets_its_clock_back_are_no_older_than_their_log(
+    capture: Capture, database: str
+) -> None:
+    execute(database, "CREATE TABLE users (id int PRIMARY KEY)")
+    with closing(connect(database)) as opened, opened.cursor() as at:
+        at.execute("SET timestamp = 86400")
+        at.execute("INSERT INTO users VALUES (1)")
+    (change,) = capture.until(1)
+    assert time.time() - change.committed_at_ms / 1000 < 6 * 3600
+
+
 @pytest.mark.parametrize("gtid_mode", ["ON", "OFF"])
 def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
     server = new_mysql(gtid_mode=gtid_mode, enforce_gtid_consistency=gtid_mode)
