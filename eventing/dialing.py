@@ -1,12 +1,18 @@
-"""Where a source or an Eventing DB may be, and the way to the very address that was looked at.
+"""Where a source or an Eventing DB may be, the way to the very address that was looked at, and how
+long and how large an answer from there may be.
 
 Databases stand on private networks and on the machine itself, so those are let through; link-local
 and metadata addresses are no database's. docs/decisions/0008-sources.md says why.
 """
 
+import os
 import socket
+import struct
 import sys
-from collections.abc import Container
+import threading
+import time
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from types import FrameType
 from typing import Any, Final
@@ -26,8 +32,23 @@ _REFUSED: Final = frozenset(
         "a discarded address",
     }
 )
+_LOOK_SECONDS: Final = 0.05
+# Where Linux' struct tcp_info tells how many bytes have come (tcpi_bytes_received, since 4.2).
+_BYTES_RECEIVED: Final = struct.Struct("128xQ")
 # There is no such file: libpq then looks for no passwords in one of its own choice.
 _NO_FILE: Final = "/nonexistent/pgpass"
+
+
+# What drivers, and we, trip over where an answer is none of the protocol.
+NOT_THE_PROTOCOL: Final = (
+    struct.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 class ForbiddenPlace(OSError):
@@ -74,6 +95,61 @@ def dial(host: str, port: int, timeout_seconds: float) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return opened
     raise failure or OSError(f"{host} has no address")
+
+
+class EndlessAnswer(OSError):
+    """What answers takes too long, or sends too much; the message says which."""
+
+
+@contextmanager
+def bounded(fileno: int, seconds: float, most_bytes: int | None = None) -> Iterator[None]:
+    """Within it an answer is waited for on a connection, by a driver that knows no end itself.
+
+    The connection is shut down when that takes longer than `seconds`, or when about so many bytes
+    have come, which ends the wait. Raises EndlessAnswer then.
+    """
+    is_over = threading.Event()
+    refused: list[str] = []
+    # Of our own: the driver may close its, whose number would be another connection's then.
+    held = socket.socket(fileno=os.dup(fileno))
+    before = _received(held)
+
+    def watch() -> None:
+        deadline = time.monotonic() + seconds
+        while not is_over.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                refused.append(f"no whole answer came within {seconds:g} s")
+            elif most_bytes is not None and _received(held) - before > most_bytes:
+                refused.append(f"an answer is longer than {most_bytes} bytes")
+            if refused:
+                # The other side may have been quicker.
+                with suppress(OSError):
+                    held.shutdown(socket.SHUT_RDWR)
+                return
+
+    watcher = threading.Thread(target=watch, name="bounded", daemon=True)
+    try:
+        watcher.start()
+    except RuntimeError:
+        held.close()
+        raise EndlessAnswer("there is no memory for a thread that watches over answers") from None
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+        held.close()
+        if refused:
+            raise EndlessAnswer(refused[0]) from None
+
+
+def _received(opened: socket.socket) -> int:
+    """How many bytes have come on a connection; 0 where nobody counts, as on a local socket."""
+    try:
+        told = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
+        return int(_BYTES_RECEIVED.unpack(told)[0])
+    except (OSError, struct.error):
+        return 0
 
 
 def connect_to_postgres(address: dict[str, Any], factory: type[Any] = connection) -> Any:

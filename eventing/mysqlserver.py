@@ -3,8 +3,8 @@
 Sources read such a server, and an event log may be kept in one; neither knows the other.
 """
 
+import socket
 import ssl
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from eventing.connection_strings import DEFAULT_PORTS, ConnectionString
-from eventing.dialing import ForbiddenPlace, dial
+from eventing.dialing import NOT_THE_PROTOCOL, EndlessAnswer, ForbiddenPlace, bounded, dial
 
 Opened: TypeAlias = "Connection[Cursor]"
 # Generic for mypy alone.
@@ -30,15 +30,11 @@ OWN_TABLES: Final = "mission_control_"
 # The longest there is: a connection may be used once in days.
 _IDLE_SECONDS: Final = 31_536_000
 _CONNECT_SECONDS: Final = 5
-_NOT_THE_PROTOCOL: Final = (
-    struct.error,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-)
+# From the first byte to the end of the sign-in.
+_SIGN_IN_SECONDS: Final = 20
+_SIGN_IN_BYTES: Final = 1024 * 1024
+# A source's answer: the driver's own limit is on each part of one.
+_ANSWER_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ def speaking() -> Iterator[None]:
         yield
     except (pymysql.MySQLError, OSError, UnicodeEncodeError):
         raise
-    except _NOT_THE_PROTOCOL:
+    except NOT_THE_PROTOCOL:
         said = "what answers does not speak MySQL's protocol"
         raise pymysql.OperationalError(CR.CR_MALFORMED_PACKET, said) from None
 
@@ -98,16 +94,32 @@ class _Connection(_Driver):
 
     # The driver's own, which its types leave out.
     _force_close: Callable[[], None]
+    _sock: socket.socket
+    # None: an answer may be as long as it is, and take as long.
+    most_answer_bytes: int | None = None
 
     def query(self, sql: str | bytes, unbuffered: bool = False) -> int:
         try:
-            with speaking():
+            with speaking(), self._waiting():
                 return super().query(sql, unbuffered)
         except pymysql.OperationalError as error:
             if error.args[0] == CR.CR_MALFORMED_PACKET:
                 # Whatever comes next would be taken for the answer to another question.
                 self._force_close()
             raise
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """For an answer. Raises pymysql.OperationalError where it has no end."""
+        if self.most_answer_bytes is None:
+            yield
+            return
+        try:
+            with bounded(self._sock.fileno(), _ANSWER_SECONDS, self.most_answer_bytes):
+                yield
+        except EndlessAnswer as error:
+            self._force_close()
+            raise pymysql.OperationalError(CR.CR_SERVER_LOST, str(error)) from None
 
 
 def address_of(url: str) -> ConnectionString:
@@ -123,10 +135,12 @@ def connect(
     database: str | None,
     *,
     answer_seconds: int,
+    most_answer_bytes: int | None = None,
     settings: str = "",
     **options: Any,
 ) -> Opened:
-    """A connection in UTC that waits `answer_seconds` for an answer, and a year for a question.
+    """A connection in UTC that waits `answer_seconds` for a part of an answer, and a year for a
+    question. With `most_answer_bytes` the whole of an answer is bounded, too.
 
     `settings` are more variables of its session, as SET takes them. Raises pymysql.MySQLError,
     OSError.
@@ -156,8 +170,12 @@ def connect(
     except OSError as error:
         said = f"Can't connect to {address.host!r} ({error.strerror or error})"
         raise pymysql.OperationalError(CR.CR_CONN_HOST_ERROR, said) from None
-    with speaking():
-        opened.connect(there)
+    try:
+        with speaking(), bounded(there.fileno(), _SIGN_IN_SECONDS, _SIGN_IN_BYTES):
+            opened.connect(there)
+    except EndlessAnswer as error:
+        raise pymysql.OperationalError(CR.CR_SERVER_LOST, str(error)) from None
+    opened.most_answer_bytes = most_answer_bytes
     return opened
 
 

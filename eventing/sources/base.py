@@ -19,6 +19,9 @@ START_ANEW: Final = "start this database anew from now (what happened meanwhile 
 # document is deliverable, and making one would take several times as much memory.
 MOST_ROW_BYTES: Final = 4 * MAX_PAYLOAD_CHARACTERS
 
+# What a server answers to a question about itself is not nearly as long.
+MOST_ANSWER_BYTES: Final = 256 * 1024 * 1024
+
 # A source that keeps more of its log for us than this could fill its disk: somebody is to look.
 MUCH_LOG_BYTES: Final = 1 << 30
 

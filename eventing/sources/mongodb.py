@@ -5,8 +5,11 @@ is the token the server hands out with each empty batch, so that it never ages o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
+import pymongo
+from bson.errors import BSONError
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
@@ -15,13 +18,19 @@ from pymongo.errors import (
     ConfigurationError,
     InvalidURI,
     OperationFailure,
+    ProtocolError,
     PyMongoError,
     ServerSelectionTimeoutError,
 )
 
 from eventing.changes import Batch, CatalogueTable, Change, Finding, Operation
 from eventing.connection_strings import ConnectionString
-from eventing.dialing import ForbiddenPlace, addresses_of, guard_connections_of
+from eventing.dialing import (
+    NOT_THE_PROTOCOL,
+    ForbiddenPlace,
+    addresses_of,
+    guard_connections_of,
+)
 from eventing.sources import mongochecks
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.mongochecks import Documents
@@ -31,6 +40,8 @@ _CONNECT_MS: Final = 5_000
 # The server answers a read within its time; a connection that says nothing for longer is dead.
 _SOCKET_MS: Final = 30_000
 _SAMPLE_MS: Final = 2000
+# All that somebody waits for together.
+_LOOK_SECONDS: Final = 20
 _OPERATIONS: Final[Mapping[str, Operation]] = {
     "insert": "insert",
     "update": "update",
@@ -79,8 +90,16 @@ class MongoSource:
     def open(self, watch: Watch, after: str | None) -> None:
         self.close()
         try:
+            self._open(watch, after)
+        except (SourceBlocked, SourceUnavailable):
+            self.close()
+            raise
+
+    def _open(self, watch: Watch, after: str | None) -> None:
+        with self._looking():
             database = self._database = self._connect()
             facts = mongochecks.facts_of(database)
+        with self._speaking():
             for finding in mongochecks.of_server(facts, database.name):
                 if finding.status == "error":
                     raise SourceBlocked(
@@ -92,13 +111,6 @@ class MongoSource:
             self._wanted = _wanted(watch)
             self._token = after
             self._start()
-        except PyMongoError as error:
-            failure = self._failure(error)
-            self.close()
-            raise failure from None
-        except SourceBlocked:
-            self.close()
-            raise
 
     def refuse_if_read_before(self) -> None:
         """Nothing at the server could show it."""
@@ -110,25 +122,22 @@ class MongoSource:
         if self._database is None or wanted == self._wanted:
             return
         self._wanted = wanted
-        try:
+        with self._speaking():
             self._stop()
             self._start()
-        except PyMongoError as error:
-            raise self._failure(error) from None
 
     def read(self, max_changes: int, timeout_seconds: float) -> Batch:
         if self._database is None or self._token is None:
             raise SourceUnavailable(f"{self._address.place}: not open")
         limit = 1 if self._one_by_one else max_changes
-        try:
-            reply = self._get_more(limit, timeout_seconds)
-        except OperationFailure as error:
-            if error.code != _EVENT_TOO_LARGE:
-                raise self._failure(error) from None
-            return self._read_too_large()
-        except PyMongoError as error:
-            raise self._failure(error) from None
-        return self._batch(reply, limit)
+        with self._speaking():
+            try:
+                reply = self._get_more(limit, timeout_seconds)
+            except OperationFailure as error:
+                if error.code != _EVENT_TOO_LARGE:
+                    raise
+                return self._read_too_large()
+            return self._batch(reply, limit)
 
     def _batch(self, reply: Mapping[str, Any], limit: int) -> Batch:
         cursor = reply["cursor"]
@@ -168,41 +177,62 @@ class MongoSource:
 
     def check(self) -> Sequence[Finding]:
         try:
-            database = self._connect()
-            return list(mongochecks.check(database, self._address.place))
-        except PyMongoError as error:
-            failure = self._failure(error)
+            with self._looking():
+                return list(mongochecks.check(self._connect(), self._address.place))
+        except (SourceBlocked, SourceUnavailable) as error:
             why = "without a connection nothing can be captured"
-            mend = getattr(failure, "mend", "")
-            return [Finding("connection", "error", str(failure), why, mend)]
-        except SourceBlocked as error:
-            why = "without a connection nothing can be captured"
-            return [Finding("connection", "error", str(error), why, error.mend)]
+            mend = getattr(error, "mend", "")
+            return [Finding("connection", "error", str(error), why, mend)]
         finally:
             self.close()
 
     def sample(self, table: str) -> Sample | None:
         try:
-            found = self._connect()[table].find_one(max_time_ms=_SAMPLE_MS)
-        except PyMongoError as error:
-            raise SourceUnavailable(str(self._failure(error))) from None
+            with self._looking():
+                found = self._connect()[table].find_one(max_time_ms=_SAMPLE_MS)
+                if found is None:
+                    return None
+                return Sample(table, id_text(found["_id"]), json_text(found))
         except SourceBlocked as error:
             raise SourceUnavailable(str(error)) from None
         finally:
             self.close()
-        return None if found is None else Sample(table, id_text(found["_id"]), json_text(found))
 
     def catalogue(self) -> Sequence[CatalogueTable]:
         try:
-            return mongochecks.catalogue(self._connect())
-        except PyMongoError as error:
-            raise SourceUnavailable(str(self._failure(error))) from None
+            with self._looking():
+                return mongochecks.catalogue(self._connect())
         except SourceBlocked as error:
             raise SourceUnavailable(str(error)) from None
         finally:
             self.close()
 
     # The connection
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Around whatever is asked of the server. Raises SourceBlocked, SourceUnavailable, which
+        quote nothing of an answer; also where it is none of a MongoDB's."""
+        try:
+            yield
+        except PyMongoError as error:
+            raise self._failure(error) from None
+        except BSONError:
+            raise self._unlike_a_mongodb() from None
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """The same for those who look at a server and wait for it: not for long."""
+        with self._speaking():
+            try:
+                with pymongo.timeout(_LOOK_SECONDS):
+                    yield
+            except NOT_THE_PROTOCOL:
+                raise self._unlike_a_mongodb() from None
+
+    def _unlike_a_mongodb(self) -> SourceUnavailable:
+        said = "what answers does not speak MongoDB's protocol"
+        return SourceUnavailable(f"{self._address.place}: {said}")
 
     def _connect(self) -> Documents:
         """Raises PyMongoError, SourceBlocked."""
@@ -310,27 +340,24 @@ class MongoSource:
 
         Those before it are read one by one; it alone is then read without its document.
         """
-        try:
-            if not self._one_by_one:
-                self._one_by_one = True
-                self._start()
-                return Batch([], str(self._token), drained=False)
-            self._start(bare=True)
-            events = self._get_more(1, 1.0)["cursor"]["nextBatch"]
-            changes = []
-            for event in events:
-                change = self._change(event)
-                if change is not None:
-                    problem = (
-                        "the change event is larger than 16 MB, which MongoDB before 7.0 cannot"
-                        " send: the document and its pre-image are too large together"
-                    )
-                    changes.append(change._replace(document="{}", old=None, problem=problem))
-                self._token = event["_id"]["_data"]
-            self._one_by_one = not events
+        if not self._one_by_one:
+            self._one_by_one = True
             self._start()
-        except PyMongoError as error:
-            raise self._failure(error) from None
+            return Batch([], str(self._token), drained=False)
+        self._start(bare=True)
+        events = self._get_more(1, 1.0)["cursor"]["nextBatch"]
+        changes = []
+        for event in events:
+            change = self._change(event)
+            if change is not None:
+                problem = (
+                    "the change event is larger than 16 MB, which MongoDB before 7.0 cannot"
+                    " send: the document and its pre-image are too large together"
+                )
+                changes.append(change._replace(document="{}", old=None, problem=problem))
+            self._token = event["_id"]["_data"]
+        self._one_by_one = not events
+        self._start()
         return Batch(changes, str(self._token), drained=False)
 
     def _whole(self, event: dict[str, Any]) -> dict[str, Any] | None:
@@ -379,6 +406,8 @@ class MongoSource:
     def _failure(self, error: PyMongoError) -> SourceBlocked | SourceUnavailable:
         """What an error means, without what it may quote of documents or credentials."""
         place = self._address.place
+        if error.timeout and not isinstance(error, ServerSelectionTimeoutError):
+            return SourceUnavailable(f"{place}: no whole answer came in time")
         if isinstance(error, OperationFailure):
             return self._refusal(error, place)
         if isinstance(error, ServerSelectionTimeoutError):
@@ -386,6 +415,8 @@ class MongoSource:
             return SourceUnavailable(
                 f"{place}: no server answers that takes reads and writes{forbidden}"
             )
+        if isinstance(error, ProtocolError):
+            return self._unlike_a_mongodb()
         if isinstance(error, AutoReconnect):
             return SourceUnavailable(f"{place}: the connection broke off")
         return SourceUnavailable(f"{place}: {type(error).__name__}")

@@ -10,7 +10,12 @@ import pymysql
 from pymysql.constants import CR, ER
 
 from eventing.mysqlserver import Facts, Opened, address_of, connect
-from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
+from eventing.sources.base import (
+    MOST_ANSWER_BYTES,
+    START_ANEW,
+    SourceBlocked,
+    SourceUnavailable,
+)
 from eventing.sources.mycolumns import CatalogueColumn, FoundTable
 from eventing.sources.myposition import GtidSet, Position
 
@@ -83,7 +88,13 @@ class Server:
             )
         try:
             database = self.database if to_the_database else None
-            return connect(self._address, database, answer_seconds=_READ_SECONDS, autocommit=True)
+            return connect(
+                self._address,
+                database,
+                answer_seconds=_READ_SECONDS,
+                most_answer_bytes=MOST_ANSWER_BYTES,
+                autocommit=True,
+            )
         except pymysql.MySQLError as error:
             raise self.translated(error) from None
         except OSError as error:

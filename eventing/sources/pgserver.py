@@ -4,18 +4,24 @@ Messages name host, port and database. They never carry a password or a row's va
 from within a session only its primary message or its code is used.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_type_hints
 
 import psycopg2
-from psycopg2.extensions import connection, parse_dsn
-from psycopg2.extras import LogicalReplicationConnection
+from psycopg2.extensions import connection, cursor, parse_dsn
+from psycopg2.extras import LogicalReplicationConnection, ReplicationCursor
 
 from eventing.changes import THEN_RESTART
-from eventing.dialing import ForbiddenPlace, connect_to_postgres
-from eventing.sources.base import SourceBlocked, SourceUnavailable
-
-Connection = TypeVar("Connection", bound=connection)
+from eventing.dialing import (
+    NOT_THE_PROTOCOL,
+    EndlessAnswer,
+    ForbiddenPlace,
+    bounded,
+    connect_to_postgres,
+)
+from eventing.sources.base import MOST_ANSWER_BYTES, SourceBlocked, SourceUnavailable
 
 OLDEST_VERSION: Final = 140_000
 # The schema of the product's own tables: never captured.
@@ -32,6 +38,9 @@ _TEXT_SETTINGS: Final = {
 # Longer than deadlock_timeout, after which an autovacuum in the way gives up its lock.
 LOCK_TIMEOUT_MS: Final = 2000
 _STATEMENT_TIMEOUT_MS: Final = 10_000
+# How much longer than a server may take for a statement its answer is waited for.
+GRACE_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = _STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
 
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)"
 
@@ -58,12 +67,65 @@ class Facts:
     keeps_unlimited_wal: bool
 
 
+_TYPES_OF_FACTS: Final = tuple(get_type_hints(Facts).values())
+
+
 @dataclass(frozen=True, slots=True)
 class Timeline:
     """Which timeline a server writes its log on, and up to where it has."""
 
     number: int
     end: int
+
+
+class Watched(connection):
+    """A connection on which no answer is waited for without end; libpq knows no time for that."""
+
+    answer_seconds: float = _ANSWER_SECONDS
+    # None where rows are read that may be as large as Postgres has them.
+    most_answer_bytes: int | None = MOST_ANSWER_BYTES
+
+
+class WatchedReplication(LogicalReplicationConnection):
+    """The same for what is asked before a stream begins."""
+
+    answer_seconds: float = _ANSWER_SECONDS
+    most_answer_bytes: int | None = MOST_ANSWER_BYTES
+
+
+Connection = TypeVar("Connection", Watched, WatchedReplication)
+
+
+class _WatchedCursor(cursor):
+    def execute(self, query: Any, vars: Any = None) -> None:
+        with _waiting(self.connection):
+            super().execute(query, vars)
+
+
+class _WatchedReplicationCursor(ReplicationCursor):
+    def execute(self, query: Any, vars: Any = None) -> None:
+        with _waiting(self.connection):
+            super().execute(query, vars)
+
+    def start_replication_expert(
+        self, command: Any, decode: Any = False, status_interval: Any = 10
+    ) -> None:
+        with _waiting(self.connection):
+            super().start_replication_expert(command, decode, status_interval)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _waiting(opened: Any) -> Iterator[None]:
+    """For an answer on a watched connection. Raises psycopg2.Error, as the driver does."""
+    try:
+        with bounded(opened.fileno(), opened.answer_seconds, opened.most_answer_bytes):
+            yield
+    except EndlessAnswer as error:
+        opened.close()
+        raise psycopg2.OperationalError(str(error)) from None
+    except UnicodeDecodeError:
+        opened.close()
+        raise psycopg2.OperationalError(NOT_POSTGRES) from None
 
 
 class Pooled(SourceBlocked):
@@ -89,13 +151,14 @@ class Server:
             "keepalives_count": "3",
         }
 
-    def connect(self, *, even_pooled: bool = False) -> connection:
+    def connect(self, *, even_pooled: bool = False) -> Watched:
         """An ordinary connection in autocommit, with short timeouts.
 
         One by way of a pooler is refused, or (`even_pooled`) left as it is: what is set there
         would stay set for the pooler's other clients, of whom the Eventing DB may be one.
         """
-        opened = self._open(connection)
+        opened = self._open(Watched)
+        opened.cursor_factory = _WatchedCursor
         opened.autocommit = True
         pooled = self._pooler()
         if pooled is not None:
@@ -110,9 +173,10 @@ class Server:
         self._configure(opened, {**_TEXT_SETTINGS, **limits})
         return opened
 
-    def connect_for_replication(self) -> LogicalReplicationConnection:
+    def connect_for_replication(self) -> WatchedReplication:
         """A replication connection that sends values in the form `pgjson` reads."""
-        opened = self._open(LogicalReplicationConnection)
+        opened = self._open(WatchedReplication)
+        opened.cursor_factory = _WatchedReplicationCursor
         self._configure(opened, _TEXT_SETTINGS)
         return opened
 
@@ -120,17 +184,19 @@ class Server:
         """What the server and our role allow. Raises psycopg2.Error."""
         with opened.cursor() as cursor:
             cursor.execute(_FACTS, [OWN_SCHEMA])
-            row = cursor.fetchone()
-        if row is None:
-            raise SourceUnavailable(f"{self.place}: the server did not describe itself")
+            with self.speaking():
+                row = cursor.fetchone()
+        if row is None or [type(each) for each in row] != list(_TYPES_OF_FACTS):
+            raise SourceUnavailable(f"{self.place}: {NOT_POSTGRES}")
         return Facts(*row)
 
     def timeline(self, opened: LogicalReplicationConnection) -> Timeline:
         """The timeline that the server writes, and up to where. Raises psycopg2.Error."""
         with opened.cursor() as at:
             at.execute("IDENTIFY_SYSTEM")
-            _, number, end, _ = at.fetchall()[0]
-        return Timeline(int(number), lsn_number(end))
+            with self.speaking():
+                _, number, end, _ = at.fetchall()[0]
+                return Timeline(int(number), lsn_number(end))
 
     def left_at(self, opened: LogicalReplicationConnection, present: int) -> dict[int, int]:
         """Where the server left each timeline before the present one; none if it has forgotten.
@@ -166,7 +232,7 @@ class Server:
     def _pooler(self) -> "Pooled | None":
         """How a pooler that answers in the server's place can be told: it does not replicate."""
         try:
-            self._open(LogicalReplicationConnection).close()
+            self._open(WatchedReplication).close()
         except Pooled as error:
             return error
         except (SourceBlocked, SourceUnavailable):
@@ -221,6 +287,17 @@ class Server:
             opened.close()
             raise self.translated(error) from None
 
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Around what makes something of the server's answers. Raises SourceUnavailable where they
+        are none of a Postgres, which quotes nothing of them."""
+        try:
+            yield
+        except NOT_THE_PROTOCOL:
+            raise SourceUnavailable(f"{self.place}: {NOT_POSTGRES}") from None
+
+
+NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
 
 WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical';"
 

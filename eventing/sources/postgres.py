@@ -19,7 +19,15 @@ from eventing.sources import pgchecks, pgsample
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.pgpublishing import Publications
 from eventing.sources.pgrows import Rows
-from eventing.sources.pgserver import Facts, Server, Timeline, lsn_number, lsn_text
+from eventing.sources.pgserver import (
+    GRACE_SECONDS,
+    Facts,
+    Server,
+    Timeline,
+    Watched,
+    lsn_number,
+    lsn_text,
+)
 from eventing.sources.pgstream import Position, Stream, parse_position
 
 logger = structlog.get_logger(__name__)
@@ -62,7 +70,7 @@ class PostgresSource:
         self._schemas = None if schemas is None else frozenset(schemas)
         self._excluded = excluded_tables
         self._publications = Publications(name, schemas, excluded_tables)
-        self._connection: connection | None = None
+        self._connection: Watched | None = None
         self._sender: LogicalReplicationConnection | None = None
         self._facts: Facts | None = None
         self._rows: Rows | None = None
@@ -90,6 +98,8 @@ class PostgresSource:
             excluded = self._excluded if facts.holds_control_plane else frozenset()
             rows = self._rows = Rows(opened, watch, self._schemas, excluded)
             self._announce(opened)
+            # From here on rows are read there.
+            opened.most_answer_bytes = None
             self._stream = Stream(sender, rows, start)
             self._stream.start(self._name, self._publications.names)
         except psycopg2.Error as error:
@@ -184,7 +194,11 @@ class PostgresSource:
             opened.close()
 
     def check(self) -> Sequence[Finding]:
-        return pgchecks.check(self._server, self._publications, self._name)
+        try:
+            with self._server.speaking():
+                return pgchecks.check(self._server, self._publications, self._name)
+        except SourceUnavailable as error:
+            return [Finding("connection", "error", str(error), "the server cannot be examined")]
 
     def sample(self, table: str) -> Sample | None:
         try:
@@ -192,7 +206,8 @@ class PostgresSource:
         except SourceBlocked as error:
             raise SourceUnavailable(str(error)) from None
         try:
-            return pgsample.sample(opened, table)
+            with self._server.speaking():
+                return pgsample.sample(opened, table)
         except psycopg2.Error as error:
             raise SourceUnavailable(str(self._server.translated(error))) from None
         finally:
@@ -204,7 +219,8 @@ class PostgresSource:
         except SourceBlocked as error:
             raise SourceUnavailable(str(error)) from None
         try:
-            return pgchecks.catalogue(opened, self._server.facts(opened), self._publications)
+            with self._server.speaking():
+                return pgchecks.catalogue(opened, self._server.facts(opened), self._publications)
         except psycopg2.Error as error:
             raise SourceUnavailable(str(self._server.translated(error))) from None
         finally:
@@ -265,7 +281,7 @@ class PostgresSource:
         )
         return Position(left_at)
 
-    def _slot_position(self, opened: connection, facts: Facts, stored: Position | None) -> Position:
+    def _slot_position(self, opened: Watched, facts: Facts, stored: Position | None) -> Position:
         """Where to start: after the stored position, or at the slot's own, made if need be."""
         after = None if stored is None else str(stored)
         with opened.cursor() as at:
@@ -294,8 +310,9 @@ class PostgresSource:
             )
         return stored
 
-    def _make_slot(self, opened: connection, facts: Facts) -> Position:
+    def _make_slot(self, opened: Watched, facts: Facts) -> Position:
         extra = ", false, false, true" if facts.version >= 170_000 else ""  # failover
+        patience, opened.answer_seconds = opened.answer_seconds, _SLOT_SECONDS + GRACE_SECONDS
         with opened.cursor() as at:
             at.execute("SELECT set_config('statement_timeout', %s, false)", [f"{_SLOT_SECONDS}s"])
             try:
@@ -312,6 +329,7 @@ class PostgresSource:
                     f" for more than {_SLOT_SECONDS} s (see pg_stat_activity, pg_prepared_xacts)"
                 ) from None
             at.execute("SELECT set_config('statement_timeout', '10s', false)")
+        opened.answer_seconds = patience
         logger.info("made a replication slot", slot=self._name, server=self._server.place)
         return Position(lsn_number(made[0] if made else "0/0"))
 
