@@ -17,19 +17,25 @@ EDITED: Final = "all"
 _PAUSE_SECONDS: Final = 0.3
 _PATIENCE_SECONDS: Final = 5.0
 _FIRST_TIMEOUT_MS: Final = 2001
-# With what web refuses: the event is not finished, or what web depends on is away.
+# With what web refuses: the event is not finished, what web depends on is away, or the Eventing DB
+# that was chosen is.
 _REFUSALS: Final = (409, 503)
+_REFUSALS_OF_A_LOG: Final = (*_REFUSALS, 400, 422)
 
 
 class Operator:
-    """Works on one trigger, and on the events of `redelivered` ones, until told to stop."""
+    """Works on one trigger, and on the events of `redelivered` ones, until told to stop; and has
+    the project's log now in one of `logs`, now in another, if there are any."""
 
-    def __init__(self, product: Product, redelivered: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, product: Product, redelivered: Sequence[str], seed: int, logs: Sequence[str] = ()
+    ) -> None:
         self._product = product
         self._triggers = redelivered
         self._random = random.Random(seed)
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {product.token}"
+        self._logs = logs
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._timeout_ms = _FIRST_TIMEOUT_MS
@@ -65,7 +71,8 @@ class Operator:
 
     def _work(self) -> None:
         while not self._stopping.wait(_PAUSE_SECONDS):
-            self._random.choice((self._edit, self._test, self._redeliver, self._redeliver))()
+            moves = [self._move] * 2 if self._logs else []
+            self._random.choice((self._edit, self._test, *[self._redeliver] * 2, *moves))()
 
     def _edit(self) -> None:
         self._timeout_ms += 1
@@ -78,6 +85,10 @@ class Operator:
     def _test(self) -> None:
         self._ask("test", "POST", f"triggers/{self._random.choice(self._triggers)}/test/")
 
+    def _move(self) -> None:
+        eventing = {"enabled": True, "db": self._random.choice(self._logs)}
+        self._ask("move", "PATCH", "settings/", {"eventing": eventing}, _REFUSALS_OF_A_LOG)
+
     def _redeliver(self) -> None:
         trigger = self._random.choice(self._triggers)
         found = self._ask("look", "GET", f"events/?status=delivered&limit=20&trigger={trigger}")
@@ -87,7 +98,14 @@ class Operator:
         if self._ask("redelivery", "POST", f"events/{event_id}/redeliver/") is not None:
             self._redelivered[event_id] += 1
 
-    def _ask(self, what: str, method: str, path: str, body: Any = None) -> Any:
+    def _ask(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        refusals: Sequence[int] = _REFUSALS,
+    ) -> Any:
         """What is answered; None if web is gone or too slow, or refuses."""
         url = f"{self._product.stack.url}/api/v1/projects/{self._product.name}/{path}"
         try:
@@ -97,6 +115,6 @@ class Operator:
         if answer.ok:
             self.answered[what] += 1
             return answer.json()
-        if answer.status_code not in _REFUSALS:
+        if answer.status_code not in refusals:
             self._wrong.append(f"{method} {path}: {answer.status_code} {answer.text}")
         return None
