@@ -17,6 +17,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from eventing.models import CaptureLease
+from eventing.problems import first_line
 from eventing.projects import configuration_version
 
 LEASE_SECONDS: Final = 8
@@ -113,7 +114,7 @@ class Lease:
             except Error as error:
                 # Without the control plane the lease runs out, and someone else may take it.
                 connection.close()
-                logger.warning("the lease could not be renewed", error=_first_line(error))
+                logger.warning("the lease could not be renewed", error=first_line(error))
                 if now - renewed_at > LEASE_SECONDS:
                     self.lost.set()
             self._wake.wait(_LOOK_SECONDS)
@@ -142,8 +143,3 @@ class Lease:
 
 def _after_seconds(seconds: int) -> Any:
     return Now() + timedelta(seconds=seconds)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,6 +11,7 @@ import structlog
 from django.db import Error, close_old_connections, connection, transaction
 
 from eventing.allotments import Allotment, Ask, Ledger
+from eventing.problems import first_line
 
 logger = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class SharedLimits:
             if self._reached:
                 logger.warning(
                     "the control database does not answer; this worker keeps to the slots it has",
-                    error=str(error).partition("\n")[0],
+                    error=first_line(error),
                 )
             self._reached = False
             return None

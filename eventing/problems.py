@@ -1,4 +1,6 @@
-"""How bad input is reported: one message a field, with what was given and what is allowed."""
+"""How bad input is reported: one message a field, with what was given and what is allowed; and what
+may be told of a driver's error.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,3 +40,9 @@ def shown(value: object) -> str:
     if isinstance(value, Sequence) and all(isinstance(item, str | int) for item in value):
         return shown(", ".join(map(str, value))) if value else "an empty list"
     return f"a {type(value).__name__}"
+
+
+def first_line(error: Exception) -> str:
+    """What a driver says of an error, without the rest, which may quote values."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

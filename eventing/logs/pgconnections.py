@@ -16,6 +16,7 @@ import psycopg2.extensions
 
 from eventing.dialing import connect_to_postgres
 from eventing.logs.base import LogBusy, LogOutdated, LogUnavailable
+from eventing.problems import first_line
 
 # What the tables lack of a version that has yet to change them.
 _OF_ANOTHER_VERSION: Final = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
@@ -141,7 +142,7 @@ class Connections:
         self.close()
         if isinstance(error, _OF_ANOTHER_VERSION):
             return LogOutdated()
-        reason = _first_line(_first_failure(error))
+        reason = first_line(_first_failure(error))
         is_busy = isinstance(error, psycopg2.errors.LockNotAvailable)
         kind = LogBusy if is_busy else LogUnavailable
         return kind(f"the Eventing DB cannot be used: {reason}")
@@ -172,9 +173,3 @@ def _first_failure(error: psycopg2.Error) -> psycopg2.Error:
     """What broke the connection: the roll-back that follows fails too, and says less."""
     before = error.__context__
     return before if isinstance(before, psycopg2.Error) else error
-
-
-def _first_line(error: Exception) -> str:
-    """What the driver says, without the rest (which may quote values)."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -21,6 +21,7 @@ from eventing.dialing import (
     bounded,
     connect_to_postgres,
 )
+from eventing.problems import first_line
 from eventing.sources.base import MOST_ANSWER_BYTES, SourceBlocked, SourceUnavailable
 
 OLDEST_VERSION: Final = 140_000
@@ -215,7 +216,7 @@ class Server:
         """An error of an open session, without the values its details may hold."""
         code = error.pgcode
         if code is None:
-            return SourceUnavailable(f"{self.place}: the connection broke off: {_line(error)}")
+            return SourceUnavailable(f"{self.place}: the connection broke off: {first_line(error)}")
         primary = error.diag.message_primary or type(error).__name__
         if code == "42501":
             return SourceBlocked(f"{self.place}: {primary} (the role lacks a right)")
@@ -248,7 +249,7 @@ class Server:
         try:
             opened: Connection = connect_to_postgres(address, factory)
         except psycopg2.Error as error:
-            raise self._refused(_line(error)) from None
+            raise self._refused(first_line(error)) from None
         except ForbiddenPlace as error:
             raise SourceBlocked(f"{self.place}: {error}", "another address") from None
         except OSError as error:
@@ -343,8 +344,3 @@ def lsn_number(text: str) -> int:
     """A place in the WAL from the way Postgres writes it."""
     high, _, low = text.partition("/")
     return (int(high, 16) << 32) | int(low, 16)
-
-
-def _line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

@@ -31,6 +31,7 @@ from eventing.capture import (
     number_of_databases,
     remove_retired_sources,
 )
+from eventing.problems import first_line
 from eventing.sharing import FairShare
 
 _LOOK_SECONDS = 0.5
@@ -85,7 +86,7 @@ class Supervisor:
                 self._look()
             except Error as error:
                 connections.close_all()
-                logger.warning("the control database does not answer", error=_first_line(error))
+                logger.warning("the control database does not answer", error=first_line(error))
             _sleep(_LOOK_SECONDS, lambda: self._stopping)
         self._end_children()
         self._sign_off()
@@ -172,7 +173,7 @@ class Supervisor:
         try:
             health.sign_off("capture", self._name)
         except Error as error:
-            logger.warning("the control database does not answer", error=_first_line(error))
+            logger.warning("the control database does not answer", error=first_line(error))
 
 
 def _run_child(target: Any, parent: int, *arguments: Any) -> None:
@@ -200,8 +201,3 @@ def _sleep(seconds: float, stopping: Any) -> None:
     deadline = time.monotonic() + seconds
     while not stopping() and time.monotonic() < deadline:
         time.sleep(0.1)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
