@@ -3,7 +3,7 @@ the capture loops keep. Nothing here changes anything or talks to a source.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,8 @@ from eventing.sources.base import MUCH_LOG_BYTES
 
 @dataclass(frozen=True, slots=True)
 class CaptureStatus:
-    """How the capture of one database fares, as people and REST are told of it.
+    """How the capture of one database fares: what a lease keeps of it, and what people and REST are
+    told. Every field has a column of its name.
 
     `lag_ms` is the age of the last change read while more are waiting, 0 when none is. `lag_bytes`
     is what of the source's log is not read yet, `kept_log_bytes` what its server keeps for us.
@@ -80,18 +81,7 @@ def _status_of(lease: Any, enabled: bool, stuck: str, problem: str | None) -> Ca
         or (lease.state == CaptureLease.State.STREAMING and lease.expires_at <= lease.now)
     ):
         return CaptureStatus(state="starting")
-    return CaptureStatus(
-        state=lease.state,
-        error=lease.error,
-        mend=lease.mend,
-        next_try_at=lease.next_try_at,
-        position=lease.position,
-        lag_ms=lease.lag_ms,
-        lag_bytes=lease.lag_bytes,
-        kept_log_bytes=lease.kept_log_bytes,
-        last_change_at=lease.last_change_at,
-        applied_version=lease.applied_version,
-    )
+    return CaptureStatus(**{each.name: getattr(lease, each.name) for each in fields(CaptureStatus)})
 
 
 def is_live(trigger: Trigger) -> bool:

@@ -7,8 +7,8 @@ be lost all the same, the event log's position refuses whatever the old holder s
 import threading
 import time
 import uuid
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import asdict, replace
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
@@ -16,6 +16,7 @@ from django.db import Error, connection
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from eventing.capture_status import CaptureStatus
 from eventing.models import CaptureLease
 from eventing.problems import first_line
 from eventing.projects import configuration_version
@@ -27,29 +28,13 @@ _LOOK_SECONDS: Final = 0.25
 logger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How capture fares, as the lease's row shows it."""
-
-    state: str = "starting"
-    error: str = ""
-    mend: str = ""
-    next_try_at: datetime | None = None
-    applied_version: int = 0
-    position: str = ""
-    lag_ms: int | None = None
-    lag_bytes: int | None = None
-    kept_log_bytes: int | None = None
-    last_change_at: datetime | None = None
-
-
 class Lease:
     """The right to capture one database. `lost` is set once it is gone."""
 
     def __init__(self, database_id: int, holder: uuid.UUID) -> None:
         self._database_id = database_id
         self._holder = holder
-        self._status = Status()
+        self._status = CaptureStatus(state="starting")
         self._wake = threading.Event()
         self._stopping = False
         self.lost = threading.Event()
@@ -78,7 +63,8 @@ class Lease:
         return lease
 
     @property
-    def status(self) -> Status:
+    def status(self) -> CaptureStatus:
+        """What was published last."""
         return self._status
 
     def publish(self, **changes: Any) -> None:
@@ -121,23 +107,8 @@ class Lease:
         connection.close()
 
     def _renew(self) -> None:
-        status = self._status
-        kept = CaptureLease.objects.filter(
-            database_id=self._database_id, holder=self._holder
-        ).update(
-            expires_at=_after_seconds(LEASE_SECONDS),
-            state=status.state,
-            error=status.error,
-            mend=status.mend,
-            next_try_at=status.next_try_at,
-            applied_version=status.applied_version,
-            position=status.position,
-            lag_ms=status.lag_ms,
-            lag_bytes=status.lag_bytes,
-            kept_log_bytes=status.kept_log_bytes,
-            last_change_at=status.last_change_at,
-        )
-        if not kept:
+        mine = CaptureLease.objects.filter(database_id=self._database_id, holder=self._holder)
+        if not mine.update(expires_at=_after_seconds(LEASE_SECONDS), **asdict(self._status)):
             self.lost.set()
 
 
