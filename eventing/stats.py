@@ -143,7 +143,7 @@ def series(
     """
     steps = _Steps(since, until, step)
     rows, unavailable = _read(project, steps, by_trigger=False, trigger=trigger)
-    return steps.series([row for row, _ in rows], unavailable)
+    return steps.series(rows, unavailable)
 
 
 def series_by_trigger(
@@ -156,22 +156,22 @@ def series_by_trigger(
     steps = _Steps(since, until, step)
     rows, unavailable = _read(project, steps, by_trigger=True, trigger=None)
     of_trigger: dict[int, list[Statistic]] = defaultdict(list)
-    for row, trigger_id in rows:
-        of_trigger[trigger_id].append(row)
+    for row in rows:
+        of_trigger[row.trigger_id].append(row)
     trigger_ids = project.triggers.values_list("pk", flat=True)
     return {pk: steps.series(of_trigger[pk], unavailable) for pk in trigger_ids}
 
 
 def _read(
     project: Project, steps: "_Steps", *, by_trigger: bool, trigger: Trigger | None
-) -> tuple[list[tuple[Statistic, int]], tuple[str, ...]]:
-    """What all logs have counted, with the trigger each row is of; and which did not answer."""
-    rows: list[tuple[Statistic, int]] = []
+) -> tuple[list[Statistic], tuple[str, ...]]:
+    """What all logs have counted, and the names of those that did not answer."""
+    rows: list[Statistic] = []
     unavailable = []
     for store in stores_of(project):
         # Nothing that is kept was counted in a log after it was replaced, but deliveries were.
         try:
-            found = store.log.statistics(
+            rows += store.log.statistics(
                 project.pk,
                 steps.since,
                 steps.until,
@@ -181,8 +181,6 @@ def _read(
             )
         except LogUnavailable:
             unavailable.append(store.name)
-            continue
-        rows += [(row, row.trigger_id) for row in found]
     return rows, tuple(unavailable)
 
 
