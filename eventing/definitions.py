@@ -317,7 +317,7 @@ def references_in(written: str) -> list[str]:
     return _REFERENCE.findall(written)
 
 
-def _sort_problems(reader: _Reader, *more: Sequence[Problem]) -> list[Problem]:
+def _all_problems(reader: _Reader, *more: Sequence[Problem]) -> list[Problem]:
     return [*reader.problems, *(problem for problems in more for problem in problems)]
 
 
@@ -430,7 +430,7 @@ def parse_trigger(
     headers, references = _parse_headers(reader)
     backoff, backoff_problems = _parse_backoff(reader)
     reader.finish()
-    problems = _sort_problems(reader, backoff_problems)
+    problems = _all_problems(reader, backoff_problems)
     if problems:
         raise InvalidInput(problems)
     return TriggerDefinition(
@@ -546,7 +546,7 @@ def parse_settings(
         )
     for part in (reader, eventing, retention):
         part.finish()
-    problems = _sort_problems(reader, eventing.problems, retention.problems)
+    problems = _all_problems(reader, eventing.problems, retention.problems)
     if problems:
         raise InvalidInput(problems)
     return settings
