@@ -639,36 +639,21 @@ def _last_words(exchange: Exchange) -> str:
 
 def _short_of_memory(endpoint: Endpoint) -> Exchange:
     """The exchange of a request for which there was no room; the event has yet to be sent."""
-    return Exchange(
-        int(time.time() * 1000),
-        0,
-        endpoint.url,
-        (),
-        error_kind="stopped",
-        error_message="the worker is short of memory",
-    )
+    return _unsent(endpoint, "stopped", "the worker is short of memory")
 
 
 def _forgotten(endpoint: Endpoint) -> Exchange:
     """The exchange of an event whose payload is gone."""
-    return Exchange(
-        int(time.time() * 1000),
-        0,
-        endpoint.url,
-        (),
-        error_kind="forgotten",
-        error_message="nothing was sent: the payload is older than payloads are kept",
-    )
+    words = "nothing was sent: the payload is older than payloads are kept"
+    return _unsent(endpoint, "forgotten", words)
 
 
 def _impossible(endpoint: Endpoint, error: Exception) -> Exchange:
     """The exchange of a request that could not even be made; the error may quote a value."""
     words = str(error) if isinstance(error, ValueError) and "secret" in str(error) else ""
-    return Exchange(
-        int(time.time() * 1000),
-        0,
-        endpoint.url,
-        (),
-        error_kind="protocol",
-        error_message=f"the request cannot be made{': ' * bool(words)}{words}",
-    )
+    return _unsent(endpoint, "protocol", f"the request cannot be made{': ' * bool(words)}{words}")
+
+
+def _unsent(endpoint: Endpoint, kind: str, message: str) -> Exchange:
+    now_ms = int(time.time() * 1000)
+    return Exchange(now_ms, 0, endpoint.url, (), error_kind=kind, error_message=message)
