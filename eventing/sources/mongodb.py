@@ -34,7 +34,7 @@ from eventing.dialing import (
 from eventing.sources import mongochecks
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
 from eventing.sources.mongochecks import Documents
-from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text
+from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text, milliseconds
 
 _CONNECT_MS: Final = 5_000
 # The server answers a read within its time; a connection that says nothing for longer is dead.
@@ -81,7 +81,7 @@ class MongoSource:
         self._wanted: dict[str, Any] = {}
         self._cursor: int = 0
         self._token: str | None = None
-        self._last_time = Timestamp(0, 0)
+        self._last_moment = (0, 0)
         self._place_in_time = 0
         self._fragments: dict[str, Any] = {}
         # While an event that is too large lies ahead.
@@ -388,19 +388,20 @@ class MongoSource:
         else:
             document = json_text(_latest(event))
         time = event["clusterTime"]
-        self._place_in_time = self._place_in_time + 1 if time == self._last_time else 0
-        self._last_time = time
+        moment = seconds, number = time.time, time.inc
+        self._place_in_time = self._place_in_time + 1 if moment == self._last_moment else 0
+        self._last_moment = moment
         wall_time = event.get("wallTime")
         return Change(
             position=event["_id"]["_data"],
-            index=time.inc + self._place_in_time,
+            index=number + self._place_in_time,
             operation=operation,
             table=table,
             document_id=id_text(key["_id"]),
             document=document,
-            committed_at_ms=int(wall_time) if wall_time is not None else time.time * 1000,
+            committed_at_ms=seconds * 1000 if wall_time is None else milliseconds(wall_time),
             old=old,
-            shown_position=f"{time.time}.{time.inc}",
+            shown_position=f"{seconds}.{number}",
         )
 
     def _failure(self, error: PyMongoError) -> SourceBlocked | SourceUnavailable:

@@ -11,50 +11,72 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
-from bson import Binary, Code, DBRef, Decimal128, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 
-# Dates beyond Python's range stay numbers, and text that is no UTF-8 does not end the stream.
+# Dates come without a zone, in UTC; those beyond Python's range stay numbers. Text that is no UTF-8
+# does not end the stream.
 CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
-    datetime_conversion=DatetimeConversion.DATETIME_MS, unicode_decode_error_handler="replace"
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
 )
-# In UTC; without a zone, which isoformat() would write as `+00:00`.
+# orjson would write dates its own way, and code, which is a kind of text to Python, as text.
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
-_FIRST_MS: Final = -62_135_596_800_000
-_LAST_MS: Final = 253_402_300_799_999
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def json_text(document: Mapping[str, Any]) -> str:
     """A document as JSON text."""
-    return orjson.dumps(_plain(document), option=orjson.OPT_NON_STR_KEYS).decode()
+    text = _text(document)
+    # What orjson also writes for numbers that JSON has not; looking through it all takes longer.
+    if "null" not in text or _is_finite(document):
+        return text
+    return _text(_in_words(document))
 
 
 def id_text(value: object) -> str:
     """An `_id` as the contract's `docId`: text as it is, everything else as its JSON."""
-    plain = _plain(value)
-    return plain if isinstance(plain, str) else orjson.dumps(plain).decode()
-
-
-def _plain(value: Any) -> Any:
     convert = _CONVERTERS.get(type(value))
-    if convert is not None:
-        return convert(value)
-    # A subclass of str, int, dict or list; or None, bool, int, str themselves.
-    return value
+    plain = value if convert is None else convert(value)
+    return plain if isinstance(plain, str) else _text(_in_words(plain))
 
 
-def _object(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain(item) for key, item in value.items()}
+def milliseconds(date: datetime | DatetimeMS) -> int:
+    """A date as it is stored: milliseconds since the Unix epoch."""
+    return (date - _EPOCH) // _MILLISECOND if isinstance(date, datetime) else int(date)
 
 
-def _array(value: list[Any]) -> list[Any]:
-    return [_plain(item) for item in value]
+def _text(value: object) -> str:
+    return orjson.dumps(value, _converted, _OPTIONS).decode()
+
+
+def _converted(value: Any) -> Any:
+    """What is written in place of a value that is none of JSON's."""
+    return _CONVERTERS[type(value)](value)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in a value is NaN or infinite."""
+    kind = type(value)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is dict:
+        return all(map(_is_finite, value.values()))
+    return kind is not list or all(map(_is_finite, value))
+
+
+def _in_words(value: Any) -> Any:
+    """A value whose numbers that JSON has not are the words Postgres has for them, too."""
+    if isinstance(value, float):
+        return _float(value)
+    if isinstance(value, dict):
+        return {key: _in_words(item) for key, item in value.items()}
+    return [_in_words(item) for item in value] if isinstance(value, list) else value
 
 
 def _float(value: float) -> Any:
-    """Numbers as they are; JSON has no others, so those are the words Postgres uses too."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -67,12 +89,12 @@ def _decimal(value: Decimal128) -> Any:
     return "NaN" if "NaN" in text else text
 
 
-def _date(value: DatetimeMS) -> Any:
-    milliseconds = int(value)
-    if not _FIRST_MS <= milliseconds <= _LAST_MS:
-        return {"$date": {"$numberLong": str(milliseconds)}}
-    moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return moment.isoformat(timespec="milliseconds") + "Z"
+def _date(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds") + "Z"
+
+
+def _far_date(value: DatetimeMS) -> Any:
+    return {"$date": {"$numberLong": str(int(value))}}
 
 
 def _base64(value: bytes) -> str:
@@ -84,11 +106,11 @@ def _extended(value: object) -> orjson.Fragment:
 
 
 _CONVERTERS: Final[Mapping[type, Callable[[Any], Any]]] = {
-    dict: _object,
-    list: _array,
+    Int64: int,
     float: _float,
     ObjectId: str,
-    DatetimeMS: _date,
+    datetime: _date,
+    DatetimeMS: _far_date,
     Decimal128: _decimal,
     bytes: _base64,
     Binary: _base64,

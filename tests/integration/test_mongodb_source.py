@@ -10,6 +10,7 @@ from uuid import uuid4
 import pymongo
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
 from bson.json_util import CANONICAL_JSON_OPTIONS, RELAXED_JSON_OPTIONS, dumps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -244,12 +245,16 @@ VALUES: dict[str, tuple[Any, str]] = {
     "whole double": (1.0, "1.0"),
     "nan": (math.nan, '"NaN"'),
     "infinity": (-math.inf, '"-Infinity"'),
+    "nan beside null": ({"a": [None, 1.5, math.nan]}, '{"a":[null,1.5,"NaN"]}'),
+    "the word null": ("null", '"null"'),
     "decimal": (Decimal128("12345678901234567890.1200"), "12345678901234567890.1200"),
     "decimal nan": (Decimal128("NaN"), '"NaN"'),
     "text": ('é "\\ \u0000 \U0001f600', json.dumps('é "\\ \u0000 \U0001f600', ensure_ascii=False)),
     "object id": (ObjectId("5f1f9f9f9f9f9f9f9f9f9f9f"), '"5f1f9f9f9f9f9f9f9f9f9f9f"'),
     "date": (datetime(2019, 10, 19, 12, 40, 50, 53000, UTC), '"2019-10-19T12:40:50.053Z"'),
     "early date": (datetime(12, 1, 2, tzinfo=UTC), '"0012-01-02T00:00:00.000Z"'),
+    "last date": (DatetimeMS(253_402_300_799_999), '"9999-12-31T23:59:59.999Z"'),
+    "far date": (DatetimeMS(253_402_300_800_000), '{"$date":{"$numberLong":"253402300800000"}}'),
     "binary": (b"\x00\xff", '"AP8="'),
     "uuid": (Binary(bytes(16), 4), '"AAAAAAAAAAAAAAAAAAAAAA=="'),
     "array": ([1, [2.5], {"a": None}], '[1,[2.5],{"a":null}]'),
@@ -279,6 +284,9 @@ def test_every_type_becomes_plain_json(capture: Capture, database: Any) -> None:
         ({"a": 1, "b": "x"}, '{"a":1,"b":"x"}'),
         (Decimal128("1.10"), "1.10"),
         (None, "null"),
+        (math.nan, "NaN"),
+        (datetime(2019, 10, 19, 12, 40, 50, 53000, UTC), "2019-10-19T12:40:50.053Z"),
+        ({"a": [math.inf, None]}, '{"a":["Infinity",null]}'),
     ],
 )
 def test_an_id_of_any_type_becomes_text(
