@@ -26,10 +26,21 @@ from eventing.logs.counting import Statistic
 MOST_MIN_ATTEMPTS: Final = 1_000
 # How long a page may be searched for.
 PATIENCE_SECONDS: Final = 3.0
+# What the log says of an attempt of which nobody has told what came of it.
+LOST_ATTEMPT: Final = (
+    "the worker stopped before it could record an answer; the endpoint may or may not have received"
+    " this attempt"
+)
 
 
 class PositionMoved(Exception):
     """Another process has stored changes of this database since; nothing was written."""
+
+    def __init__(self, database_id: int, previous: str | None) -> None:
+        super().__init__(
+            f"the position of database {database_id} is no longer {previous}: another process"
+            " captures it"
+        )
 
 
 class LogUnavailable(Exception):

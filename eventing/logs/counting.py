@@ -7,10 +7,10 @@ month reads a few rows a trigger and nothing is counted twice or lost on the way
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from eventing.changes import Event, Outcome
+from eventing.changes import EVENT_STATUSES, Event, EventStatus, Outcome
 
 # Upper ends, in milliseconds, of the latency histogram's buckets; one more takes what is longer.
 LATENCY_BOUNDS_MS: Final = (
@@ -71,6 +71,14 @@ def span_for(step_seconds: int) -> int:
     if not fitting:
         raise ValueError(f"a step of {step_seconds} seconds is not a whole number of minutes")
     return max(fitting)
+
+
+def counts_by_status(stored: int, deliveries: Mapping[str, int]) -> dict[EventStatus, int]:
+    """How many of the `stored` events have which status, by how many deliveries there are in each
+    state: what has none is delivered. Every status is a key."""
+    counts = {status: deliveries.get(status, 0) for status in EVENT_STATUSES}
+    counts["delivered"] = max(0, stored - sum(deliveries.values()))
+    return counts
 
 
 def statistic_of(row: Sequence[int]) -> Statistic:

@@ -172,11 +172,6 @@ def hash_of(document_id: str) -> str:
     return f"x'{blake2b(document_id.encode(), digest_size=8).hexdigest()}'"
 
 
-def headers_text(headers: tuple[tuple[str, str], ...]) -> str:
-    """Headers as they are stored."""
-    return orjson.dumps(headers).decode() if headers else "[]"
-
-
 class _Search:
     """The search for one page; ids carry the commit time, so times become ranges of ids."""
 

@@ -14,10 +14,11 @@ from uuid import UUID
 
 import pymysql
 
-from eventing.changes import EVENT_STATUSES, Claim, Event, EventStatus, Finding, Origin, Outcome
+from eventing.changes import Claim, Event, EventStatus, Finding, Origin, Outcome
 from eventing.ids import order_key
 from eventing.logs import mychecks, mypages, mystatistics
 from eventing.logs.base import (
+    LOST_ATTEMPT,
     PATIENCE_SECONDS,
     DueChunk,
     EventDetail,
@@ -28,7 +29,13 @@ from eventing.logs.base import (
     Recorded,
 )
 from eventing.logs.chunks import CHUNK_SIZE, chunked
-from eventing.logs.counting import DAY_SPAN, Statistic, counts_of_outcomes, counts_of_stored
+from eventing.logs.counting import (
+    DAY_SPAN,
+    Statistic,
+    counts_by_status,
+    counts_of_outcomes,
+    counts_of_stored,
+)
 from eventing.logs.days import DAY_MS, are_late
 from eventing.logs.kinds import KnownKinds
 from eventing.logs.myconnections import Connections, Transaction, again_after_a_deadlock
@@ -52,6 +59,7 @@ from eventing.logs.mystatements import (
     portions,
 )
 from eventing.logs.mytables import Tables, note_late
+from eventing.logs.paging import headers_text
 from eventing.logs.places import Due, Places
 
 _CANCELLED_AT_ONCE: Final = 5_000
@@ -449,7 +457,6 @@ class MySqlEventLog:
 
     def counts(self, project_id: int) -> dict[EventStatus, int]:
         """How many events of the project have which status; every status is a key."""
-        counts: dict[EventStatus, int] = dict.fromkeys(EVENT_STATUSES, 0)
         with self._connections.transaction() as at:
             # One snapshot for both sums: what is stored and not in `delivery` is delivered.
             rows = at.rows(
@@ -468,10 +475,7 @@ class MySqlEventLog:
                 *[project_id] * 4,
             )
         found = {state: int(count) for state, count in rows}
-        stored = found.pop("arrived")
-        counts.update(found)
-        counts["delivered"] = max(0, stored - sum(found.values()))
-        return counts
+        return counts_by_status(found.pop("arrived"), found)
 
     def failed_since(self, since: datetime) -> dict[int, int]:
         """How many events of each trigger, of any project, lately failed for good."""
@@ -532,23 +536,19 @@ class MySqlEventLog:
 
 def _move_position(at: Transaction, database_id: int, previous: str | None, position: str) -> None:
     """The fence: whoever read from another position than the stored one writes nothing."""
-    moved = PositionMoved(
-        f"the position of database {database_id} is no longer {previous}: another process"
-        " captures it"
-    )
     if previous is None:
         sql = f"INSERT INTO {POSITION} (database_id, position, updated_at) VALUES (%s, %s, {NOW})"
         try:
             at.run(sql, database_id, position)
         except pymysql.IntegrityError:
-            raise moved from None
+            raise PositionMoved(database_id, previous) from None
         return
     sql = (
         f"UPDATE {POSITION} SET position = %s, updated_at = {NOW}"
         " WHERE database_id = %s AND position = %s"
     )
     if at.run(sql, position, database_id, previous) != 1:
-        raise moved
+        raise PositionMoved(database_id, previous)
 
 
 def _storable(at: Transaction, event: Event) -> Event:
@@ -699,9 +699,9 @@ def _insert_invocations(at: Transaction, outcomes: Sequence[Outcome], worker: st
         (
             f"({hexadecimal(outcome.claim.event_id)},{outcome.claim.attempt},"
             f"{exchange.started_at_ms},{quote(worker[:_WORKER_CHARACTERS])},{exchange.duration_ms},"
-            f"{quote(exchange.url)},{quote(mypages.headers_text(exchange.request_headers))},"
+            f"{quote(exchange.url)},{quote(headers_text(exchange.request_headers))},"
             f"{quote(exchange.status_code)},"
-            f"{quote(mypages.headers_text(exchange.response_headers))},"
+            f"{quote(headers_text(exchange.response_headers))},"
             f"{quote(_body(exchange.response_body))},{quote(exchange.error_kind)},"
             f"{quote(exchange.error_message)})"
             for outcome in outcomes
@@ -766,9 +766,7 @@ def _update_failed(at: Transaction, outcomes: Sequence[Outcome]) -> None:
 _LOST_INVOCATIONS: Final = f"""
     INSERT INTO {INVOCATION_LOG} (event_id, attempt, started_at, duration_ms, url,
         request_headers, response_headers, response_body, error_kind, error_message, worker)
-    SELECT event_id, attempts, {NOW}, 0, '', '[]', '[]', '', 'lost',
-        'the worker stopped before it could record an answer; the endpoint may or may not'
-        ' have received this attempt', ''
+    SELECT event_id, attempts, {NOW}, 0, '', '[]', '[]', '', 'lost', '{LOST_ATTEMPT}', ''
     FROM {DELIVERY} WHERE event_id IN ({{ids}})"""
 
 _DELIVERED_AGAIN: Final = f"""

@@ -50,6 +50,11 @@ def page(
     return Page(list(rows[:limit]), None if ended_at is None else ended_at.hex)
 
 
+def headers_text(headers: Sequence[tuple[str, str]]) -> str:
+    """Headers as they are stored."""
+    return orjson.dumps(headers).decode() if headers else "[]"
+
+
 def invocation(row: Sequence[Any]) -> Invocation:
     """A row of the invocation log as it is shown."""
     attempt, started_at, duration_ms, url, request_headers, status_code, *rest = row

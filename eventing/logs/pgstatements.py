@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-import orjson
-
 from eventing.logs.chunks import SWEEP_GRACE_SECONDS
 
 SCHEMA: Final = "mission_control"
@@ -61,11 +59,8 @@ def escaped(text: str) -> str:
 
 
 def nullable(value: str | int | None) -> str:
+    """A value as a field of COPY's text format, or NULL."""
     return NULL if value is None else escaped(str(value))
-
-
-def headers_text(headers: tuple[tuple[str, str], ...]) -> str:
-    return escaped(orjson.dumps(headers).decode()) if headers else "[]"
 
 
 @lru_cache(maxsize=4096)

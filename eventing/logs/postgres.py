@@ -14,18 +14,11 @@ from uuid import UUID
 import psycopg2.errors
 import psycopg2.extras
 
-from eventing.changes import (
-    EVENT_STATUSES,
-    Claim,
-    Event,
-    EventStatus,
-    Finding,
-    Origin,
-    Outcome,
-)
+from eventing.changes import Claim, Event, EventStatus, Finding, Origin, Outcome
 from eventing.ids import committed_at_ms_in
 from eventing.logs import pgchecks, pgpages, pgretention, pgstatistics
 from eventing.logs.base import (
+    LOST_ATTEMPT,
     PATIENCE_SECONDS,
     DueChunk,
     EventDetail,
@@ -41,12 +34,13 @@ from eventing.logs.counting import (
     DAY_SPAN,
     MOVED_AT_ONCE,
     Statistic,
+    counts_by_status,
     counts_of_outcomes,
     counts_of_stored,
 )
 from eventing.logs.days import DAY_MS, are_late
 from eventing.logs.kinds import KnownKinds
-from eventing.logs.paging import INVOCATION_COLUMNS, invocation
+from eventing.logs.paging import INVOCATION_COLUMNS, headers_text, invocation
 from eventing.logs.pgconnections import Connections, Transaction
 from eventing.logs.pgorder import (
     chunks_of_rows,
@@ -66,7 +60,6 @@ from eventing.logs.pgstatements import (
     SCHEMA,
     array,
     escaped,
-    headers_text,
     nullable,
     timestamp,
 )
@@ -199,10 +192,7 @@ class PostgresEventLog:
             at.run(sql, position, database_id, previous)
         moved = at.fetchone()
         if moved is None:
-            raise PositionMoved(
-                f"the position of database {database_id} is no longer {previous}: another process"
-                " captures it"
-            )
+            raise PositionMoved(database_id, previous)
         sweep_at: str = moved[0]
         return sweep_at
 
@@ -453,8 +443,8 @@ class PostgresEventLog:
         lines = [
             f"{outcome.claim.id_text}\t{outcome.claim.attempt}\t"
             f"{timestamp(exchange.started_at_ms)}\t{exchange.duration_ms}\t"
-            f"{escaped(exchange.url)}\t{headers_text(exchange.request_headers)}\t"
-            f"{nullable(exchange.status_code)}\t{headers_text(exchange.response_headers)}\t"
+            f"{escaped(exchange.url)}\t{escaped(headers_text(exchange.request_headers))}\t"
+            f"{nullable(exchange.status_code)}\t{escaped(headers_text(exchange.response_headers))}\t"
             f"{escaped(exchange.response_body.decode('utf-8', 'replace'))}\t"
             f"{nullable(exchange.error_kind)}\t{nullable(exchange.error_message)}{tail}"
             for outcome in outcomes
@@ -584,14 +574,13 @@ class PostgresEventLog:
                 INSERT INTO {SCHEMA}.invocation_log (event_id, attempt, started_at, duration_ms,
                     url, request_headers, response_headers, response_body, error_kind,
                     error_message, worker)
-                SELECT event_id, attempts, now(), 0, '', '[]', '[]', '', 'lost',
-                    'the worker stopped before it could record an answer; the endpoint may or may'
-                    ' not have received this attempt', ''
+                SELECT event_id, attempts, now(), 0, '', '[]', '[]', '', 'lost', %s, ''
                 FROM returned
                 -- Without its day there is no table for it either, and all others would fail
                 -- with it.
                 WHERE EXISTS (SELECT FROM {SCHEMA}.event_log e WHERE e.id = event_id)""",
                 array(expired),
+                LOST_ATTEMPT,
             )
             return at.rowcount
 
@@ -764,7 +753,6 @@ class PostgresEventLog:
 
     def counts(self, project_id: int) -> dict[EventStatus, int]:
         """How many events of the project have which status; every status is a key."""
-        counts: dict[EventStatus, int] = dict.fromkeys(EVENT_STATUSES, 0)
         with self._connections.transaction() as at:
             # One snapshot for both sums: what is stored and not in `delivery` is delivered.
             at.run(
@@ -782,10 +770,7 @@ class PostgresEventLog:
                 *[project_id] * 4,
             )
             found = dict(at.fetchall())
-        stored = found.pop("stored")
-        counts.update(found)
-        counts["delivered"] = max(0, stored - sum(found.values()))
-        return counts
+        return counts_by_status(found.pop("stored"), found)
 
     def failed_since(self, since: datetime) -> dict[int, int]:
         """How many events of each trigger, of any project, lately failed for good."""
