@@ -35,7 +35,7 @@ from eventing.destinations.announcement import (
 from eventing.models import Notice, Notification, Project, Trouble
 from eventing.models.fields import problem_of, readable
 from eventing.problems import InvalidInput, Problem
-from eventing.projects import configuration_held
+from eventing.projects import configuration_held, refuse_taken
 from eventing.troubles import Look, What
 
 _BEGUN: Final[Mapping[TroubleKind, str]] = {
@@ -104,10 +104,8 @@ def save_notification(
         raise InvalidInput([Problem("url", "another address", str(allowed))]) from None
     # Two of one name must not slip in side by side.
     with change_of_notifications(project):
-        others = project.notifications.filter(name__iexact=definition.name)
-        if others.exclude(pk=existing.pk if existing else 0).exists():
-            allowed_name = "a name no other notification of the project has"
-            raise InvalidInput([Problem("name", repr(definition.name), allowed_name)])
+        allowed_name = "a name no other notification of the project has"
+        refuse_taken(project.notifications, existing, "name", definition.name, allowed_name)
         old = _facts(existing) if existing else None
         notification = existing or Notification(project=project)
         notification.name = definition.name

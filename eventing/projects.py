@@ -8,11 +8,12 @@ the audit log what was changed; nothing here talks to a source.
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import orjson
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Manager, Model
 from django.db.models.functions import Now
 
 from eventing import audit
@@ -225,11 +226,8 @@ def save_database(
     is given up, and capture of the new one starts from now. Other credentials or options do not.
     """
     with configuration_change() as version:
-        others = project.databases.filter(alias__iexact=definition.alias)
-        if others.exclude(pk=existing.pk if existing else 0).exists():
-            raise InvalidInput(
-                [Problem("alias", repr(definition.alias), "an alias no other database has")]
-            )
+        allowed = "an alias no other database has"
+        refuse_taken(project.databases, existing, "alias", definition.alias, allowed)
         old = database_facts(database_definition_of(existing)) if existing else None
         database = existing or Database(project=project)
         if existing and _names_another_database(existing, definition):
@@ -254,6 +252,16 @@ def save_database(
         new = database_facts(definition)
         audit.write(by, project, action, database.alias, database.pk, old=old, new=new)
         return database
+
+
+def refuse_taken(
+    among: Manager[Any], existing: Model | None, field: str, name: str, allowed: str
+) -> None:
+    """Raises InvalidInput if another one than `existing` has the name; upper and lower case do not
+    tell them apart."""
+    others = among.filter(**{f"{field}__iexact": name})
+    if others.exclude(pk=existing.pk if existing else 0).exists():
+        raise InvalidInput([Problem(field, repr(name), allowed)])
 
 
 def _names_another_database(database: Database, definition: DatabaseDefinition) -> bool:
@@ -343,11 +351,8 @@ def save_trigger(
     """Create a trigger, or make `existing` what `definition` says."""
     with configuration_change() as version:
         databases = _databases_named(project, definition)
-        others = project.triggers.filter(name__iexact=definition.name)
-        if others.exclude(pk=existing.pk if existing else 0).exists():
-            raise InvalidInput(
-                [Problem("name", repr(definition.name), "a name no other trigger has")]
-            )
+        allowed = "a name no other trigger has"
+        refuse_taken(project.triggers, existing, "name", definition.name, allowed)
         old = trigger_facts(trigger_definition_of(existing)) if existing else None
         trigger = existing or Trigger(project=project, signing_secrets=_new_signing_secrets())
         _write(definition, trigger)
