@@ -64,6 +64,7 @@ class Ledger:
         return cls(holders, stored.get("turns_given_to", 0.0))
 
     def to_json(self) -> dict[str, Any]:
+        """What can be stored as JSON, and made a ledger again by `from_json`."""
         holders = {who: [part.slots, part.wants, part.until] for who, part in self.holders.items()}
         return {"holders": holders, "turns_given_to": self.turns_given_to}
 

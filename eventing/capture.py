@@ -210,6 +210,7 @@ class CaptureLoop:
         self._finish_storing()
 
     def close(self) -> None:
+        """Release connections and threads, once what is being stored is stored."""
         # Behind what is being stored: whoever comes next reads its position.
         self._storer.submit(self._log.close)
         self._storer.shutdown()

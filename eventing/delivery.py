@@ -64,9 +64,13 @@ class Limits(Protocol):
 class Breakers(Protocol):
     """What holds the events of a trigger whose endpoint fails all the time, in all workers."""
 
-    def open(self, trigger_id: int, reason: str) -> None: ...
+    def open(self, trigger_id: int, reason: str) -> None:
+        """Hold the trigger's events from now on; `reason` is shown to people."""
+        ...
 
-    def close(self, trigger_id: int) -> None: ...
+    def close(self, trigger_id: int) -> None:
+        """The endpoint took an event: go on with all of them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

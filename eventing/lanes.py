@@ -155,11 +155,13 @@ class Lane:
 
     @property
     def endpoint(self) -> Endpoint:
+        """What `serve` was given last; only of a lane that has claims."""
         assert self._endpoint is not None  # noqa: S101 — a lane with claims has been given one
         return self._endpoint
 
     @property
     def requests(self) -> Requests:
+        """What makes the requests of the endpoint."""
         assert self._requests is not None  # noqa: S101
         return self._requests
 
@@ -172,6 +174,7 @@ class Lane:
         self.is_behind |= len(event_ids) > room
 
     def take_waiting(self, count: int) -> list[UUID]:
+        """The first `count` ids that wait, which are then no longer remembered."""
         taken = list(islice(self.waiting, count))
         for event_id in taken:
             del self.waiting[event_id]
@@ -260,6 +263,7 @@ class Lane:
 
     @property
     def is_idle(self) -> bool:
+        """Whether nothing waits, is claimed or is under way."""
         waits = self.waiting or self.claimed or self.is_behind or self.wants_claims
         return not (waits or self.under_way)
 

@@ -34,6 +34,8 @@ def metrics_text(projects: Sequence[Project]) -> bytes:
 
 
 class _Metrics:
+    """What the registry asks for metrics, of the installation and of `projects`."""
+
     def __init__(self, projects: Sequence[Project]) -> None:
         self._projects = projects
 
@@ -42,6 +44,7 @@ class _Metrics:
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """All of them, looked up now."""
         yield InfoMetricFamily(_PREFIX, "The version that answers.", {"version": __version__})
         yield from self._processes()
         yield from self._captures()

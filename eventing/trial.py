@@ -44,6 +44,7 @@ class Trial:
 
     @property
     def delivered(self) -> bool:
+        """Whether the endpoint took it."""
         return self.exchange.succeeded
 
 

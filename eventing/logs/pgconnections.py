@@ -34,6 +34,7 @@ class Transaction(psycopg2.extensions.cursor):
     statements = 0
 
     def execute(self, query: Any, vars: Any = None) -> None:
+        """As psycopg2's; what it does of its own accord (`execute_values`) is counted, too."""
         self.statements += 1
         super().execute(query, vars)
 

@@ -46,6 +46,7 @@ class Table(NamedTuple):
 
     @property
     def column(self) -> str:
+        """Its name as `data.col` shows it."""
         return column_name(self.schema, self.name)
 
 
@@ -85,6 +86,7 @@ class Publications:
 
     @property
     def names(self) -> tuple[str, str, str]:
+        """All three, as the stream is asked for them."""
         return (self.all, self.insert, self.change)
 
     def missing(self, opened: connection) -> str | None:

@@ -135,6 +135,7 @@ class Stream:
         self._feed_back(_SOONEST_FEEDBACK_SECONDS)
 
     def close(self) -> None:
+        """End the replication; the slot stays."""
         self._connection.close()
 
     def _control(self, kind: int, payload: bytes) -> None:
