@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-import psycopg2.extensions
 import psycopg2.extras
 
 from eventing.logs.counting import (
@@ -22,6 +21,7 @@ from eventing.logs.counting import (
     span_for,
     statistic_of,
 )
+from eventing.logs.pgconnections import Transaction
 
 _COLUMNS: Final = columns_of_sums("stored")
 # Before the sums, a row has minute, trigger and project.
@@ -90,47 +90,48 @@ _MOVE: Final = f"""
     SELECT count(*) FROM moved"""
 
 
-def add(cursor: psycopg2.extensions.cursor, rows: Sequence[tuple[int, ...]], writer: str) -> None:
+def add(at: Transaction, rows: Sequence[tuple[int, ...]], writer: str) -> None:
     """Add rows of `eventing.logs.counting` to the inbox, in one statement."""
     # Most batches count a few things only, and each column takes the server its time.
-    used = [at for at in range(len(_COLUMNS)) if any(row[_FIRST_SUM + at] for row in rows)]
-    names = ", ".join(_COLUMNS[at] for at in used)
-    added = ", ".join(f"{_COLUMNS[at]} = s.{_COLUMNS[at]} + EXCLUDED.{_COLUMNS[at]}" for at in used)
+    used = [n for n in range(len(_COLUMNS)) if any(row[_FIRST_SUM + n] for row in rows)]
+    names = ", ".join(_COLUMNS[n] for n in used)
+    added = ", ".join(f"{_COLUMNS[n]} = s.{_COLUMNS[n]} + EXCLUDED.{_COLUMNS[n]}" for n in used)
     psycopg2.extras.execute_values(
-        cursor,
+        at,
         f"""
         INSERT INTO mission_control.event_stats AS s (minute, trigger_id, project_id, writer,
             {names})
         VALUES %s
         ON CONFLICT (minute, trigger_id, writer) DO UPDATE SET {added}""",
-        [(*row[:_FIRST_SUM], writer, *(row[_FIRST_SUM + at] for at in used)) for row in rows],
+        [(*row[:_FIRST_SUM], writer, *(row[_FIRST_SUM + n] for n in used)) for row in rows],
         template=f"(to_timestamp(%s){', %s' * (3 + len(used))})",
         page_size=1000,
     )
 
 
-def move(cursor: psycopg2.extensions.cursor) -> int:
+def move(at: Transaction) -> int:
     """Move what is settled from the inbox into the spans; returns how many rows."""
-    cursor.execute(_MOVE, (list(SPANS),))
-    found = cursor.fetchone()
+    at.run(_MOVE, list(SPANS))
+    found = at.fetchone()
     return int(found[0]) if found else 0
 
 
-def forget_old(cursor: psycopg2.extensions.cursor) -> None:
+def forget_old(at: Transaction) -> None:
     """Delete the sums of each span that are older than it is kept for."""
     # By primary key.
-    cursor.execute(
+    at.run(
         """
         DELETE FROM mission_control.event_stats_span s
         USING unnest(%s::int[], %s::int[]) AS kept (span_seconds, for_seconds)
         WHERE s.span_seconds = kept.span_seconds
           AND s.begins_at < now() - kept.for_seconds * interval '1 second'""",
-        (list(SPANS), list(SPANS.values())),
+        list(SPANS),
+        list(SPANS.values()),
     )
 
 
 def read(
-    cursor: psycopg2.extensions.cursor,
+    at: Transaction,
     project_id: int,
     since: datetime,
     until: datetime,
@@ -141,7 +142,7 @@ def read(
     """The sums of steps that begin at or after `since` and before `until`, oldest first."""
     only = "" if trigger_id is None else " AND trigger_id = %(trigger)s"
     # By event_stats_span_project and event_stats_project, in one snapshot.
-    cursor.execute(
+    at.execute(
         f"""
         SELECT (floor(extract(epoch FROM at) / %(step)s) * %(step)s)::bigint AS begins_at,
                {"trigger_id" if by_trigger else "0"} AS trigger_id, {_SUMS}
@@ -163,4 +164,4 @@ def read(
             "until": until,
         },
     )
-    return [statistic_of(row) for row in cursor.fetchall()]
+    return [statistic_of(row) for row in at.fetchall()]
