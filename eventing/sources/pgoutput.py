@@ -27,10 +27,12 @@ class MalformedMessage(ValueError):
 
 
 class Begin(NamedTuple):
-    """A transaction's changes follow. `commit_lsn` is where its commit record begins."""
+    """A transaction's changes follow. `commit_lsn` is where its commit record begins, `transaction`
+    the lower 32 bits of its id."""
 
     commit_lsn: int
     committed_at_ms: int
+    transaction: int
 
 
 class Commit(NamedTuple):
@@ -97,10 +99,10 @@ _read_length = _LENGTH.unpack_from
 def begin(payload: bytes) -> Begin:
     """Decode a Begin message."""
     try:
-        commit_lsn, microseconds, _ = _BEGIN_BODY.unpack_from(payload, 1)
+        commit_lsn, microseconds, number = _BEGIN_BODY.unpack_from(payload, 1)
     except struct.error as error:
         raise MalformedMessage("a Begin message is cut short") from error
-    return Begin(commit_lsn, (microseconds + _EPOCH_US) // 1000)
+    return Begin(commit_lsn, (microseconds + _EPOCH_US) // 1000, number)
 
 
 def commit(payload: bytes) -> Commit:

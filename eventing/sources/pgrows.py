@@ -5,8 +5,9 @@ A value that the stream leaves out (an unchanged TOASTed column; a generated col
 if the row is gone by then, or has no primary key, the column is left out of the document.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -17,7 +18,7 @@ from psycopg2.extensions import connection
 
 from eventing.changes import Change, Operation
 from eventing.sources import pgoutput
-from eventing.sources.base import MOST_ROW_BYTES, Watch
+from eventing.sources.base import MOST_ROW_BYTES, SourceUnavailable, Watch
 from eventing.sources.pgjson import FIRST_USER_OID, Row, RowShapeChanged, TypeFacts, Types
 from eventing.sources.pgoutput import DELETE, INSERT, UNCHANGED, UPDATE, Relation, Text
 from eventing.sources.pgserver import OWN_SCHEMA, column_name
@@ -28,6 +29,10 @@ _OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", 
 
 # Reading what the stream left out waits for a lock no longer than this.
 _LOCK_TIMEOUT: Final = "5s"
+# A commit is in the stream a moment before others see what it did; much longer where it waits for a
+# synchronous standby.
+_UNSEEN_SECONDS: Final = 5.0
+_LOOK_AGAIN_SECONDS: Final = 0.005
 # Syntax error or access rule violation; data exception; feature not supported.
 _NOT_TO_BE_HAD: Final = frozenset({"42", "22", "0A"})
 
@@ -62,12 +67,14 @@ class Table:
 
 
 class _Missing(NamedTuple):
-    """A change whose document lacks columns: where it is in the batch, its values, which ones."""
+    """A change whose document lacks columns: where it is in the batch, its values, which ones, and
+    the id of its transaction."""
 
     at: int
     table: Table
     texts: list[Text]
     indexes: tuple[int, ...]
+    transaction: int
 
 
 class Rows:
@@ -88,6 +95,8 @@ class Rows:
         self._missing: list[_Missing] = []
         self.tables: dict[int, Table] = {}
         self.saw_new_table = False
+        # Of the changes that come.
+        self.transaction = 0
 
     def watch(self, watch: Watch) -> None:
         """Take a new configuration into force."""
@@ -144,9 +153,13 @@ class Rows:
         return len(self._missing)
 
     def complete(self, changes: list[Change]) -> None:
-        """Fill in what the stream left out, from the tables as they are now."""
+        """Fill in what the stream left out, from the tables as they are now.
+
+        Raises psycopg2.Error, SourceUnavailable.
+        """
         if not self._missing:
             return
+        self._await_sight_of({item.transaction for item in self._missing})
         waiting: dict[int, list[_Missing]] = defaultdict(list)
         for item in self._missing:
             waiting[id(item.table)].append(item)
@@ -221,7 +234,7 @@ class Rows:
             return shape.json(texts)  # type: ignore[arg-type]
         texts = texts + [UNCHANGED] * table.unsent
         indexes = tuple(index for index, text in enumerate(texts) if text is UNCHANGED)
-        self._missing.append(_Missing(at, table, texts, indexes))
+        self._missing.append(_Missing(at, table, texts, indexes, self.transaction))
         return shape.json_of(texts, range(len(texts)))
 
     def _prepare(self, table: Table) -> None:
@@ -272,6 +285,22 @@ class Rows:
             self._types.learn([*found, *(TypeFacts(oid) for oid in gone)])
             missing = self._types.unknown(oids)
 
+    def _await_sight_of(self, transactions: Iterable[int]) -> None:
+        """Wait until what they did can be seen. Raises SourceUnavailable when that takes long."""
+        deadline = time.monotonic() + _UNSEEN_SECONDS
+        while True:
+            with self._opened.cursor() as at:
+                at.execute("SELECT pg_current_snapshot()::text")
+                ((snapshot,),) = at.fetchall()
+            if not any(is_hidden(each, snapshot) for each in transactions):
+                return
+            if time.monotonic() >= deadline:
+                raise SourceUnavailable(
+                    "what a transaction has committed cannot be seen yet, as while it waits for a"
+                    " synchronous standby"
+                )
+            time.sleep(_LOOK_AGAIN_SECONDS)
+
     def _fetched(self, table: Table, items: Sequence[_Missing]) -> list[dict[int, str]]:
         """For each item, JSON text by column index; empty where the row is gone."""
         nothing: list[dict[int, str]] = [{} for _ in items]
@@ -302,6 +331,16 @@ class Rows:
                 if index in wanted_here
             }
         return nothing
+
+
+def is_hidden(transaction: int, snapshot: str) -> bool:
+    """Whether a snapshot, `xmin:xmax:xip,…`, does not show yet what a transaction did.
+
+    The snapshot's ids have 64 bits, of which the stream has the lower 32.
+    """
+    _, end, running = snapshot.split(":")
+    is_later = (transaction - int(end)) % 2**32 < 2**31
+    return is_later or any(int(each) % 2**32 == transaction for each in running.split(",") if each)
 
 
 def _lookup(table: Table, wanted: Sequence[int]) -> sql.Composed:

@@ -145,6 +145,7 @@ class Stream:
         """
         if kind == BEGIN:
             begin = pgoutput.begin(payload)
+            self._rows.transaction = begin.transaction
             self._in_transaction = True
             self._commit_lsn = begin.commit_lsn
             self._commit_text = f"{begin.commit_lsn:016X}/"

@@ -26,6 +26,7 @@ from psycopg2.extensions import make_dsn
 
 from demo.servers import give_away
 from eventing.changes import OPERATIONS, Change, Finding, Operation
+from eventing.sources import pgrows
 from eventing.sources.base import (
     MOST_ROW_BYTES,
     START_ANEW,
@@ -426,6 +427,58 @@ def test_generated_columns_are_part_of_the_document(capture: Capture) -> None:
     documents = [json.loads(change.document) for change in capture.until(3)]
     assert documents[1] == {"id": 1}
     assert documents[2] == {"id": 2, "a": 5, "b": 10}
+
+
+def test_what_the_stream_left_out_is_not_read_before_the_row_can_be_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A commit that waits for a standby is in the stream, and nobody else sees its rows yet."""
+    monkeypatch.setattr(pgrows, "_UNSEEN_SECONDS", 0.2)
+    server = new_postgres(synchronous_commit="local")
+    server.start()
+    url = server.create_database()
+    kind = "int GENERATED ALWAYS AS (a * 2) STORED"
+    run(url, f"CREATE TABLE g (id int PRIMARY KEY, a int, b {kind})", "INSERT INTO g VALUES (1, 1)")
+    capture = Capture(url).open()
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    server.execute("SELECT pg_reload_conf()")
+    with psycopg2.connect(url) as writer, writer.cursor() as at:
+        at.execute("SET synchronous_commit = on")
+        at.execute("INSERT INTO g (id, a) VALUES (2, 5); UPDATE g SET a = 7 WHERE id = 1")
+        committing = threading.Thread(target=writer.commit)
+        committing.start()
+        with pytest.raises(SourceUnavailable, match="cannot be seen yet"):
+            wait_until(lambda: capture.step() and False, 20)
+        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        server.execute("SELECT pg_reload_conf()")
+        committing.join(20)
+    writer.close()
+    rows = capture.reopen().documents(2)
+    assert rows == [{"id": 2, "a": 5, "b": 10}, {"id": 1, "a": 7, "b": 14}]
+    capture.source.close()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("transaction", "snapshot", "expected"),
+    [
+        (700, "701:701:", False),
+        (700, "700:700:", True),
+        (700, "699:702:699,700", True),
+        (700, "699:702:699", False),
+        (702, "699:702:699", True),
+        # The second epoch, and ids around its end.
+        (700, "4294968000:4294968010:4294968001", False),
+        (705, "4294968000:4294968010:4294968001", True),
+        (2**32 - 1, "4294967296:4294967300:", False),
+        (4, "4294967295:4294967296:", True),
+        (2**32 - 1, "4294967295:4294967300:4294967295", True),
+    ],
+)
+def test_a_snapshot_shows_what_was_done_before_it_and_is_not_running(
+    transaction: int, snapshot: str, expected: bool
+) -> None:
+    assert pgrows.is_hidden(transaction, snapshot) is expected
 
 
 def test_a_composite_type_altered_later_is_decoded_anew(capture: Capture) -> None:
