@@ -43,7 +43,8 @@ def _flag(variable: str) -> bool:
 
 def _choice(variable: str, choices: tuple[str, ...], default: str) -> str:
     value: str = env.str(variable, default)
-    return value if value in choices else _stop(variable, "one of " + ", ".join(choices))
+    chosen = [each for each in choices if each.lower() == value.lower()]
+    return chosen[0] if chosen else _stop(variable, "one of " + ", ".join(choices))
 
 
 def _list(variable: str) -> list[str]:

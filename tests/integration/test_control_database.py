@@ -1,11 +1,16 @@
-"""The control database, whatever its server's defaults are."""
+"""The control database, whatever its server's defaults are, and what commands say without it."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from django.db import connection, transaction
 
-from tests.servers import PostgresServer
+from demo.processes import ROOT
+from tests.ports import free_port
+from tests.servers import ExternalPostgres, PostgresServer, drop_database
 
 
 @pytest.fixture
@@ -29,3 +34,33 @@ def test_transactions_see_what_others_have_committed_whatever_the_servers_defaul
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         assert cursor.fetchone() == ("read committed",)
+
+
+def said_by(command: str, url: str) -> str:
+    """What a command says that ends with 1; it has nothing on its standard output."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *command.split()],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url},
+        input="projects: []",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["apply -", "export", "doctor", "rotate_keys", "token create --user ada --role viewer"],
+)
+def test_a_command_says_in_one_line_that_migrations_are_missing_or_the_database_is_away(
+    command: str, postgres_server: PostgresServer | ExternalPostgres
+) -> None:
+    url = postgres_server.create_database()
+    told = "CommandError: migrations are missing: run `python manage.py migrate`\n"
+    assert said_by(command, url) == told
+    drop_database(postgres_server, url.rpartition("/")[2])
+    away = f"postgresql://ada:word@127.0.0.1:{free_port()}/none"
+    told = "CommandError: the control database (DATABASE_URL) does not answer\n"
+    assert said_by(command, away) == told

@@ -6,15 +6,16 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from eventing.access import command_line
 from eventing.configuration import apply
 from eventing.history import cancel
+from eventing.management.control import ControlCommand
 from eventing.problems import InvalidInput
 
 
-class Command(BaseCommand):
+class Command(ControlCommand):
     help = "Make the configuration what FILE.yaml says, in one transaction, and print the plan."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

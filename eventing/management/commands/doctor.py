@@ -5,16 +5,17 @@ from argparse import ArgumentParser
 from typing import Any
 
 import orjson
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from eventing.changes import Finding
 from eventing.doctor import check_database, passes
+from eventing.management.control import ControlCommand
 from eventing.models import Database, Project
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
 
-class Command(BaseCommand):
+class Command(ControlCommand):
     help = "Check every prerequisite of every database; exit 1 if one fails."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

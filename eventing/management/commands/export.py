@@ -3,13 +3,14 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from eventing.configuration import export
+from eventing.management.control import ControlCommand
 from eventing.problems import InvalidInput
 
 
-class Command(BaseCommand):
+class Command(ControlCommand):
     help = "Write the configuration of PROJECT, or of all projects, as YAML."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

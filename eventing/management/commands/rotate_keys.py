@@ -3,13 +3,14 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from eventing.access import command_line
 from eventing.key_rotation import rotate
+from eventing.management.control import ControlCommand
 
 
-class Command(BaseCommand):
+class Command(ControlCommand):
     help = "Encrypt every stored secret with the first of ENCRYPTION_KEYS; exit 1 if one cannot be."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

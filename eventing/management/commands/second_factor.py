@@ -4,13 +4,14 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from eventing.access import command_line
+from eventing.management.control import ControlCommand
 from eventing.second_factors import reset_second_factors
 
 
-class Command(BaseCommand):
+class Command(ControlCommand):
     help = "Manage second factors."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

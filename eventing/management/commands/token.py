@@ -4,15 +4,16 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from eventing.access import command_line
 from eventing.definitions import ROLES, TokenDefinition
+from eventing.management.control import ControlCommand
 from eventing.models import Project
 from eventing.tokens import create_token
 
 
-class Command(BaseCommand):
+class Command(ControlCommand):
     help = "Manage API tokens."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
