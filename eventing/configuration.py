@@ -28,7 +28,7 @@ from eventing.definitions import (
 from eventing.eventing_dbs import prepare_for
 from eventing.models import Database, Project, Trigger
 from eventing.models.fields import readable
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, named
 from eventing.projects import (
     configuration_held,
     create_project,
@@ -307,7 +307,7 @@ def parse(
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise InvalidInput(
-            [Problem(f"line {line}", error.problem or "something that is not YAML", "YAML")]
+            [Problem(f"line {line}", named(error.problem or "something that is not YAML"), "YAML")]
         ) from None
     except (yaml.YAMLError, RecursionError, ValueError):
         raise InvalidInput([Problem("line 1", "something that is not YAML", "YAML")]) from None
@@ -348,7 +348,7 @@ class _TwiceError(Exception):
     """A mapping has one key twice."""
 
     def __init__(self, key: yaml.ScalarNode) -> None:
-        field = f"line {key.start_mark.line + 1}: {key.value[:80]}"
+        field = f"line {key.start_mark.line + 1}: {named(key.value)}"
         self.told = Problem(field, "it a second time in one mapping", "each field once")
         super().__init__(str(self.told))
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from eventing.changes import (
@@ -22,7 +22,7 @@ from eventing.changes import (
 )
 from eventing.connection_strings import SCHEMES, ConnectionString
 from eventing.parameters import utc_of
-from eventing.problems import InvalidInput, Problem, shown
+from eventing.problems import InvalidInput, Problem, named, shown
 
 TriggerState = Literal["active", "paused", "disabled"]
 TRIGGER_STATES: Final[tuple[TriggerState, ...]] = ("active", "paused", "disabled")
@@ -50,20 +50,48 @@ TROUBLE_KINDS: Final[tuple[TroubleKind, ...]] = (
 # Of the Eventing DB in the control database, where others go by an alias.
 BUILTIN_NAME: Final = "builtin"
 
-_PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+class Range(NamedTuple):
+    """The whole numbers that are allowed, or for a factor all numbers; both ends included."""
+
+    least: int
+    most: int
+
+
+# What the OpenAPI description states, too.
+PROJECT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+LONGEST_LABEL: Final = 63
+LABEL: Final = re.compile(rf"[^\x00-\x1f\x7f]{{0,{LONGEST_LABEL}}}")
+ADDRESS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,2000}")
+DAYS: Final = re.compile(r"([1-9][0-9]{0,4})d?")
+MOST_DAYS: Final = 36_500
+LONGEST_USER_NAME: Final = 150
+# Of a table, a schema or an alias in a list.
+LONGEST_ENTRY: Final = 255
+LONGEST_URL: Final = 2000
+MOST_HEADERS: Final = 50
+LONGEST_HEADER_VALUE: Final = 8000
+RETRIES: Final = Range(0, 100)
+TIMEOUT_MS: Final = Range(1, 600_000)
+CONCURRENCY: Final = Range(1, 10_000)
+RATE_PER_SECOND: Final = Range(0, 1_000_000)
+INITIAL_MS: Final = Range(1, 86_400_000)
+FACTOR: Final = Range(1, 100)
+MAX_MS: Final = Range(1, 604_800_000)
+REPEAT_HOURS: Final = Range(1, 720)
+LAG_SECONDS: Final = Range(10, 604_800)
+
+_OPTION = re.compile(r"[a-z_]{1,40}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PROJECT_NAME_ALLOWED = "1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit"
 _NAME_ALLOWED = "1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter or digit"
-_LABEL = re.compile(r"[^\x00-\x1f\x7f]{0,63}")
-_LABEL_ALLOWED = "at most 63 characters on one line"
-_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f]{1,2000}")
+_LABEL_ALLOWED = f"at most {LONGEST_LABEL} characters on one line"
 _ADDRESS_ALLOWED = "the address of a webhook, or one that begins with mailtos:// or the like"
-_USER_NAME = re.compile(r"[\w.@+-]{1,150}")
+_USER_NAME = re.compile(rf"[\w.@+-]{{1,{LONGEST_USER_NAME}}}")
 _USER_NAME_ALLOWED = "1 to 150 letters, digits and `@`, `.`, `+`, `-`, `_`"
 _MOMENT_ALLOWED = "an ISO 8601 time such as 2026-01-31T12:00:00Z"
-_DURATION = re.compile(r"([1-9][0-9]{0,4})d?")
 _RESERVED_HEADERS = frozenset(
     {"content-length", "content-type", "host", "transfer-encoding", "connection"}
     | {"webhook-id", "webhook-timestamp", "webhook-signature", "expect", "te", "upgrade"}
@@ -223,19 +251,20 @@ class _Reader:
         self.refuse(name, value, allowed)
         return ""
 
-    def number(self, name: str, default: int, least: int, most: int) -> int:
+    def number(self, name: str, default: int, among: Range) -> int:
         value = self.raw(name, default)
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-            return value
-        self.refuse(name, value, f"a whole number from {least} to {most}")
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if is_whole and among.least <= value <= among.most:
+            return cast(int, value)
+        self.refuse(name, value, f"a whole number from {among.least} to {among.most}")
         return default
 
-    def factor(self, name: str, default: float, least: float, most: float) -> float:
+    def factor(self, name: str, default: float, among: Range) -> float:
         value = self.raw(name, default)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if numeric and least <= value <= most:
+        if numeric and among.least <= value <= among.most:
             return float(value)
-        self.refuse(name, value, f"a number from {least} to {most}")
+        self.refuse(name, value, f"a number from {among.least} to {among.most}")
         return default
 
     def flag(self, name: str, default: bool) -> bool:
@@ -259,7 +288,7 @@ class _Reader:
         plain = isinstance(value, Sequence) and all(
             isinstance(item, str) and item.strip() and _can_be_stored(item) for item in value
         )
-        if plain and all(len(item) <= 255 for item in value):
+        if plain and all(len(item) <= LONGEST_ENTRY for item in value):
             return tuple(dict.fromkeys(item.strip() for item in value))
         self.refuse(name, value, allowed)
         return ()
@@ -268,10 +297,10 @@ class _Reader:
         value = self.raw(name, default)
         is_number = isinstance(value, int) and not isinstance(value, bool)
         written = str(value) if is_number else value
-        match = _DURATION.fullmatch(written) if isinstance(written, str) else None
-        if match and int(match[1]) <= 36_500:
+        match = DAYS.fullmatch(written) if isinstance(written, str) else None
+        if match and int(match[1]) <= MOST_DAYS:
             return int(match[1])
-        self.refuse(name, value, "a whole number of days from 1 to 36500, such as 30 or 30d")
+        self.refuse(name, value, f"a whole number of days from 1 to {MOST_DAYS}, such as 30 or 30d")
         return default
 
     def moment(self, name: str) -> datetime | None:
@@ -304,7 +333,7 @@ class _Reader:
         """Refuse whatever field has not been asked for."""
         for name in self._left:
             known = ", ".join(dict.fromkeys(self._known))
-            self.reject(str(name), "an unknown field", f"only {known}")
+            self.reject(named(name), "an unknown field", f"only {known}")
 
 
 def _can_be_stored(text: str) -> bool:
@@ -323,16 +352,15 @@ def _all_problems(reader: _Reader, *more: Sequence[Problem]) -> list[Problem]:
 
 def parse_project_name(value: object, path: str = "name") -> str:
     """A project's name, checked."""
-    if isinstance(value, str) and _PROJECT_NAME.fullmatch(value):
+    if isinstance(value, str) and PROJECT_NAME.fullmatch(value):
         return value
     raise InvalidInput([Problem(path, shown(value), _PROJECT_NAME_ALLOWED)])
 
 
 def parse_project_title(value: object) -> str:
     """What a project is called on pages, checked; empty for one that is called by its name."""
-    title = value.strip() if isinstance(value, str) else value
-    if isinstance(title, str) and _LABEL.fullmatch(title) and _can_be_stored(title):
-        return title
+    if isinstance(value, str) and LABEL.fullmatch(value) and _can_be_stored(value):
+        return value.strip()
     raise InvalidInput([Problem("title", shown(value), _LABEL_ALLOWED)])
 
 
@@ -352,7 +380,7 @@ def parse_database(
 ) -> DatabaseDefinition:
     """A database from `{alias, type, url, schemas}`."""
     reader = _Reader(source, path, environment)
-    alias = reader.text("alias", _NAME, _NAME_ALLOWED)
+    alias = reader.text("alias", NAME, _NAME_ALLOWED)
     if alias == BUILTIN_NAME:
         allowed = f"any name but `{BUILTIN_NAME}`, which is the built-in Eventing DB"
         reader.refuse("alias", alias, allowed)
@@ -401,7 +429,9 @@ def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
     elif kind == "mongodb" and not address.host:
         reader.reject("url", "an address without host", allowed)
     elif address.unknown_options:
-        given = f"the option {address.unknown_options[0]!r}"
+        name = address.unknown_options[0]
+        # Of a password that is not encoded, a part may be taken for an option.
+        given = f"the option {name!r}" if _OPTION.fullmatch(name) else "an option"
         reader.reject("url", given, "the options of docs/guides/postgres.md")
 
 
@@ -410,7 +440,7 @@ def parse_trigger(
 ) -> TriggerDefinition:
     """A trigger from the mapping of contract section 6."""
     reader = _Reader(source, path, environment)
-    name = reader.text("name", _NAME, _NAME_ALLOWED)
+    name = reader.text("name", NAME, _NAME_ALLOWED)
     databases = reader.texts("databases", "a list of database aliases")
     tables = reader.texts("tables", "a list of table names, `*` matching any part of one")
     operations = reader.texts("operations", "insert, update, delete")
@@ -419,12 +449,12 @@ def parse_trigger(
     url = reader.raw("url", "")
     _check_webhook_url(reader, url)
     definition = {
-        "retries": reader.number("retries", 3, 0, 100),
-        "timeout_ms": reader.number("timeout_ms", 5000, 1, 600_000),
+        "retries": reader.number("retries", 3, RETRIES),
+        "timeout_ms": reader.number("timeout_ms", 5000, TIMEOUT_MS),
         "state": reader.choice("state", TRIGGER_STATES, "active"),
         "format": reader.choice("format", FORMATS, "spacecloud"),
-        "concurrency": reader.number("concurrency", 64, 1, 10_000),
-        "rate_per_second": reader.number("rate_per_second", 0, 0, 1_000_000),
+        "concurrency": reader.number("concurrency", 64, CONCURRENCY),
+        "rate_per_second": reader.number("rate_per_second", 0, RATE_PER_SECOND),
         "ordered": reader.flag("ordered", False),
     }
     headers, references = _parse_headers(reader)
@@ -448,39 +478,40 @@ def parse_trigger(
 
 def _check_webhook_url(reader: _Reader, url: object) -> None:
     allowed = "an address that begins with http:// or https:// and names a host"
-    if not isinstance(url, str) or not url or len(url) > 2000:
+    if not isinstance(url, str) or not url:
         reader.refuse("url", url, allowed)
-        return
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        if "@" in url:
-            # It may be a password that makes it unreadable.
-            reader.reject("url", "an address that cannot be read", allowed)
-        else:
-            reader.refuse("url", url, allowed)
-        return
-    if parts.username or parts.password:
+    elif not _is_http_address(url):
+        # What stands before an `@` may be a password.
+        given = "an address that cannot be used" if "@" in url else shown(url)
+        reader.reject("url", given, allowed)
+    elif urlsplit(url).username or urlsplit(url).password:
         reader.reject(
             "url",
             "an address with a user name or password",
             "credentials in a header such as Authorization",
         )
-    elif (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or any(character <= " " or character == "\x7f" for character in url)
-        or not _can_be_stored(url)
-    ):
-        reader.refuse("url", url, allowed)
+
+
+def _is_http_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return (
+        len(url) <= LONGEST_URL
+        and parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and not any(character <= " " or character == "\x7f" for character in url)
+        and _can_be_stored(url)
+    )
 
 
 def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
     """Resolved header values, and what was written for those that refer to the environment."""
     written = reader.raw("headers", {})
-    allowed = "a mapping of at most 50 header names to values"
-    if not isinstance(written, Mapping) or len(written) > 50:
+    allowed = f"a mapping of at most {MOST_HEADERS} header names to values"
+    if not isinstance(written, Mapping) or len(written) > MOST_HEADERS:
         reader.reject("headers", "what was given", allowed)
         return {}, {}
     values: dict[str, str] = {}
@@ -495,8 +526,8 @@ def _parse_headers(reader: _Reader) -> tuple[dict[str, str], dict[str, str]]:
             reader.reject(place, "what was given", "text on one line")
         elif not _can_be_stored(value):
             reader.reject(place, "what was given", "text without NUL and unpaired surrogates")
-        elif len(value) > 8000:
-            reader.reject(place, "what was given", "at most 8000 characters")
+        elif len(value) > LONGEST_HEADER_VALUE:
+            reader.reject(place, "what was given", f"at most {LONGEST_HEADER_VALUE} characters")
         else:
             values[name] = reader.resolved(place, value)
             if references_in(value):
@@ -514,9 +545,9 @@ def _is_header_value(text: str) -> bool:
 def _parse_backoff(reader: _Reader) -> tuple[Backoff, list[Problem]]:
     inner = _Reader(reader.raw("backoff", {}), reader.path_of("backoff"), {})
     backoff = Backoff(
-        initial_ms=inner.number("initial_ms", 2000, 1, 86_400_000),
-        factor=inner.factor("factor", 4, 1, 100),
-        max_ms=inner.number("max_ms", 3_600_000, 1, 604_800_000),
+        initial_ms=inner.number("initial_ms", 2000, INITIAL_MS),
+        factor=inner.factor("factor", 4, FACTOR),
+        max_ms=inner.number("max_ms", 3_600_000, MAX_MS),
     )
     inner.finish()
     return backoff, inner.problems
@@ -533,7 +564,7 @@ def parse_settings(
     settings = SettingsDefinition(
         eventing_enabled=eventing.flag("enabled", unsaid.eventing_enabled),
         eventing_db=eventing.text(
-            "db", _NAME, f"`{BUILTIN_NAME}` or a database's alias", unsaid.eventing_db
+            "db", NAME, f"`{BUILTIN_NAME}` or a database's alias", unsaid.eventing_db
         ),
         retention_events_days=retention.days("events", unsaid.retention_events_days),
         retention_payloads_days=retention.days("payloads", unsaid.retention_payloads_days),
@@ -575,7 +606,7 @@ def parse_token(source: object) -> TokenDefinition:
     reader = _Reader(source, "", {})
     definition = TokenDefinition(
         role=cast(Role, reader.choice("role", ROLES, None)),
-        name=reader.text("name", _LABEL, _LABEL_ALLOWED, "").strip(),
+        name=reader.text("name", LABEL, _LABEL_ALLOWED, "").strip(),
         expires_at=reader.moment("expires_at"),
     )
     reader.finish()
@@ -593,18 +624,18 @@ def parse_notification(
     """
     reader = _Reader(source, "", {})
     url = reader.raw("url", "") or (stored.url if stored else "")
-    if not (isinstance(url, str) and _ADDRESS.fullmatch(url)):
+    if not (isinstance(url, str) and ADDRESS.fullmatch(url)):
         reader.reject("url", "another address" if url else "nothing", _ADDRESS_ALLOWED)
     kinds = reader.raw("kinds", list(TROUBLE_KINDS))
     if not (isinstance(kinds, list | tuple) and kinds and set(map(str, kinds)) <= {*TROUBLE_KINDS}):
         reader.refuse("kinds", kinds, "one or more of " + ", ".join(TROUBLE_KINDS))
         kinds = []
     definition = NotificationDefinition(
-        name=reader.text("name", _NAME, _NAME_ALLOWED),
+        name=reader.text("name", NAME, _NAME_ALLOWED),
         url=url,
         kinds=tuple(kind for kind in TROUBLE_KINDS if kind in kinds),
-        repeat_hours=reader.number("repeat_hours", 24, 1, 720),
-        lag_seconds=reader.number("lag_seconds", 300, 10, 604_800),
+        repeat_hours=reader.number("repeat_hours", 24, REPEAT_HOURS),
+        lag_seconds=reader.number("lag_seconds", 300, LAG_SECONDS),
     )
     reader.finish()
     if reader.problems:

@@ -4,6 +4,10 @@ may be told of a driver's error.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+# Of one input; nobody reads more of them at once.
+MOST_PROBLEMS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,17 @@ class Problem:
 
 
 class InvalidInput(Exception):
-    """Input that was refused; nothing has been changed."""
+    """Input that was refused; nothing has been changed. Of very many problems it has the first."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = problems
+        self.problems = problems[:MOST_PROBLEMS]
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+def named(name: object) -> str:
+    """A name that nobody knows, as a message may show it: one line, short, and text."""
+    text = str(name)
+    return text if text.isprintable() and 0 < len(text) <= 80 else shown(text)
 
 
 def shown(value: object) -> str:

@@ -30,7 +30,7 @@ from eventing.definitions import (
 )
 from eventing.models import Database, Trigger
 from eventing.models.fields import readable
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, named
 
 _ADVANCED: Final = frozenset(
     {"retries", "timeout_ms", "state", "headers"}
@@ -268,7 +268,7 @@ def _written_headers(post: QueryDict, stored: TriggerDefinition | None) -> dict[
     for name, value in _new_headers(post):
         if name.lower() in taken:
             raise InvalidInput(
-                [Problem(f"headers.{name}", "this name twice", "one value a header")]
+                [Problem(f"headers.{named(name)}", "this name twice", "one value a header")]
             )
         taken.add(name.lower())
         headers[name] = value

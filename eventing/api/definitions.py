@@ -32,7 +32,7 @@ from eventing.definitions import (
 )
 from eventing.lanes import MASK
 from eventing.models import Membership, Project, Trigger
-from eventing.problems import InvalidInput, Problem
+from eventing.problems import InvalidInput, Problem, named
 from eventing.projects import trigger_definition_of
 
 # Shown with a trigger, and left alone when they are sent back.
@@ -68,7 +68,7 @@ def changed_title(stored: str, patch: Mapping[str, Any]) -> str:
     unknown = sorted(name for name in patch if name != "title")
     if unknown:
         allowed = "`title` alone; the rest is changed at its own address"
-        raise InvalidInput([Problem(name, "a field", allowed) for name in unknown])
+        raise InvalidInput([Problem(named(name), "a field", allowed) for name in unknown])
     given = patch.get("title", stored)
     return parse_project_title("" if given is None else given)
 

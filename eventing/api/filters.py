@@ -18,7 +18,7 @@ from eventing.history import MOST_CHOSEN
 from eventing.logs.base import MOST_MIN_ATTEMPTS, EventFilter
 from eventing.models import Project, Trigger
 from eventing.parameters import LONGEST, choice_of, moment_of, number_of
-from eventing.problems import InvalidInput, Problem, shown
+from eventing.problems import InvalidInput, Problem, named, shown
 from eventing.stats import LAST_HOUR, PERIODS, Period
 
 FILTERS: Final = (
@@ -37,7 +37,6 @@ _NUMBERS: Final = ("min_attempts",)
 PAGING: Final = ("cursor", "limit")
 DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
-MOST_PROBLEMS: Final = 20
 _MOMENT_ALLOWED: Final = (
     "an ISO 8601 time such as 2026-01-31T12:00:00Z (in an address, write + as %2B)"
 )
@@ -166,7 +165,8 @@ def filters_of(query: QueryDict, body: Mapping[str, Any]) -> EventFilter:
 def event_ids_of(body: Mapping[str, Any]) -> list[UUID]:
     """The events that `{"ids": […]}` names. Raises InvalidInput."""
     problems = [
-        Problem(name, "this parameter", "ids alone") for name in sorted(body.keys() - {"ids"})
+        Problem(named(name), "this parameter", "ids alone")
+        for name in sorted(body.keys() - {"ids"})
     ]
     given = body.get("ids")
     found: list[UUID] = []
@@ -179,7 +179,7 @@ def event_ids_of(body: Mapping[str, Any]) -> list[UUID]:
             except (TypeError, ValueError, AttributeError):
                 problems.append(Problem(f"ids[{index}]", repr(text)[:80], "an event's id"))
     if problems:
-        raise InvalidInput(problems[:MOST_PROBLEMS])
+        raise InvalidInput(problems)
     return found
 
 
@@ -194,7 +194,7 @@ def _texts(
         value = values[-1]
         if name not in known:
             allowed = "one of " + ", ".join(known) if known else "no parameter here"
-            problems.append(Problem(name, "this parameter", allowed))
+            problems.append(Problem(named(name), "this parameter", allowed))
         elif len(values) > 1:
             problems.append(Problem(name, f"{len(values)} values", "one value"))
         elif value is None or value == "":

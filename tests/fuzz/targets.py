@@ -1,13 +1,14 @@
 """The decoders and parsers that are given bad input.
 
 Each target takes bytes and swallows the errors that are meant; anything else it raises is a bug.
+What is refused is told in a message that a terminal, a log and JSON take, without what is secret.
 """
 
 import contextlib
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any, cast
@@ -18,14 +19,33 @@ from django.contrib.auth.models import User
 from django.http import QueryDict
 
 from eventing.access import Actor
-from eventing.api.filters import audit_selection_of, filters_of, selection_of
+from eventing.api.definitions import (
+    changed_database,
+    changed_member,
+    changed_settings,
+    changed_title,
+    changed_trigger,
+    new_project,
+)
+from eventing.api.filters import (
+    apply_options_of,
+    audit_selection_of,
+    event_ids_of,
+    export_selection_of,
+    filters_of,
+    selection_of,
+)
 from eventing.api.representations import masked_address
+from eventing.backoff import retry_after_ms
 from eventing.changes import DATABASE_TYPES, SOURCE_NAMES, Change, Origin
 from eventing.cloudevents import EventBuilder
 from eventing.configuration import parse
 from eventing.connection_strings import ConnectionString
 from eventing.definitions import (
+    DEFAULT_SETTINGS,
     FORMATS,
+    DatabaseDefinition,
+    TriggerDefinition,
     parse_database,
     parse_member,
     parse_notification,
@@ -42,11 +62,13 @@ from eventing.history import _place_of
 from eventing.logs.base import EventLog, InvalidCursor
 from eventing.logs.paging import id_of_cursor
 from eventing.matching import Matcher, Rule
-from eventing.problems import InvalidInput
-from eventing.sources import pgoutput
+from eventing.models import Membership
+from eventing.problems import InvalidInput, Problem
+from eventing.sources import myposition, pgoutput, pgstream
 from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text
 from eventing.sources.mycolumns import RowFormat, RowsUnreadable, ValueUnreadable, table_map
 from eventing.sources.myjson import json_of_binary
+from eventing.sources.mystatements import tables_touched
 from eventing.sources.pgjson import Types
 from webui.filters import audit_query, log_query
 from webui.forms import (
@@ -65,6 +87,33 @@ from webui.templatetags.console import folding_json
 
 # What a row that cannot be decoded may raise: the stream stores the event as failed, and goes on.
 _UNDECODABLE = (ValueError, LookupError, struct.error, zlib.error, RowsUnreadable, ValueUnreadable)
+
+
+# Stands where a password or a token may: no message has it.
+_SECRET = "planted-word"
+
+
+@contextlib.contextmanager
+def _refusable(*also: type[Exception]) -> Iterator[None]:
+    """What goes on inside may be refused."""
+    try:
+        yield
+    except also:
+        return
+    except InvalidInput as refused:
+        _look_at(refused.problems)
+        return
+
+
+def _look_at(problems: Sequence[Problem]) -> None:
+    """Each names its field, what was given and what is allowed: on one line, and briefly."""
+    for problem in problems:
+        assert problem.field
+        assert problem.given
+        assert problem.allowed
+        assert str(problem).isprintable()
+        assert len(str(problem)) < 1000
+        assert _SECRET not in str(problem)
 
 
 def _text(data: bytes) -> str:
@@ -204,7 +253,7 @@ def forms(data: bytes) -> None:
             lambda post=post: parse_token(token_source(post)),
             lambda post=post: parse_notification(given_notification(post)),
         ):
-            with contextlib.suppress(InvalidInput):
+            with _refusable():
                 read()
         given_trigger_form(post, (), None)
         given_database_form(post, ())
@@ -228,7 +277,7 @@ _NO_LOG = cast(EventLog, None)
 
 
 def yaml_files(data: bytes) -> None:
-    with contextlib.suppress(InvalidInput):
+    with _refusable():
         parse(_any_text(data), {"NAME": "value"})
 
 
@@ -245,9 +294,38 @@ def definitions(data: bytes) -> None:
         lambda: parse_settings(given),
         lambda: parse_member(given),
         lambda: parse_token(given),
+        lambda: parse_notification(given),
+        lambda: parse_notification({**_NOTIFICATION, "kinds": given}),
     ):
-        with contextlib.suppress(InvalidInput):
+        with _refusable():
             describe()
+
+
+_NOTIFICATION = {"name": "a", "url": f"https://example.com/{_SECRET}"}
+
+
+def rest_bodies(data: bytes) -> None:
+    """Whatever JSON can say, as the body of each request that describes or changes something."""
+    try:
+        given: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        given = {_any_text(data): _any_text(data), "name": _any_text(data), "ids": [data.hex()]}
+    body = given if isinstance(given, dict) else {"headers": given, "url": given, "ids": given}
+    trigger = TriggerDefinition("a", ("insert",), "https://h", headers={"a": _SECRET})
+    database = DatabaseDefinition("a", "postgres", f"postgresql://u:{_SECRET}@h/d")
+    member = Membership(role="viewer", user=_NOBODY.user)
+    for take in (
+        lambda: new_project(body),
+        lambda: changed_title("a", body),
+        lambda: changed_settings(DEFAULT_SETTINGS, body),
+        lambda: changed_trigger(trigger, body, _NOBODY),
+        lambda: changed_database(database, body, _NOBODY),
+        lambda: changed_member(member, body),
+        lambda: event_ids_of(body),
+        lambda: filters_of(QueryDict(), body),
+    ):
+        with _refusable():
+            take()
 
 
 def trigger_fields(data: bytes) -> None:
@@ -259,15 +337,31 @@ def trigger_fields(data: bytes) -> None:
     except (ValueError, RecursionError):
         value = _any_text(data[1:])
     good = {"name": "a", "operations": ["insert"], "url": "https://example.com"}
-    with contextlib.suppress(InvalidInput):
+    with _refusable():
         parse_trigger({**good, field: value}, {})
+    text = _any_text(data[1:])
+    for name, secret in (
+        ("headers", {"Authorization": _SECRET + text}),
+        ("headers", {"Authorization": text + _SECRET}),
+        ("url", f"https://u:{_SECRET}@{text}"),
+        ("url", f"{text}:{_SECRET}@example.com"),
+    ):
+        with _refusable():
+            parse_trigger({**good, name: secret}, {})
 
 
 def connection_strings(data: bytes) -> None:
     text = _any_text(data)
     for kind in DATABASE_TYPES:
-        for url in (text, f"{kind}://{text}", f"{kind}://u:p@h/d?{text}"):
-            with contextlib.suppress(InvalidInput):
+        for url in (
+            text,
+            f"{kind}://{text}",
+            f"{kind}://u:{_SECRET}@{text}",
+            f"{kind}://u:{text}{_SECRET}@h/d",
+            f"{kind}://u:{_SECRET}@h/d?{text}",
+            f"{kind}://h/d?{text}={_SECRET}",
+        ):
+            with _refusable():
                 found = parse_database({"alias": "a", "type": kind, "url": url}, {})
                 address = ConnectionString.parse(found.type, found.url)
                 _ = (address.url, address.place, address.local_parts, address.hosts)
@@ -291,6 +385,26 @@ def answers(data: bytes) -> None:
         assert "\n" not in name + value
 
 
+def waits(data: bytes) -> None:
+    """What an endpoint may say in `Retry-After`."""
+    wait = retry_after_ms(_any_text(data), 1_700_000_000_000)
+    assert wait is None or 0 <= wait <= 366 * 86_400_000
+
+
+def statements(data: bytes) -> None:
+    """What somebody told their server, which a binary log has word for word."""
+    for touched in tables_touched(data):
+        assert touched.table
+
+
+def positions(data: bytes) -> None:
+    """A stored position that is none."""
+    for parse_position in (pgstream.parse_position, myposition.parse_position):
+        with contextlib.suppress(ValueError):
+            text = str(parse_position(_any_text(data)))
+            assert str(parse_position(text)) == text
+
+
 def filters(data: bytes) -> None:
     """Query strings of REST and of the console."""
     query = QueryDict(data.decode("latin-1"))
@@ -301,13 +415,16 @@ def filters(data: bytes) -> None:
         for look in (
             lambda given=given: selection_of(given),
             lambda given=given: audit_selection_of(given),
+            lambda given=given: audit_selection_of(given, of_installation=True),
+            lambda given=given: export_selection_of(given),
+            lambda given=given: apply_options_of(given),
             lambda given=given: filters_of(given, {}),
             lambda given=given: filters_of(QueryDict(), dict(given.items())),
-            lambda given=given: log_query(given, datetime(2026, 1, 1, tzinfo=UTC)),
-            lambda given=given: audit_query(given),
         ):
-            with contextlib.suppress(InvalidInput, InvalidCursor):
+            with _refusable():
                 look()
+        _look_at(log_query(given, datetime(2026, 1, 1, tzinfo=UTC)).problems)
+        _look_at(audit_query(given).problems)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -323,12 +440,16 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         rows,
         yaml_files,
         definitions,
+        rest_bodies,
         trigger_fields,
         forms,
         cursors,
         connection_strings,
         urls,
         answers,
+        waits,
+        statements,
+        positions,
         filters,
     )
 }
@@ -376,6 +497,12 @@ SEEDS: dict[str, list[bytes]] = {
         b"? {projects: 1}\n: 2\n",
     ],
     "definitions": [b'{"name":"a","operations":["insert"],"url":"https://e.com"}', b"[]", b"1e400"],
+    "rest_bodies": [
+        b'{"name":"shop","title":"Shop","eventing":{"enabled":true},"retention":{"events":"9d"}}',
+        b'{"headers":{"A":null},"backoff":{"factor":1e400},"url":"https://h","retries":-1}',
+        b'{"url":"postgresql://h/d?a=b","type":"mysql","schemas":[""]}',
+        b'{"ids":["018bcfe5-6800-8000-8000-0000abcd0000"],"role":"admin","payloads":false}',
+    ],
     "trigger_fields": [b"\0http://[::1", b'\5{"initial_ms":1}', b"\4{}"],
     "forms": [
         b"\4" + b"9" * 5000,
@@ -390,6 +517,19 @@ SEEDS: dict[str, list[bytes]] = {
     "connection_strings": [b"u:p@h:1/d?a=b", b"[::1]:5432/d", b"h:99999999/d", b"[fe80::1%25x]/d"],
     "urls": [b"u:p@h:1/?a", "ü.example/ä".encode(), b"[::1", b"h:99999/"],
     "answers": [b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"],
+    "waits": [b"120", b"Fri, 31 Dec 1999 23:59:59 GMT", b"Fri, 31 Dec 99999 23:59:59 -9999"],
+    "statements": [
+        b"INSERT INTO `a`.`b``c` VALUES ('x''y', \"z\") ON DUPLICATE KEY UPDATE a = 1",
+        b"WITH x AS (SELECT 1) DELETE a FROM a JOIN (b, c) ON /* d */ (1)",
+        b"CREATE OR REPLACE TABLE IF NOT EXISTS t SELECT 1 -- x",
+        b"LOAD DATA INFILE 'a' INTO TABLE t",
+    ],
+    "positions": [
+        b"0000000001/00000000/0000/1",
+        b"mariadb;0-1-5,1-1-7@17;0-1-6;3/4/5",
+        b"mysql;3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5;3e11fa47:6;1/2/3",
+        b"file;binlog.000001:4@17",
+    ],
     "filters": [
         b"limit=1&cursor=0.abc&status=failed&after=2026-01-01T00:00:00Z",
         b"\1" + b"9" * 5000,

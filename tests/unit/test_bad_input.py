@@ -104,6 +104,22 @@ def test_a_merge_may_give_what_the_mapping_gives_itself() -> None:
     assert [project.name for project in parse(text, {})] == ["shop", "other"]
 
 
+@pytest.mark.parametrize("name", ["." * 1_000_000, "a\\nb", "\\ud800", ""])
+def test_a_name_that_nobody_knows_is_told_on_one_short_line_at_once(name: str) -> None:
+    quickly(lambda: parse(f'projects:\n- {{"{name}": 1}}', {}), InvalidInput)
+    with pytest.raises(InvalidInput) as refused:
+        parse(f'projects:\n- {{"{name}": 1}}', {})
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("url", ["ada:word@example.com", "ftp://ada:word@h", "https://ada:word@ h"])
+def test_a_password_in_the_address_of_a_webhook_is_not_in_the_message(url: str) -> None:
+    with pytest.raises(InvalidInput, match="url") as refused:
+        parse_trigger({"name": "a", "operations": ["insert"], "url": url}, {})
+    assert "word@" not in str(refused.value)
+
+
 @pytest.mark.parametrize("deep", ["[" * 100_000, "{a: " * 50_000, "- " * 50_000])
 def test_what_is_nested_without_end_is_refused(deep: str) -> None:
     quickly(lambda: parse(deep, {}), InvalidInput)
