@@ -30,7 +30,7 @@ from eventing.models import KeptAnswer
 from eventing.problems import InvalidInput, Problem, shown
 
 HEADER: Final = "Idempotency-Key"
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _SALT: Final = "eventing.api.idempotency"
 _KEPT_HEADERS: Final = ("Location", "ETag")
 # A request under way says so again and again; one that has not for so long died with its process.
@@ -96,7 +96,7 @@ def _claim(request: Request) -> tuple[KeptAnswer, bool]:
     Raises InvalidInput for a key that is malformed, or was given with another body.
     """
     key = request.headers[HEADER]
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         allowed = "1 to 255 visible ASCII characters"
         raise InvalidInput([Problem(HEADER, shown(key), allowed)])
     token = cast(Actor, request.auth).token

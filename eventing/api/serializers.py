@@ -4,24 +4,82 @@ Nothing is checked or rendered by these: rules are in `eventing.definitions`, an
 `representations`. A test compares both with what is described here.
 """
 
+import re
 from typing import Any, Final
 
+from django.core.validators import MaxLengthValidator
 from rest_framework import serializers
 
 from eventing.api.filters import DEFAULT_LIMIT, MOST_LIMIT
 from eventing.audit import KINDS
 from eventing.changes import DATABASE_TYPES, EVENT_STATUSES, EVENT_TYPES, OPERATIONS, SOURCE_NAMES
-from eventing.definitions import BUILTIN_NAME, FORMATS, ROLES, TRIGGER_STATES, TROUBLE_KINDS
+from eventing.definitions import (
+    ADDRESS,
+    BUILTIN_NAME,
+    CONCURRENCY,
+    DAYS,
+    FACTOR,
+    FORMATS,
+    INITIAL_MS,
+    LAG_SECONDS,
+    LONGEST_ENTRY,
+    LONGEST_HEADER_VALUE,
+    LONGEST_LABEL,
+    LONGEST_URL,
+    LONGEST_USER_NAME,
+    MAX_MS,
+    MOST_DAYS,
+    MOST_HEADERS,
+    NAME,
+    PROJECT_NAME,
+    RATE_PER_SECOND,
+    REPEAT_HOURS,
+    RETRIES,
+    ROLES,
+    TIMEOUT_MS,
+    TRIGGER_STATES,
+    TROUBLE_KINDS,
+    Range,
+)
 from eventing.exports import EXPORT_KINDS
 from eventing.history import MOST_CHOSEN
 from eventing.logs.base import MOST_MIN_ATTEMPTS
 from eventing.models import CaptureLease
+from eventing.parameters import LONGEST
+from eventing.redeliveries import MOST_PER_SECOND
 from eventing.stats import LAST_HOUR, PERIODS
 
 _Text = serializers.CharField
 _Number = serializers.IntegerField
 _Flag = serializers.BooleanField
 _Moment = serializers.DateTimeField
+
+
+# As `urlsplit` takes it apart; of the host no more is said here than that there is one.
+_HTTP_ADDRESS: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20\x7f/?#][^\x00-\x20\x7f]*")
+
+
+def _matching(pattern: re.Pattern[str], **more: Any) -> serializers.RegexField:
+    """A text all of which is as the pattern says."""
+    return serializers.RegexField(f"^{pattern.pattern}$", **more)
+
+
+def _within(among: Range, **more: Any) -> serializers.IntegerField:
+    return _Number(min_value=among.least, max_value=among.most, **more)
+
+
+def _user_name() -> serializers.CharField:
+    return _Text(max_length=LONGEST_USER_NAME, help_text="The user's name.")
+
+
+def _texts(help_text: str, **more: Any) -> serializers.ListField:
+    child = serializers.RegexField(r"\S", max_length=LONGEST_ENTRY)
+    return serializers.ListField(child=child, required=False, help_text=help_text, **more)
+
+
+def _filter(help_text: str = "") -> serializers.CharField:
+    """A parameter of a query; a blank one is as none."""
+    return _Text(required=False, allow_blank=True, max_length=LONGEST, help_text=help_text or None)
 
 
 def _headers(help_text: str) -> serializers.DictField:
@@ -49,12 +107,16 @@ class ProblemDetails(serializers.Serializer[object]):
 
 class Eventing(serializers.Serializer[object]):
     enabled = _Flag(default=False)
-    db = _Text(default=BUILTIN_NAME, help_text="The Eventing DB.")
+    db = _matching(
+        NAME, default=BUILTIN_NAME, help_text=f"The Eventing DB: `{BUILTIN_NAME}`, or an alias."
+    )
 
 
 class Retention(serializers.Serializer[object]):
-    events = _Text(default="30d", help_text="A number of days, such as 30d.")
-    payloads = _Text(default="30d", help_text="At most as long as events.")
+    events = _matching(
+        DAYS, default="30d", help_text=f"A number of days from 1 to {MOST_DAYS}, such as 30d."
+    )
+    payloads = _matching(DAYS, default="30d", help_text="At most as long as events.")
 
 
 class Settings(serializers.Serializer[object]):
@@ -62,25 +124,31 @@ class Settings(serializers.Serializer[object]):
     retention = Retention(required=False)
 
 
-_TITLE: Final = "What pages call it; the name itself, unless it was given another."
+def _title(**more: Any) -> serializers.CharField:
+    return _Text(
+        allow_blank=True,
+        max_length=LONGEST_LABEL,
+        help_text="What pages call it, on one line; the name itself, unless it was given another.",
+        **more,
+    )
 
 
 class Project(Settings):
-    name = _Text(help_text="Its id: part of addresses, and fixed.")
-    title = _Text(required=False, help_text=_TITLE)
+    name = _matching(PROJECT_NAME, help_text="Its id: part of addresses, and fixed.")
+    title = _title(required=False)
     created_at = _Moment(read_only=True)
     role = serializers.ChoiceField(choices=ROLES, read_only=True, help_text="The caller's role.")
 
 
 class ProjectTitle(serializers.Serializer[object]):
-    title = _Text(help_text=_TITLE)
+    title = _title()
 
 
 _PAYLOADS: Final = "Whether a viewer sees payloads and response bodies; else always true."
 
 
 class Member(serializers.Serializer[object]):
-    user = _Text(help_text="The user's name.")
+    user = _user_name()
     role = serializers.ChoiceField(choices=ROLES)
     payloads = _Flag(default=True, help_text=_PAYLOADS)
     active = _Flag(read_only=True, help_text="Whether the user may sign in.")
@@ -90,7 +158,7 @@ class Member(serializers.Serializer[object]):
 
 
 class MemberToAdd(serializers.Serializer[object]):
-    user = _Text(help_text="The user's name.")
+    user = _user_name()
     role = serializers.ChoiceField(choices=ROLES)
     payloads = _Flag(default=True, help_text=_PAYLOADS)
     new_user = _Flag(
@@ -112,7 +180,9 @@ class MemberChange(serializers.Serializer[object]):
 
 class Token(serializers.Serializer[object]):
     id = _Number(read_only=True)
-    name = _Text(default="")
+    name = _Text(
+        default="", allow_blank=True, max_length=LONGEST_LABEL, help_text="What it is for."
+    )
     role = serializers.ChoiceField(choices=ROLES)
     expires_at = _Moment(required=False, allow_null=True, help_text="null: never.")
     user = _Text(read_only=True, help_text="The user it acts for.")
@@ -136,19 +206,23 @@ class LastNotice(serializers.Serializer[object]):
 
 
 class Notification(serializers.Serializer[object]):
-    name = _Text()
-    url = _Text(
+    name = _matching(NAME)
+    url = _matching(
+        ADDRESS,
         help_text="Where to: a webhook, or an address of Apprise's. A secret: shown as a mask,"
-        " which stands for what is stored when it is sent back."
+        " which stands for what is stored when it is sent back.",
     )
     service = _Text(read_only=True, help_text="What is there.")
     kinds = serializers.ListField(
         child=serializers.ChoiceField(choices=TROUBLE_KINDS),
         required=False,
+        min_length=1,
         help_text="Which troubles to tell of; all unless given.",
     )
-    repeat_hours = _Number(default=24, help_text="Told again after so long while it lasts.")
-    lag_seconds = _Number(default=300, help_text="How much lag is trouble.")
+    repeat_hours = _within(
+        REPEAT_HOURS, default=24, help_text="Told again after so long while it lasts."
+    )
+    lag_seconds = _within(LAG_SECONDS, default=300, help_text="How much lag is trouble.")
     last = LastNotice(read_only=True, allow_null=True, help_text="The latest message; null: none.")
 
 
@@ -202,14 +276,14 @@ class InstallationAuditPage(serializers.Serializer[object]):
 
 class AuditSelection(serializers.Serializer[object]):
     kind = serializers.ChoiceField(choices=KINDS, required=False)
-    object = _Text(required=False)
-    user = _Text(required=False)
-    cursor = _Text(required=False, help_text="`next` of the page before.")
+    object = _filter()
+    user = _filter()
+    cursor = _filter("`next` of the page before.")
     limit = _Number(required=False, default=DEFAULT_LIMIT, min_value=1, max_value=MOST_LIMIT)
 
 
 class InstallationAuditSelection(AuditSelection):
-    project = _Text(required=False)
+    project = _filter()
 
 
 class Capture(serializers.Serializer[object]):
@@ -227,16 +301,14 @@ class Capture(serializers.Serializer[object]):
 
 
 class Database(serializers.Serializer[object]):
-    alias = _Text()
+    alias = _matching(NAME, help_text=f"Any name but `{BUILTIN_NAME}`.")
     type = serializers.ChoiceField(choices=DATABASE_TYPES)
     url = _Text(
         allow_blank=True,
         help_text="The connection string; ${NAME} is read from the environment. Shown masked;"
         " the masked text sent back keeps what is stored. Empty for mission-control.",
     )
-    schemas = serializers.ListField(
-        child=_Text(), required=False, allow_null=True, help_text="Postgres only; null: all."
-    )
+    schemas = _texts("Postgres only; null: all.", allow_null=True)
     capture = Capture(read_only=True)
 
 
@@ -266,9 +338,9 @@ class Findings(serializers.Serializer[object]):
 
 
 class Backoff(serializers.Serializer[object]):
-    initial_ms = _Number(default=2000)
-    factor = serializers.FloatField(default=4)
-    max_ms = _Number(default=3_600_000)
+    initial_ms = _within(INITIAL_MS, default=2000)
+    factor = serializers.FloatField(default=4, min_value=FACTOR.least, max_value=FACTOR.most)
+    max_ms = _within(MAX_MS, default=3_600_000)
 
 
 class Breaker(serializers.Serializer[object]):
@@ -282,27 +354,29 @@ class Breaker(serializers.Serializer[object]):
 
 
 class Trigger(serializers.Serializer[object]):
-    name = _Text()
-    databases = serializers.ListField(
-        child=_Text(), required=False, help_text="Aliases; empty: all."
+    name = _matching(NAME)
+    databases = _texts("Aliases; empty: all.")
+    tables = _texts("Names, * matching any part; empty: all.")
+    operations = serializers.ListField(
+        child=serializers.ChoiceField(choices=OPERATIONS), min_length=1
     )
-    tables = serializers.ListField(
-        child=_Text(), required=False, help_text="Names, * matching any part; empty: all."
+    url = _matching(
+        _HTTP_ADDRESS, max_length=LONGEST_URL, help_text="Without user name and password."
     )
-    operations = serializers.ListField(child=serializers.ChoiceField(choices=OPERATIONS))
-    url = _Text()
-    retries = _Number(default=3)
-    timeout_ms = _Number(default=5000)
+    retries = _within(RETRIES, default=3)
+    timeout_ms = _within(TIMEOUT_MS, default=5000)
     state = serializers.ChoiceField(choices=TRIGGER_STATES, default="active")
     backoff = Backoff(required=False)
     headers = serializers.DictField(
-        child=_Text(),
+        child=_Text(allow_blank=True, max_length=LONGEST_HEADER_VALUE),
         required=False,
-        help_text="Values are shown masked; a mask sent back keeps what is stored.",
+        validators=[MaxLengthValidator(MOST_HEADERS)],
+        help_text="By name, each on one line. Values are shown masked; a mask sent back keeps what"
+        " is stored.",
     )
     format = serializers.ChoiceField(choices=FORMATS, default="spacecloud")
-    concurrency = _Number(default=64)
-    rate_per_second = _Number(default=0, help_text="0: no limit.")
+    concurrency = _within(CONCURRENCY, default=64)
+    rate_per_second = _within(RATE_PER_SECOND, default=0, help_text="0: no limit.")
     ordered = _Flag(default=False)
     live = _Flag(
         read_only=True, help_text="Whether the capture loop applies the present definition."
@@ -321,13 +395,15 @@ class Trigger(serializers.Serializer[object]):
 class Draft(Trigger):
     """A trigger that is not saved."""
 
-    name = _Text(required=False)
-    url = _Text(required=False)
-    of = _Text(required=False, help_text="The trigger that it would change: its masks stand.")
+    name = _matching(NAME, required=False)
+    url = _matching(_HTTP_ADDRESS, required=False, max_length=LONGEST_URL)
+    of = _matching(
+        NAME, required=False, help_text="The trigger that it would change: its masks stand."
+    )
 
 
 class DraftToSend(Draft):
-    url = _Text()
+    url = _matching(_HTTP_ADDRESS, max_length=LONGEST_URL)
 
 
 class SamplePayload(serializers.Serializer[object]):
@@ -402,15 +478,15 @@ class EventPage(serializers.Serializer[object]):
 
 
 class EventFilters(serializers.Serializer[object]):
-    trigger = _Text(required=False)
+    trigger = _filter()
     status = serializers.ChoiceField(choices=EVENT_STATUSES, required=False)
-    database = _Text(required=False)
-    table = _Text(required=False)
+    database = _filter()
+    table = _filter()
     type = serializers.ChoiceField(choices=list(EVENT_TYPES.values()), required=False)
-    doc_id = _Text(required=False)
+    doc_id = _filter()
     after = _Moment(required=False, help_text="Committed then or later.")
     before = _Moment(required=False, help_text="Committed earlier.")
-    error = _Text(required=False, help_text="A text of the last attempt's error, or its status.")
+    error = _filter("A text of the last attempt's error, or its status.")
     min_attempts = _Number(
         required=False,
         min_value=1,
@@ -434,7 +510,7 @@ class EventExport(EventFilters):
 
 
 class EventSelection(EventFilters):
-    cursor = _Text(required=False, help_text="`next` of the page before.")
+    cursor = _filter("`next` of the page before.")
     limit = _Number(required=False, default=DEFAULT_LIMIT, min_value=1, max_value=MOST_LIMIT)
 
 
@@ -483,7 +559,7 @@ class Redeliveries(serializers.Serializer[object]):
 
 
 class RedeliveryRequest(EventFilters):
-    rate_per_second = _Number(default=0, min_value=0, max_value=100_000, help_text="0: no limit.")
+    rate_per_second = _within(Range(0, MOST_PER_SECOND), default=0, help_text="0: no limit.")
 
 
 class Counts(serializers.Serializer[object]):
@@ -542,7 +618,7 @@ class FiguresSelection(serializers.Serializer[object]):
     within = serializers.ChoiceField(
         choices=[each.name for each in PERIODS], required=False, default=LAST_HOUR.name
     )
-    trigger = _Text(required=False, help_text="The figures of this one alone.")
+    trigger = _filter("The figures of this one alone.")
 
 
 class EventingDb(serializers.Serializer[object]):

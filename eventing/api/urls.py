@@ -21,6 +21,7 @@ from eventing.api.views import (
     tokens,
     triggers,
 )
+from eventing.definitions import NAME
 
 SAFE: Final = ["get", "head"]
 
@@ -28,7 +29,7 @@ SAFE: Final = ["get", "head"]
 class NameConverter:
     """A project, a database or a trigger may have no other name."""
 
-    regex = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+    regex = NAME.pattern
 
     def to_python(self, value: str) -> str:
         return value

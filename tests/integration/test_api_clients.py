@@ -67,7 +67,6 @@ _IN_A_ROW = """
 names = { values = ["one", "two", "three"] }
 hooks = { values = ["https://example.com/hook"] }
 databases = { values = ["postgresql://reader:word@db.example.com/shop"] }
-numbers = { values = [10, 60, 90] }
 users = { values = ["ada", "grace"] }
 aliases = { values = ["main"] }
 
@@ -79,15 +78,6 @@ aliases = { values = ["main"] }
 "body.tables[*]" = { dictionary = "names" }
 "body.user" = { dictionary = "users" }
 "body.url" = { dictionary = "hooks" }
-"body.retries" = { dictionary = "numbers" }
-"body.timeout_ms" = { dictionary = "numbers" }
-"body.concurrency" = { dictionary = "numbers" }
-"body.rate_per_second" = { dictionary = "numbers" }
-"body.backoff.initial_ms" = { dictionary = "numbers" }
-"body.backoff.factor" = { dictionary = "numbers" }
-"body.backoff.max_ms" = { dictionary = "numbers" }
-"body.lag_seconds" = { dictionary = "numbers" }
-"body.repeat_hours" = { dictionary = "numbers" }
 
 [generation]
 allow-extra-parameters = false

@@ -1,6 +1,7 @@
 """The API's description: OpenAPI, the page that shows it, the reference, and health endpoints."""
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,24 @@ import yaml
 from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
 from prometheus_client.parser import text_string_to_metric_families
 
+from eventing.api.definitions import changed_title, new_project
 from eventing.breakers import Breakers
+from eventing.definitions import (
+    parse_database,
+    parse_member,
+    parse_notification,
+    parse_settings,
+    parse_token,
+    parse_trigger,
+)
 from eventing.health import beat
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import CaptureLease, Heartbeat
+from eventing.problems import InvalidInput
 from tests.factories import make_outcome
 from tests.ports import free_port
 from tests.receiver import Receiver
@@ -101,6 +114,94 @@ def test_answers_are_as_described(
         }
     for name, answer in answers.items():
         jsonschema.validate(answer, _closed(openapi, name))
+
+
+Parser = Callable[[Mapping[str, Any]], object]
+TRIGGER = {"name": "a", "operations": ["insert"], "url": "https://example.com"}
+DATABASE = {"alias": "a", "type": "postgres", "url": "postgresql://h/d"}
+NOTIFICATION = {"name": "a", "url": "https://example.com"}
+# Components whose fields can be written, something good to begin with, and who reads it.
+WRITTEN: dict[str, Parser] = {
+    "TriggerRequest": lambda given: parse_trigger({**TRIGGER, **given}, {}),
+    "BackoffRequest": lambda given: parse_trigger({**TRIGGER, "backoff": given}, {}),
+    "DatabaseRequest": lambda given: parse_database({**DATABASE, **given}, {}),
+    "NotificationRequest": lambda given: parse_notification({**NOTIFICATION, **given}),
+    "ProjectRequest": lambda given: new_project({"name": "a", **given}),
+    "PatchedProjectTitleRequest": lambda given: changed_title("a", given),
+    "EventingRequest": lambda given: parse_settings({"eventing": given}),
+    "RetentionRequest": lambda given: parse_settings({"retention": {"payloads": "1d", **given}}),
+    "MemberToAddRequest": lambda given: parse_member({"user": "a", "role": "viewer", **given}),
+    "TokenRequest": lambda given: parse_token({"role": "viewer", **given}),
+}
+# Of these texts the description says all that counts; of others less than what is refused.
+WHOLLY_DESCRIBED = {
+    ("TriggerRequest", "name"),
+    ("NotificationRequest", "name"),
+    ("ProjectRequest", "name"),
+    ("EventingRequest", "db"),
+}
+
+
+def test_the_ranges_of_numbers_are_those_that_are_enforced(openapi: dict[str, Any]) -> None:
+    found = 0
+    for component, read in WRITTEN.items():
+        fields = openapi["components"]["schemas"][component]["properties"]
+        for name, field in fields.items():
+            if field.get("type") not in ("integer", "number"):
+                continue
+            found += 1
+            least, most = field["minimum"], field["maximum"]
+            for allowed in (least, most):
+                read({name: allowed})
+            for refused in (least - 1, most + 1):
+                with pytest.raises(InvalidInput, match=rf"\b{name}: got {refused}; .*{most}"):
+                    read({name: refused})
+    assert found == 9
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[*HealthCheck])
+@given(data=some.data())
+def test_the_patterns_and_lengths_of_texts_are_those_that_are_enforced(
+    openapi: dict[str, Any], data: some.DataObject
+) -> None:
+    """What the description does not allow is refused, and where it says all, the rest is taken."""
+    component, name, described = data.draw(some.sampled_from(_texts(openapi)))
+    is_list = described["type"] == "array"
+    text = described["items"] if is_list else described
+    # As JSON Schema means it, `$` is the end of the text alone.
+    pattern = re.compile(re.sub(r"\$$", r"\\Z", text.get("pattern", "")))
+    value = data.draw(some.text(max_size=70) | some.from_regex(pattern))
+    value *= data.draw(some.sampled_from([1, 1, 1, 40]))
+    is_long_enough = text.get("minLength", 0) <= len(value) <= text.get("maxLength", 10_000)
+    is_allowed = is_long_enough and pattern.search(value) is not None
+    try:
+        WRITTEN[component]({name: [value] if is_list else value})
+    except InvalidInput:
+        assert not (is_allowed and (component, name) in WHOLLY_DESCRIBED)
+    else:
+        assert is_allowed
+
+
+def _texts(openapi: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """The texts that can be written, and the lists of texts: component, name and description."""
+    schemas = openapi["components"]["schemas"]
+    return [
+        (component, name, field)
+        for component in WRITTEN
+        for name, field in schemas[component]["properties"].items()
+        if field.get("type") == "string" or field.get("items", {}).get("type") == "string"
+    ]
+
+
+def test_a_text_that_can_be_written_is_bounded_by_the_description(openapi: dict[str, Any]) -> None:
+    bounds = {"pattern", "maxLength", "format", "enum"}
+    unbounded = [
+        (component, name)
+        for component, name, field in _texts(openapi)
+        if not bounds & field.get("items", field).keys()
+    ]
+    # Each kind of database has its own.
+    assert unbounded == [("DatabaseRequest", "url")]
 
 
 def _closed(openapi: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from eventing.access import ADMIN, VIEWER, Actor
 from eventing.api import serializers
 from eventing.api.bodies import BoundedJSONParser, ExactJSONRenderer, JSONOnly
 from eventing.api.filters import refuse_parameters
-from eventing.api.idempotency import HEADER, Post, once_per_key
+from eventing.api.idempotency import HEADER, KEY, Post, once_per_key
 from eventing.api.problem_details import MEDIA_TYPE, LengthRequired
 from eventing.models import Membership, Project
 
@@ -24,7 +24,7 @@ ANYTHING_ELSE: Final = ("default", MEDIA_TYPE)
 
 _KEY_OF_POST: Final = OpenApiParameter(
     HEADER,
-    str,
+    {"type": "string", "pattern": f"^{KEY.pattern}$"},
     OpenApiParameter.HEADER,
     description="Sent again with the same key within 24 hours, the request is done once, and the"
     " first answer given again.",
