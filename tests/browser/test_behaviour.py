@@ -284,7 +284,8 @@ def test_more_events_than_can_be_chosen_stay_chosen_and_are_refused_in_a_sentenc
         """() => {
             document.getElementById("older")?.scrollIntoView();
             return document.getElementById("older") === null;
-        }"""
+        }""",
+        timeout=120_000,
     )
     expect(rows).to_have_count(1_005)
     page.locator("#choose-all").check()
