@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
@@ -27,20 +28,50 @@ from tests import databases
 from tests.factories import make_change, make_events, make_origin
 from tests.product import Product
 from tests.receiver import Receiver
-from tests.servers import RedisServer, backup_of, execute
-from tests.stack import Stack
+from tests.servers import (
+    ExternalPostgres,
+    PostgresServer,
+    RedisServer,
+    backup_of,
+    drop_database,
+    execute,
+)
+from tests.stack import Stack, new_control_database
 from tests.waiting import wait_until
 
 BEFORE = "0007_kept_answers_and_rate_limits"
 
 
 @pytest.fixture
-def older_database(source_database: str) -> str:
+def newest_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
+    """A control database of this version."""
+    url = new_control_database(postgres_server)
+    yield url
+    drop_database(postgres_server, name_in(url))
+
+
+@pytest.fixture(scope="module")
+def made_older(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
+    """The name of what each older database begins as a copy of."""
+    url = new_control_database(postgres_server)
+    migrated(url, "eventing", BEFORE)
+    execute(url, "COMMENT ON TABLE mission_control.event_log IS 'older'")
+    yield name_in(url)
+    drop_database(postgres_server, name_in(url))
+
+
+@pytest.fixture
+def older_database(
+    postgres_server: PostgresServer | ExternalPostgres, made_older: str
+) -> Iterator[str]:
     """A control database, and a log in it, as an earlier version would have left them."""
-    migrated(source_database)
-    migrated(source_database, "eventing", BEFORE)
-    execute(source_database, "COMMENT ON TABLE mission_control.event_log IS 'older'")
-    return source_database
+    url = postgres_server.create_database(template=made_older)
+    yield url
+    drop_database(postgres_server, name_in(url))
+
+
+def name_in(url: str) -> str:
+    return urlsplit(url).path.lstrip("/")
 
 
 def migrate(url: str, *arguments: str) -> "subprocess.Popen[str]":
@@ -57,6 +88,44 @@ def migrated(url: str, *arguments: str) -> None:
     upgrade = migrate(url, *arguments)
     _, said = upgrade.communicate()
     assert upgrade.returncode == 0, said
+
+
+_STEP_BY_STEP = """
+import sys
+import django
+django.setup()
+from django.core.management import call_command
+for step in sys.stdin:
+    call_command("migrate", *step.split(), verbosity=0)
+    print("done", flush=True)
+"""
+
+
+@contextmanager
+def step_by_step(url: str) -> Iterator[Callable[[str, str], None]]:
+    """Migrates an application to a migration, by one process: it takes longer to start than most
+    steps take."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _STEP_BY_STEP],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "config.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ask, answers = process.stdin, process.stdout
+
+        def migrate_to(application: str, name: str) -> None:
+            print(application, name, file=ask, flush=True)
+            if answers.readline() != "done\n":
+                raise AssertionError((application, name, process.communicate()[1]))
+
+        yield migrate_to
+        ask.close()
+        process.wait()
 
 
 def test_migrate_waits_for_a_backup_and_nobody_waits_for_migrate(older_database: str) -> None:
@@ -110,15 +179,14 @@ NEWER = "a newer version has changed the tables of DATABASE_URL (eventing 9999_f
     ids=lambda command: command[-1],
 )
 def test_no_process_of_an_earlier_version_starts_beside_newer_tables(
-    source_database: str, command: list[str]
+    newest_database: str, command: list[str]
 ) -> None:
-    migrated(source_database)
     sql = "INSERT INTO django_migrations (app, name, applied) VALUES ('eventing', %s, now())"
-    execute(source_database, sql, ["9999_from_the_future"])
+    execute(newest_database, sql, ["9999_from_the_future"])
     started = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": source_database},
+        env={**os.environ, "DATABASE_URL": newest_database},
         capture_output=True,
         text=True,
         timeout=60,
@@ -205,7 +273,7 @@ def what_an_earlier_version_misses(before: Tables, after: Tables) -> Iterator[st
 
 
 def test_migrations_only_add_so_that_the_version_before_goes_on_beside_them(
-    source_database: str,
+    newest_database: str,
 ) -> None:
     graph = MigrationLoader(None).graph
     in_order = dict.fromkeys(
@@ -217,15 +285,15 @@ def test_migrations_only_add_so_that_the_version_before_goes_on_beside_them(
         if application in ONLY_ADDING_SINCE and name > ONLY_ADDING_SINCE[application]
     ]
     assert len(plan) >= 4
-    migrated(source_database)
-    for application, name in ONLY_ADDING_SINCE.items():
-        migrated(source_database, application, name)
-    before = tables_of(source_database)
-    for application, name in plan:
-        migrated(source_database, application, name)
-        after = tables_of(source_database)
-        assert not [*what_an_earlier_version_misses(before, after)], (application, name)
-        before = after
+    with step_by_step(newest_database) as migrate_to:
+        for application, name in ONLY_ADDING_SINCE.items():
+            migrate_to(application, name)
+        before = tables_of(newest_database)
+        for application, name in plan:
+            migrate_to(application, name)
+            after = tables_of(newest_database)
+            assert not [*what_an_earlier_version_misses(before, after)], (application, name)
+            before = after
 
 
 @pytest.mark.parametrize(
