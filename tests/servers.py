@@ -202,6 +202,8 @@ class RabbitMqServer(Server):
             "RABBITMQ_NODENAME": f"tests{self.port}@localhost",
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            # One thread that waits for work without turning round meanwhile.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
         # The one in the path becomes the packaged service's user first.
         self._spawn(["/usr/lib/rabbitmq/bin/rabbitmq-server"], environment=environment)
