@@ -7,9 +7,11 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 
 from eventing.logs import control_database_dsn
@@ -192,6 +194,12 @@ def django_db_modify_db_settings(
 
 @pytest.fixture
 def log(transactional_db: None) -> Iterator[PostgresEventLog]:
+    with empty_log() as store:
+        yield store
+
+
+@contextmanager
+def empty_log() -> Iterator[PostgresEventLog]:
     """The built-in event log, empty, and emptied again afterwards."""
     store = PostgresEventLog(control_database_dsn())
     store.make_tables()
@@ -199,6 +207,11 @@ def log(transactional_db: None) -> Iterator[PostgresEventLog]:
     store.close()
     with connection.cursor() as cursor:
         cursor.execute(";".join(f"DELETE FROM mission_control.{table}" for table in _LOG_TABLES))
+
+
+def flush() -> None:
+    """Empty the control database, as after each test that commits."""
+    call_command("flush", verbosity=0, interactive=False)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from eventing import redeliveries
 from eventing.access import command_line, digest_of
+from eventing.changes import Event
 from eventing.definitions import parse_notification
 from eventing.logs.base import EventFilter
 from eventing.logs.postgres import PostgresEventLog
@@ -284,19 +285,22 @@ class World:
         return address(route, {**self.examples, "project": project})
 
     def deliver_again(self) -> None:
-        """The event is finished, whatever was done to it."""
-        event_id = next(iter(self.shop.events(self.log))).id
-        self.examples["event_id"] = str(event_id)
-        claims = self.log.claim([event_id], 60)
-        self.log.record([make_outcome(claim) for claim in claims], "worker")
+        """The event is one that is finished, whatever was done to the one before."""
+        self.examples["event_id"] = str(delivered_event(self.shop, self.log).id)
+
+
+def delivered_event(shop: Shop, log: PostgresEventLog) -> Event:
+    """A new event that has been delivered, with what is to be found in its row and its answer."""
+    in_row, in_answer = IN_A_ROW
+    (event,) = shop.events(log, document={"id": 1, "note": in_row})
+    deliver(log, [event], lambda claim: make_outcome(claim, response_body=in_answer.encode()))
+    return event
 
 
 def make_world(log: PostgresEventLog) -> World:
     """The shop with an event that is delivered, a notification, a redelivery, a member, a token."""
     shop = make_shop()
-    in_row, in_answer = IN_A_ROW
-    (event,) = shop.events(log, document={"id": 1, "note": in_row})
-    deliver(log, [event], lambda claim: make_outcome(claim, response_body=in_answer.encode()))
+    event = delivered_event(shop, log)
     withheld = User.objects.create_user("shop-withheld")
     shop.project.memberships.create(user=withheld, role="viewer", sees_payloads=False)
     # An address that is nobody's: what is sent there is refused before it leaves.

@@ -9,9 +9,7 @@ from eventing.models import AuditEntry
 from tests.factories import make_token
 from tests.web.api import Api
 from tests.web.conftest import PASSWORD
-from tests.web.test_role_matrix import API, TABLE, World, world
-
-__all__ = ["world"]
+from tests.web.routes import API, TABLE, World, make_world
 
 HTTPS = {"X-Forwarded-Proto": "https"}
 EVERYWHERE = {
@@ -30,6 +28,11 @@ EVERYWHERE = {
 YAML = "application/yaml; charset=utf-8"
 NO_PAGES = {"payload": "application/json", "export": YAML}
 NO_JSON = {"configuration": YAML}
+
+
+@pytest.fixture
+def world(log: PostgresEventLog) -> World:
+    return make_world(log)
 
 
 def test_every_answer_tells_browsers_what_they_may_do(world: World) -> None:

@@ -5,7 +5,11 @@ The addresses come from the URL configuration itself. One that is not in the tab
 refused: 405.
 """
 
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -15,8 +19,8 @@ from django.utils import timezone
 
 from eventing.access import digest_of
 from eventing.exports import EXPORT_KINDS
-from eventing.logs.postgres import PostgresEventLog
 from eventing.models import ApiToken, Project
+from tests.conftest import empty_log, flush
 from tests.factories import make_token
 from tests.web.api import Api
 from tests.web.routes import (
@@ -50,9 +54,26 @@ def test_the_table_names_every_address_and_nothing_else() -> None:
     assert set(found) == set(TABLE), "the table names addresses that are gone"
 
 
+@pytest.fixture(scope="module")
+def first_world(django_db_setup: None, django_db_blocker: Any) -> Iterator[World]:
+    """Made once: making it takes longer than most of these tests."""
+    with django_db_blocker.unblock(), empty_log() as log:
+        try:
+            yield make_world(log)
+        finally:
+            flush()
+
+
 @pytest.fixture
-def world(log: PostgresEventLog) -> World:
-    return make_world(log)
+def world(first_world: World, db: None) -> World:
+    """As it was made. What a test changes in the control database is rolled back; in the log there
+    may be more events like the first one.
+    """
+    consoles = {}
+    for name, console in first_world.consoles.items():
+        consoles[name] = Client()
+        consoles[name].cookies = copy.deepcopy(console.cookies)
+    return replace(first_world, examples=dict(first_world.examples), consoles=consoles)
 
 
 def _more_tokens(world: World) -> dict[str, tuple[str, Api]]:
