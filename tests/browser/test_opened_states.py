@@ -115,11 +115,14 @@ def open_side(page: Page) -> None:
 
 
 STATES = {
-    "project menu": State("", click(".switcher"), ".menu-panel >> text=All projects"),
-    "theme menu": State("", click(".theme-menu > summary"), ".theme-menu button"),
-    "account menu": State("", click("[aria-label=Account]"), "text=Sign out"),
-    "health panel": State("", click(".health"), ".menu-panel.wide >> text=messages waiting"),
-    "side bar": State("", open_side, "nav.side a", opened_at=WIDTHS),
+    # Of the frame, which all pages have: on one of the smaller, since what takes long is the page.
+    "project menu": State("settings/", click(".switcher"), ".menu-panel >> text=All projects"),
+    "theme menu": State("settings/", click(".theme-menu > summary"), ".theme-menu button"),
+    "account menu": State("settings/", click("[aria-label=Account]"), "text=Sign out"),
+    "health panel": State(
+        "settings/", click(".health"), ".menu-panel.wide >> text=messages waiting"
+    ),
+    "side bar": State("settings/", open_side, "nav.side a", opened_at=WIDTHS),
     "charts as a table": State("", click(".chart-table > summary"), ".behind td"),
     "charts of a trigger as a table": State(
         f"triggers/{LONG}/", click(".chart-table > summary"), ".behind td"
