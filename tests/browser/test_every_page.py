@@ -101,11 +101,14 @@ PAGES: Mapping[str, Sequence[str]] = {
 # rule of axe-core's about colours that is on (of its tag cat.color).
 OF_COLOURS = ("color-contrast",)
 _AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
+# Otherwise each element is written out for each rule that looks at it, with all that is in it.
+_WRITE_NOTHING = "axe.configure({noHtml: true})"
 _RUN_AXE = """async (rules) => {
     const only = rules.length ? {runOnly: {type: "rule", values: rules}} : {};
-    const {violations} = await axe.run({resultTypes: ["violations"], ...only});
-    return violations.map(
-        each => each.id + ": " + each.nodes.map(node => node.html.slice(0, 200)).join(" | "));
+    const {violations} = await axe.run(
+        {resultTypes: ["violations"], elementRef: true, ...only});
+    return violations.map(each => each.id + ": "
+        + each.nodes.map(node => node.element.outerHTML.slice(0, 200)).join(" | "));
 }"""
 _IS_AT_REST = """() => !document.querySelector(
     ".htmx-request, .htmx-swapping, .htmx-settling, .htmx-added")"""
@@ -119,6 +122,7 @@ def violations(page: Page, rules: Sequence[str] = ()) -> list[str]:
     page.wait_for_function(_IS_AT_REST)
     if not page.evaluate("'axe' in window"):
         page.evaluate(_AXE)
+        page.evaluate(_WRITE_NOTHING)
     found: list[str] = page.evaluate(_RUN_AXE, list(rules))
     return found
 
