@@ -17,7 +17,6 @@ from django.db import connection
 from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
 from tests.databases import (
-    SHARED_FOLDER,
     ExternalMongoDb,
     ExternalMySql,
     MariaDbServer,
@@ -27,8 +26,10 @@ from tests.databases import (
     session_mongodb,
     session_mysql,
 )
+from tests.folders import temporary_folder
 from tests.receiver import Receiver
 from tests.servers import (
+    SHARED_FOLDER,
     ExternalPostgres,
     PostgresServer,
     RedisServer,
@@ -37,7 +38,6 @@ from tests.servers import (
     new_redis,
     session_postgres,
     session_redis,
-    temporary_folder,
 )
 from tests.stack import Stack, running_stack
 

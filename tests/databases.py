@@ -6,7 +6,6 @@ fails the run.
 """
 
 import atexit
-import fcntl
 import os
 import secrets
 import shutil
@@ -14,7 +13,6 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,11 +23,10 @@ import pymysql.cursors
 from pymongo.errors import PyMongoError
 
 from demo.servers import Server, ServerError, give_away, without_root
+from tests.folders import temporary_folder
 from tests.ports import free_port
-from tests.servers import temporary_folder
+from tests.servers import made_once
 
-# Names the folder that the processes of one run share; without it each process has its own.
-SHARED_FOLDER = "TEST_SHARED_FOLDER"
 _FETCHED = Path(__file__).resolve().parent.parent / "var" / "servers"
 _LIBRARIES = "root/usr/lib/x86_64-linux-gnu"
 # Nothing of a test survives the machine, so nothing has to reach its disk.
@@ -139,23 +136,9 @@ class MySqlServer(SqlServer, Server):
 
     def _initialize(self) -> None:
         """Files of a server that has never been started are a copy: making them takes longer."""
+        made = made_once(self.name, lambda folder: self._make_files(folder / "data"))
         # Links and owners as they are.
-        subprocess.run(["cp", "--archive", self._files_made_once(), self._files], check=True)
-
-    def _files_made_once(self) -> Path:
-        """The files that all new servers of this kind begin with, made by the first of them."""
-        folder = _made_once() / self.name
-        files = folder / "data"
-        with (_made_once() / f"{self.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not files.exists():
-                folder.mkdir(exist_ok=True)
-                give_away(folder)
-                # Under another name until they are whole.
-                draft = folder / "draft"
-                self._make_files(draft)
-                draft.rename(files)
-        return files
+        subprocess.run(["cp", "--archive", made / "data", self._files], check=True)
 
     def _make_files(self, files: Path) -> None:
         self._run_once([*self._program, "--initialize-insecure", f"--datadir={files}",
@@ -345,13 +328,6 @@ class ExternalMongoDb:
 
     def url(self, database: str = "test") -> str:
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
-
-
-@cache
-def _made_once() -> Path:
-    """A folder for what is made once for all tests of a run, whichever process needs it first."""
-    shared = os.environ.get(SHARED_FOLDER)
-    return Path(shared) if shared else temporary_folder()
 
 
 def new_mysql(**settings: str) -> MySqlServer:

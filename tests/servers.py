@@ -6,13 +6,14 @@ one to use instead. A server that cannot be had fails the run: nothing here ever
 
 import atexit
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import signal
 import socket
-import tempfile
-from collections.abc import Iterator, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from demo.servers import (
     wheel_postgres,
     wheel_redis,
 )
+from tests.folders import temporary_folder
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -49,9 +51,12 @@ __all__ = [
     "new_redis",
     "session_postgres",
     "session_redis",
-    "temporary_folder",
 ]
 
+# Names the folder that the processes of one run share; without it each process has its own.
+SHARED_FOLDER = "TEST_SHARED_FOLDER"
+# One for all servers of a run whose files are copies; its other processes have it from the first.
+_PASSWORD = os.environ.setdefault("TEST_PASSWORD", secrets.token_urlsafe(18))
 # Nothing of a test survives the machine, so nothing has to reach its disk.
 _POSTGRES_SETTINGS = {
     "fsync": "off",
@@ -59,6 +64,25 @@ _POSTGRES_SETTINGS = {
     "checkpoint_timeout": "30s",
     "max_wal_size": "256MB",
 }
+
+
+class CopiedPostgres(PostgresServer):
+    """One that begins with a copy of files: making them takes longer."""
+
+    def __init__(self, folder: Path, binaries: Path, settings: Mapping[str, str]) -> None:
+        super().__init__(folder, binaries, free_port(), _PASSWORD, settings)
+
+    def _make_cluster(self) -> None:
+        kind = "-".join(("postgres", *self._binaries.parts[1:]))
+        made = made_once(kind, self._make_for_all)
+        give_away(self.folder)
+        # Under another name until it is whole; owners as they are.
+        draft = self.folder / "draft"
+        subprocess.run(["cp", "--archive", made / "cluster", draft], check=True)
+        draft.rename(self._cluster)
+
+    def _make_for_all(self, folder: Path) -> None:
+        PostgresServer(folder, self._binaries, password=_PASSWORD)._make_cluster()
 
 
 class ExternalPostgres:
@@ -235,12 +259,26 @@ class RabbitMqServer(Server):
             return True
 
 
-def temporary_folder() -> Path:
-    """A folder that is removed when the process ends, open to the servers' user."""
-    folder = Path(tempfile.mkdtemp(prefix="mission-control-tests-"))
-    folder.chmod(0o755)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that name in which `make` has made something, once for all tests of a run."""
+    shared = _shared_folder()
+    folder = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            # Under another name until it is whole.
+            draft = shared / f"{name}.draft"
+            draft.mkdir()
+            give_away(draft)
+            make(draft)
+            draft.rename(folder)
     return folder
+
+
+@cache
+def _shared_folder() -> Path:
+    shared = os.environ.get(SHARED_FOLDER)
+    return Path(shared) if shared else temporary_folder()
 
 
 def new_postgres(
@@ -249,9 +287,7 @@ def new_postgres(
     """A Postgres of our own, not yet started: the wheel's `version` (16, 18) or the usual one."""
     binaries = wheel_postgres(version) if version else _debian_postgres() or wheel_postgres(16)
     folder = folder or temporary_folder() / "postgres"
-    server = PostgresServer(
-        folder, binaries, free_port(), settings={**_POSTGRES_SETTINGS, **settings}
-    )
+    server = CopiedPostgres(folder, binaries, {**_POSTGRES_SETTINGS, **settings})
     atexit.register(server.stop, "immediate")
     return server
 

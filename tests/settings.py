@@ -6,8 +6,11 @@ The servers are started later, by the fixtures that need them: unit tests wait f
 import os
 import secrets
 
+from tests.folders import in_memory
 from tests.servers import session_postgres, session_redis
 
+# Before there is any server.
+os.environ.update(in_memory())
 os.environ.update(
     # What `config.celery` reads while it is imported, and what child processes run with.
     DJANGO_SETTINGS_MODULE="config.settings",

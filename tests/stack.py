@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 from demo.processes import ROOT, Processes, procfile
 from demo.servers import execute
+from tests.folders import temporary_folder
 from tests.ports import free_port
-from tests.servers import ExternalPostgres, PostgresServer, drop_database, temporary_folder
+from tests.servers import ExternalPostgres, PostgresServer, drop_database
 from tests.waiting import wait_until
 
 _READY_SECONDS = 60.0

@@ -11,9 +11,10 @@ import pytest
 from demo.servers import RedisServer
 from tests.chaos.storm import MIB, SmallDisk
 from tests.databases import MariaDbServer, MongoDbServer, new_mariadb, new_mongodb
+from tests.folders import temporary_folder
 from tests.product import Product
 from tests.receiver import Receiver
-from tests.servers import PostgresServer, new_postgres, temporary_folder
+from tests.servers import PostgresServer, new_postgres
 from tests.stack import Stack
 from tests.subjects import MongoSubject, MySqlSubject, PostgresSubject, Subject
 from tests.waiting import wait_until

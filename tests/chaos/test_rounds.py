@@ -47,10 +47,11 @@ from tests.chaos.storm import (
     faults_of_way,
 )
 from tests.databases import MariaDbServer, MongoDbServer, new_mariadb, new_mongodb
+from tests.folders import temporary_folder
 from tests.product import Product
 from tests.proxy import Proxy
 from tests.receiver import Behaviour, Receiver
-from tests.servers import new_postgres, new_redis, temporary_folder
+from tests.servers import new_postgres, new_redis
 from tests.stack import Stack
 from tests.waiting import wait_until
 

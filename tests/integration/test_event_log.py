@@ -27,11 +27,35 @@ from tests.integration.log_contract import (
     stored,
 )
 from tests.proxy import Proxy
-from tests.servers import backup_of, new_postgres
+from tests.servers import (
+    ExternalPostgres,
+    PostgresServer,
+    backup_of,
+    drop_database,
+    new_postgres,
+)
 from tests.waiting import wait_until
 
 
+@pytest.fixture(scope="module")
+def tables(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
+    """The name of a database with the tables of a log, of which others are copies."""
+    url = postgres_server.create_database()
+    with closing(PostgresEventLog(url)) as log:
+        log.make_tables()
+    yield url.rpartition("/")[2]
+    drop_database(postgres_server, url.rpartition("/")[2])
+
+
 class TestPostgres(LogContract):
+    @pytest.fixture
+    def source_database(
+        self, postgres_server: PostgresServer | ExternalPostgres, tables: str
+    ) -> Iterator[str]:
+        url = postgres_server.create_database(template=tables)
+        yield url
+        drop_database(postgres_server, url.rpartition("/")[2])
+
     @pytest.fixture
     def open_log(self, source_database: str) -> Callable[[], Log]:
         return lambda: PostgresEventLog(source_database)

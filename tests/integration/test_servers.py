@@ -13,6 +13,7 @@ import redis
 
 from tests.databases import MySqlServer, new_mariadb, new_mongodb, new_mysql
 from tests.databases import execute as execute_mysql
+from tests.folders import FOLDER
 from tests.servers import PostgresServer, RedisServer, new_postgres, new_redis
 from tests.waiting import wait_until
 
@@ -82,7 +83,7 @@ def test_servers_end_with_a_process_that_is_killed(short_folder: str) -> None:
         [sys.executable, "-c", starter],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": short_folder},
+        env={**os.environ, FOLDER: short_folder},
     ) as process:
         assert process.stdout is not None
         ports = [int(port) for port in process.stdout.readline().split()]
