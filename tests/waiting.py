@@ -8,10 +8,11 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
-# Asking is work, too: whoever has waited for long is not in a hurry.
+# Asking is work, too, and may be most of what the product does meanwhile: whoever has waited for
+# long is not in a hurry.
 _SHORTEST_PAUSE_SECONDS = 0.02
-_LONGEST_PAUSE_SECONDS = 0.1
-_PAUSE_OF_WAITED = 0.05
+_LONGEST_PAUSE_SECONDS = 0.3
+_PAUSE_OF_WAITED = 0.08
 
 
 def wait_until(
