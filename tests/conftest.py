@@ -8,6 +8,8 @@ import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -56,8 +58,10 @@ _LOG_TABLES = (
 )
 
 # Those that take longest begin first, lest one worker is still at them when all others are done.
-_FOLDERS = ("chaos", "browser", "integration", "web", "unit")
+_FOLDERS = ("integration", "web", "unit")
 _FIRST_OF_THEIR_FOLDERS = frozenset({"test_role_matrix.py"})
+# Before them, file by file: chaos waits half of its time, while browsers keep a processor busy.
+_TAKING_TURNS = ("chaos", "browser")
 
 
 def pytest_configure() -> None:
@@ -87,13 +91,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        ranks = {name: rank for rank, name in enumerate(_FOLDERS)}
+        turns = _turns(items)
+        ranks = {name: rank for rank, name in enumerate(_FOLDERS, len(turns))}
         items.sort(
             key=lambda item: (
-                ranks.get(item.path.parent.name, 0),
+                turns.get(item.path, ranks.get(item.path.parent.name, 0)),
                 item.path.name not in _FIRST_OF_THEIR_FOLDERS,
             )
         )
+
+
+def _turns(items: list[pytest.Item]) -> dict[Path, int]:
+    """The files that take turns, and when it is the turn of each."""
+    files = dict.fromkeys(item.path for item in items)
+    queues = [[file for file in files if file.parent.name == each] for each in _TAKING_TURNS]
+    taken = [file for turn in zip_longest(*queues) for file in turn if file is not None]
+    return {file: number for number, file in enumerate(taken)}
 
 
 @pytest.fixture(scope="session")
