@@ -122,6 +122,11 @@ class Stack:
     def start(self, name: str) -> None:
         self._processes.start(name)
 
+    def start_what_ended(self) -> None:
+        """Do what systemd and Docker do: start anew whatever has ended by itself."""
+        for name in self._processes.ended():
+            self.start(name)
+
     def stop(self, name: str) -> list[str]:
         """SIGTERM and wait; returns `[name]` if it did not end in time and had to be killed."""
         return self._processes.stop(name)

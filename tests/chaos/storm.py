@@ -191,7 +191,12 @@ def faults_of_process(stack: Stack, name: str) -> Iterator[Fault]:
         yield alone
     if kind != "beat":
         short = _Short(lambda: stack.pid(name), 4 * MIB)
-        yield Fault("leave 4 MB of memory to", name, short.begin, short.end, (1.0, 5.0))
+
+        def end() -> None:
+            short.end()
+            stack.start_what_ended()
+
+        yield Fault("leave 4 MB of memory to", name, short.begin, end, (1.0, 5.0))
 
 
 def faults_of_server(
