@@ -45,7 +45,6 @@ from eventing.exports import EXPORT_KINDS
 from eventing.history import MOST_CHOSEN
 from eventing.logs.base import MOST_MIN_ATTEMPTS
 from eventing.models import CaptureLease
-from eventing.parameters import LONGEST
 from eventing.redeliveries import MOST_PER_SECOND
 from eventing.stats import LAST_HOUR, PERIODS
 
@@ -78,8 +77,9 @@ def _texts(help_text: str, **more: Any) -> serializers.ListField:
 
 
 def _filter(help_text: str = "") -> serializers.CharField:
-    """A parameter of a query; a blank one is as none."""
-    return _Text(required=False, allow_blank=True, max_length=LONGEST, help_text=help_text or None)
+    """A parameter of a query; a blank one is as none. What each may have is more than all of them
+    may have together, which is what fits into an address."""
+    return _Text(required=False, allow_blank=True, help_text=help_text or None)
 
 
 def _headers(help_text: str) -> serializers.DictField:
