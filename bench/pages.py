@@ -31,6 +31,8 @@ _PAGES: Final = (
     ),
     ("Event Logs, an error", "projects/bench/events/?error=503"),
     ("Event Logs, a document", "projects/bench/events/?doc_id=701"),
+    ("Event Logs, tried twice", "projects/bench/events/?min_attempts=2"),
+    ("redeliveries", "projects/bench/redeliveries/"),
     ("audit log", "projects/bench/settings/audit/"),
 )
 
