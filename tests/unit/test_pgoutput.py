@@ -20,10 +20,10 @@ def change(kind: bytes, *tuples: bytes) -> bytes:
     return kind + struct.pack(">I", 16400) + b"".join(tuples)
 
 
-def test_a_begin_tells_where_and_when_its_transaction_was_committed() -> None:
+def test_a_begin_tells_where_and_when_which_transaction_was_committed() -> None:
     # 2000-01-01 plus 1.5 s, in microseconds since 2000.
     payload = b"B" + struct.pack(">QqI", 0x1_0000_0010, 1_500_000, 77)
-    assert pgoutput.begin(payload) == (0x1_0000_0010, 946_684_801_500)
+    assert pgoutput.begin(payload) == (0x1_0000_0010, 946_684_801_500, 77)
 
 
 def test_a_commit_tells_where_its_record_ends() -> None:

@@ -55,7 +55,7 @@ _VOID: Final = ("br", "input", "link", "meta")
 
 
 class _Unlinked(HTMLParser):
-    """The texts with a number in them that stand in no link; p50 and p99 are names."""
+    """The texts with a number in them that stand in no link, times apart; p50 and p99 are names."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Unlinked(HTMLParser):
         names = (given.get("class") or "").split()
         is_beside = given.get("aria-hidden") == "true" or "visually-hidden" in names
         if tag not in _VOID:
-            self._open.append(tag == "a" or is_beside)
+            self._open.append(tag in ("a", "time") or is_beside)
 
     def handle_endtag(self, tag: str) -> None:
         # What is read is a part of a page, which closes more than it opens.
@@ -92,7 +92,9 @@ def test_every_number_is_a_link_to_what_explains_it(shop: Shop, admin: Client, p
     text = admin.get(shop.path(path), {"within": "7d"}).content.decode()
     # Each row of the last events, which come then, is a link as a whole.
     numbers = text[text.index('<dl class="numbers"') : text.index('aria-labelledby="h-events"')]
-    assert _Unlinked(numbers).texts == []
+    # How many are looked at is no number of what there is.
+    unlinked = [each for each in _Unlinked(numbers).texts if not each.startswith("The newest ")]
+    assert unlinked == []
     for words in ("attempts retried", "p99 "):
         assert re.search(rf'<a href="#by-time">[^<]*{words}', text), words
     assert 'id="by-time"' in text
