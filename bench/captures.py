@@ -38,6 +38,11 @@ def measure_capture(bench: Bench, events: int) -> list[Figure]:
     rate = events / seconds_until(done, 300)
     bench.stack.stop("capture")
     loop = bare.capture(bench.source_url, bench.source_url, events)
+    # The walsender notices only then that nobody listens any more.
+    bench.run_sql(
+        "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
+        " WHERE slot_name = 'bench_bare' AND active"
+    )
     bench.run_sql("SELECT pg_drop_replication_slot('bench_bare')")
     # Nobody is to deliver these while something else is measured.
     bench.stack.execute("TRUNCATE mission_control.delivery")
