@@ -41,6 +41,7 @@ LOCK_TIMEOUT_MS: Final = 2000
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 # How much longer than a server may take for a statement its answer is waited for.
 GRACE_SECONDS: Final = 5.0
+_NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
 _ANSWER_SECONDS: Final = _STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
 
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)"
@@ -126,7 +127,7 @@ def _waiting(opened: Any) -> Iterator[None]:
         raise psycopg2.OperationalError(str(error)) from None
     except UnicodeDecodeError:
         opened.close()
-        raise psycopg2.OperationalError(NOT_POSTGRES) from None
+        raise psycopg2.OperationalError(_NOT_POSTGRES) from None
 
 
 class Pooled(SourceBlocked):
@@ -188,7 +189,7 @@ class Server:
             with self.speaking():
                 row = cursor.fetchone()
         if row is None or [type(each) for each in row] != list(_TYPES_OF_FACTS):
-            raise SourceUnavailable(f"{self.place}: {NOT_POSTGRES}")
+            raise SourceUnavailable(f"{self.place}: {_NOT_POSTGRES}")
         return Facts(*row)
 
     def timeline(self, opened: LogicalReplicationConnection) -> Timeline:
@@ -295,10 +296,8 @@ class Server:
         try:
             yield
         except NOT_THE_PROTOCOL:
-            raise SourceUnavailable(f"{self.place}: {NOT_POSTGRES}") from None
+            raise SourceUnavailable(f"{self.place}: {_NOT_POSTGRES}") from None
 
-
-NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
 
 WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical';"
 

@@ -1011,9 +1011,7 @@ def test_a_log_begun_anew_blocks_though_it_has_passed_the_old_transactions(kind:
     _resume(url, capture.position)
     moment = moment_of(parse_position(str(capture.position)).done)
     wait_until(lambda: time.time() >= moment + 2)
-    execute(url, "RESET BINARY LOGS AND GTIDS" if kind == "mysql" else "RESET MASTER")
-    for number in range(10, 40):
-        execute(url, f"INSERT INTO users VALUES ({number})")
+    _begin_log_anew(url, kind)
     # Without a mark, as a position of an earlier version, or of another server of the group.
     stored = parse_position(str(capture.position))
     for position in (stored, replace(stored, mark=None)):
@@ -1021,6 +1019,13 @@ def test_a_log_begun_anew_blocks_though_it_has_passed_the_old_transactions(kind:
             _resume(url, str(position))
         assert blocked.value.mend == START_ANEW
     server.kill()
+
+
+def _begin_log_anew(url: str, kind: str) -> None:
+    """Have the server forget its binary log, and write more than it had."""
+    execute(url, "RESET MASTER" if kind == "mariadb" else "RESET BINARY LOGS AND GTIDS")
+    for number in range(10, 40):
+        execute(url, f"INSERT INTO users VALUES ({number})")
 
 
 @pytest.mark.parametrize("kind", ["mysql", "mysql without ids", "mariadb"])
@@ -1034,9 +1039,7 @@ def test_a_log_begun_anew_blocks_whatever_its_clock_says(kind: str) -> None:
     capture.until(1)
     capture.source.close()
     read = parse_position(str(capture.position))
-    execute(url, "RESET MASTER" if kind == "mariadb" else "RESET BINARY LOGS AND GTIDS")
-    for number in range(10, 40):
-        execute(url, f"INSERT INTO users VALUES ({number})")
+    _begin_log_anew(url, kind)
     # As if the log was begun in the second in which the latest transaction was committed, or the
     # clock was set back meanwhile; and, without ids, as if an event ended at the place stored.
     if kind == "mysql without ids":
