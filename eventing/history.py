@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http.client import responses
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from django.utils import timezone
+
 from eventing import audit
 from eventing.access import Actor
 from eventing.changes import EVENT_STATUSES, EventStatus
+from eventing.definitions import SettingsDefinition
 from eventing.enqueueing import enqueuer
 from eventing.eventing_dbs import Store, all_logs, logs_of, stores_of
 from eventing.logs.base import (
@@ -248,6 +251,32 @@ def count(
         if total >= most:
             break
     return total
+
+
+class Losses(NamedTuple):
+    """What settings would delete: events, and payloads of events that are kept. None: more than
+    could be counted in time, or a log does not answer."""
+
+    events: int | None
+    payloads: int | None
+
+
+def losses(project: Project, settings: SettingsDefinition, most: int) -> Losses:
+    """What would go that the project has kept until now, `most` of each if there is more."""
+
+    def first_day(days: int) -> datetime:
+        midnight = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight - timedelta(days=days)
+
+    events: int | None = 0
+    payloads: int | None = 0
+    events_from = first_day(settings.retention_events_days)
+    if settings.retention_events_days < project.retention_events_days:
+        events = count(project, EventFilter(before=events_from), most)
+    if settings.retention_payloads_days < project.retention_payloads_days:
+        payloads_from = first_day(settings.retention_payloads_days)
+        payloads = count(project, EventFilter(after=events_from, before=payloads_from), most)
+    return Losses(events, payloads)
 
 
 def redeliver(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> int:

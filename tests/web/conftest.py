@@ -41,10 +41,15 @@ class Shop:
     def path(self, rest: str = "") -> str:
         return f"/projects/{self.project.name}/{rest}"
 
-    def add_events(self, count: int, status_code: int | None = 200) -> list[str]:
+    def add_events(
+        self, count: int, status_code: int | None = 200, committed_at_ms: int | None = None
+    ) -> list[str]:
         """Events of the trigger, each sent once; returns their ids, oldest first."""
         origin = make_origin(self.project, self.database.pk)
-        changes = [make_change(document_id=str(number)) for number in range(count)]
+        changes = [
+            make_change(document_id=str(number), committed_at_ms=committed_at_ms)
+            for number in range(count)
+        ]
         events = make_events(changes, origin, self.trigger.pk, self.trigger.name)
         before = self.log.position(self.database.pk)
         self.log.append(origin, events, before, changes[-1].position)

@@ -316,6 +316,40 @@ def test_settings_are_saved_and_bad_ones_refused(shop: Shop, admin: Client) -> N
     assert shop.project.eventing_enabled
 
 
+def test_shorter_retention_deletes_nothing_before_somebody_has_agreed(
+    shop: Shop, admin: Client
+) -> None:
+    day_ms = 24 * 60 * 60 * 1000
+    now_ms = int(timezone.now().timestamp() * 1000)
+    for days_ago, count in ((0, 1), (5, 2), (9, 4)):
+        shop.add_events(count, committed_at_ms=now_ms - days_ago * day_ms)
+    path = shop.path("settings/")
+
+    def save(events: int, payloads: int, **more: str) -> str | None:
+        days = {"retention_events": f"{events}", "retention_payloads": f"{payloads}"}
+        answer = admin.post(path, {"enabled": "on", "db": "builtin", **days, **more})
+        shop.project.refresh_from_db()
+        if answer.status_code == 303:
+            return None
+        assert answer.status_code == 422
+        return " ".join(re.sub("<[^>]*>", "", answer.content.decode()).split())
+
+    # What is as old as that is not there, or kept for longer.
+    assert save(10, 10) is None
+    assert save(30, 10) is None
+    asked = save(7, 3)
+    assert asked is not None
+    assert "4 events are older than 7 days" in asked
+    assert "2 events would stay without their payloads" in asked
+    assert shop.project.retention_events_days == 30
+    # Who agreed to that has not agreed to more.
+    assert "6 events are older than 3 days" in (save(3, 3, drop="7 3") or "")
+    assert shop.project.retention_events_days == 30
+    assert save(7, 3, drop="7 3") is None
+    assert shop.project.retention_events_days == 7
+    assert "would stay" not in (save(4, 3) or "")
+
+
 def test_saving_another_eventing_db_says_what_was_checked_and_made(
     shop: Shop, admin: Client, source_database: str
 ) -> None:

@@ -1,6 +1,7 @@
 """A project's settings: whether eventing is on, where its log is, and how long that is kept."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -9,8 +10,9 @@ from django.views.decorators.http import require_POST
 
 from eventing.access import ADMIN
 from eventing.changes import Finding
-from eventing.definitions import BUILTIN_NAME, parse_project_title
+from eventing.definitions import BUILTIN_NAME, SettingsDefinition, parse_project_title
 from eventing.eventing_dbs import needed, prepare_for, stores_of
+from eventing.history import Losses, losses
 from eventing.logs import LOG_TYPES
 from eventing.models import Project
 from eventing.problems import InvalidInput
@@ -32,6 +34,8 @@ from webui.lost_updates import ChangedMeanwhile, refuse_lost_update, seen, seen_
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
 
+_MOST_COUNTED: Final = 100_000
+
 
 @project_page(to_post=ADMIN)
 def edit(request: Request, project: Project) -> HttpResponse:
@@ -42,6 +46,10 @@ def edit(request: Request, project: Project) -> HttpResponse:
     try:
         settings = settings_definition(request.POST)
         refuse_lost_update(request.POST, "settings", project.pk, settings_of(project))
+        lost = losses(project, settings, _MOST_COUNTED)
+        if any(each != 0 for each in lost) and request.POST.get("drop") != _kept(settings):
+            form = given_settings_form(request.POST, ())
+            return _page(request, project, form, refused=True, asked=(lost, _kept(settings)))
         found = prepare_for(project, settings)
         with configuration_held():
             project = get_object_or_404(Project, pk=project.pk)
@@ -60,6 +68,11 @@ def edit(request: Request, project: Project) -> HttpResponse:
     return SeeOther(resolve_url("settings", project.name))
 
 
+def _kept(settings: SettingsDefinition) -> str:
+    """What somebody has agreed to after reading what it deletes; other days are asked anew."""
+    return f"{settings.retention_events_days} {settings.retention_payloads_days}"
+
+
 def _steps(name: str, found: Sequence[Finding]) -> str:
     """What was done to make a log, in words; nothing where none was made."""
     if not found:
@@ -75,9 +88,12 @@ def _page(
     *,
     refused: bool = False,
     conflict: ChangedMeanwhile | None = None,
+    asked: tuple[Losses, str] | None = None,
 ) -> HttpResponse:
     carried = seen(request, "settings", project.pk, settings_of(project), conflict)
     context = {**_context(project, form), "seen": carried}
+    if asked:
+        context |= {"losses": asked[0], "kept": asked[1], "most_counted": _MOST_COUNTED}
     template, is_late = "settings/page.html", conflict is not None
     return form_answer(request, template, context, refused=refused, is_late=is_late)
 
