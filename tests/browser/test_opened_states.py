@@ -7,10 +7,12 @@ then made wider.
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 from playwright.sync_api import BrowserContext, Page, expect
 
 from eventing.access import Actor, command_line
@@ -185,6 +187,11 @@ STATES = {
     "settings refused": State(
         "settings/", press("Save", retention_events="x"), "text=Nothing was saved"
     ),
+    "shorter retention asked about": State(
+        "settings/",
+        press("Save", retention_events="7", retention_payloads="1"),
+        "text=3 events are older than 7 days",
+    ),
     "member refused": State(
         "settings/members/", press("Add", user="nobody-here"), "text=Nothing was saved"
     ),
@@ -212,7 +219,9 @@ STATES = {
 
 @pytest.fixture
 def busy_shop(shop: Shop) -> Shop:
-    """The shop with a held trigger and processes whose names are long."""
+    """The shop with a held trigger, events of last week, and processes whose names are long."""
+    long_ago = timezone.now() - timedelta(days=9)
+    shop.add_events(3, committed_at_ms=int(long_ago.timestamp() * 1000))
     for process in PROCESSES:
         beat(process, LONG_PROCESS)
     Breakers().open(shop.trigger.pk, "20 attempts in a row failed, over 31 seconds")
