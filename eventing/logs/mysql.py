@@ -205,7 +205,8 @@ class MySqlEventLog:
         with self._connections.transaction() as at:
             lock_order(at, {trigger_id for trigger_id, _ in finished})
             _insert_invocations(at, outcomes, worker)
-            latest = _held(at, [outcome.claim for outcome in outcomes])
+            claims = [outcome.claim for outcome in outcomes]
+            latest = _held(at, claims, _DELIVERING_OR_UNDONE)
             moved = [
                 outcome
                 for outcome in outcomes
@@ -224,7 +225,7 @@ class MySqlEventLog:
         if not claims:
             return
         with self._connections.transaction() as at:
-            held = sorted(event_id for event_id, _ in _held(at, claims))
+            held = sorted(event_id for event_id, _ in _held(at, claims, _DELIVERING))
             for ids in portions(held):
                 at.run(
                     f"""
@@ -711,16 +712,21 @@ def _insert_invocations(at: Transaction, outcomes: Sequence[Outcome], worker: st
     )
 
 
-def _held(at: Transaction, claims: Sequence[Claim]) -> set[tuple[UUID, int]]:
+_DELIVERING: Final = "state = 'delivering'"
+# Of a claim that a crash has undone, the event waits with one attempt less: what it came to counts.
+_DELIVERING_OR_UNDONE: Final = "state IN ('delivering', 'pending')"
+
+
+def _held(at: Transaction, claims: Sequence[Claim], condition: str) -> set[tuple[UUID, int]]:
     """Events and attempts of those `claims` that hold still, locked. The attempt is the fence."""
     latest: set[tuple[UUID, int]] = set()
     for ids in portions(sorted({claim.event_id for claim in claims})):
         # By primary key.
         found = at.rows(
-            f"SELECT event_id, attempts FROM {DELIVERY}"
-            f" WHERE event_id IN ({listed(ids)}) AND state = 'delivering' FOR UPDATE"
+            f"SELECT event_id, attempts + (state = 'pending') FROM {DELIVERY}"
+            f" WHERE event_id IN ({listed(ids)}) AND {condition} FOR UPDATE"
         )
-        latest |= {(UUID(bytes=event_id), int(attempts)) for event_id, attempts in found}
+        latest |= {(UUID(bytes=event_id), int(attempt)) for event_id, attempt in found}
     return latest & {(claim.event_id, claim.attempt) for claim in claims}
 
 
@@ -734,17 +740,17 @@ def _update_retried(at: Transaction, outcomes: Sequence[Outcome]) -> None:
     # The rows are there, and locked; each has a time of its own.
     at.insert(
         f"INSERT INTO {DELIVERY}"
-        " (event_id, trigger_id, project_id, state, next_attempt_at, sweep_at)",
+        " (event_id, trigger_id, project_id, state, attempts, next_attempt_at, sweep_at)",
         [
             f"({hexadecimal(outcome.claim.event_id)},{outcome.claim.trigger_id},"
-            f"{outcome.project_id},'pending'"
+            f"{outcome.project_id},'pending',{outcome.claim.attempt:d}"
             f",{NOW} + {outcome.retry_in_ms},{NOW} + {outcome.retry_in_ms})"
             for outcome in outcomes
             if not outcome.exchange.succeeded and outcome.retry_in_ms is not None
         ],
-        "ON DUPLICATE KEY UPDATE state = 'pending', failures = failures + 1,"
-        " next_attempt_at = VALUES(next_attempt_at), sweep_at = VALUES(sweep_at),"
-        " lease_until = NULL",
+        "ON DUPLICATE KEY UPDATE state = 'pending', attempts = VALUES(attempts),"
+        " failures = failures + 1, next_attempt_at = VALUES(next_attempt_at),"
+        " sweep_at = VALUES(sweep_at), lease_until = NULL",
     )
 
 
@@ -757,8 +763,8 @@ def _update_failed(at: Transaction, outcomes: Sequence[Outcome]) -> None:
     for ids in portions(sorted(failed)):
         at.run(
             f"""
-            UPDATE {DELIVERY} SET state = 'failed', failures = failures + 1,
-                sweep_at = {NEVER}, lease_until = NULL, order_key = NULL
+            UPDATE {DELIVERY} SET attempts = attempts + (state = 'pending'), state = 'failed',
+                failures = failures + 1, sweep_at = {NEVER}, lease_until = NULL, order_key = NULL
             WHERE event_id IN ({listed(ids)})"""
         )
 

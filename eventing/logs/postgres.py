@@ -459,7 +459,8 @@ class PostgresEventLog:
 
     def _delete_delivered(self, at: Transaction, outcomes: Sequence[Outcome]) -> set[str]:
         # By primary key, and no join that could be made the other way round; the attempt number is
-        # the fence, and nearly always the same.
+        # the fence, and nearly always the same. Of a claim that a crash has undone, the event waits
+        # with one attempt less: what it came to counts.
         texts_by_attempt: dict[int, list[str]] = defaultdict(list)
         for outcome in outcomes:
             texts_by_attempt[outcome.claim.attempt].append(outcome.claim.id_text)
@@ -468,21 +469,25 @@ class PostgresEventLog:
             at.run(
                 f"""{BY_INDEX}
                 DELETE FROM {SCHEMA}.delivery
-                WHERE event_id = ANY (%s::uuid[]) AND attempts = %s AND state = 'delivering'
+                WHERE event_id = ANY (%s::uuid[])
+                  AND (attempts = %s AND state = 'delivering'
+                       OR attempts = %s AND state = 'pending')
                 RETURNING event_id::text""",
                 array(texts),
                 attempt,
+                attempt - 1,
             )
             moved |= {event_id for (event_id,) in at.fetchall()}
         return moved
 
     def _update_undelivered(self, at: Transaction, outcomes: Sequence[Outcome]) -> set[str]:
-        # By primary key; the attempt number is the fence.
+        # By primary key; the attempt number is the fence, as above.
         texts = array(outcome.claim.id_text for outcome in outcomes)
         at.run(
             f"""{BY_INDEX}
             UPDATE {SCHEMA}.delivery d
             SET state = CASE WHEN o.retry_in IS NULL THEN 'failed' ELSE 'pending' END,
+                attempts = o.attempt,
                 failures = failures + 1,
                 next_attempt_at = coalesce(now() + o.retry_in, next_attempt_at),
                 sweep_at = coalesce(now() + o.retry_in, 'infinity'),
@@ -493,7 +498,9 @@ class PostgresEventLog:
                       AS given (event_id, attempt, retry_in_ms)
             ) AS o (event_id, attempt, retry_in)
             WHERE d.event_id = ANY (%s::uuid[])
-              AND d.event_id = o.event_id AND d.attempts = o.attempt AND d.state = 'delivering'
+              AND d.event_id = o.event_id
+              AND (d.attempts = o.attempt AND d.state = 'delivering'
+                   OR d.attempts = o.attempt - 1 AND d.state = 'pending')
             RETURNING d.event_id::text""",
             texts,
             array(str(outcome.claim.attempt) for outcome in outcomes),

@@ -468,6 +468,23 @@ class LogContract:
         counts = log.counts(1)
         assert (counts["delivered"], counts["pending"], counts["delivering"]) == (1, 0, 0)
 
+    @pytest.mark.parametrize(("status_code", "retry"), [(200, None), (500, 60_000), (500, None)])
+    def test_an_attempt_whose_claim_was_undone_by_a_crash_counts(
+        self, log: Log, status_code: int, retry: int | None
+    ) -> None:
+        ids = ids_of(stored(log, 2))
+        claims = log.claim(ids, 30)
+        # What is left of a claim that the server's disk has not seen.
+        log.release(claims[1:])
+        outcomes = [make_outcome(claim, status_code, retry) for claim in claims]
+        assert log.record(outcomes, "worker-1").moved == 2
+        rows = log.rows(1, ids)
+        assert {row.attempts for row in rows} == {1}
+        wanted = "delivered" if status_code == 200 else "pending" if retry else "failed"
+        assert {row.status for row in rows} == {wanted}
+        assert log.claim(ids, 30) == []
+        assert log.record(outcomes, "worker-1").moved == 0
+
     def test_an_outcome_recorded_twice_counts_once(self, log: Log) -> None:
         events = stored(log, 2)
         claims = log.claim(ids_of(events), 60)
