@@ -621,7 +621,10 @@ def test_request(endpoint: Endpoint, payload: str, guard: AddressGuard) -> Excha
         request = Requests(endpoint).request([payload], [event_id_of(payload)])
     except ValueError as error:
         return _impossible(endpoint, error)
-    destination = WebhookDestination(guard, max_connections=1)
+    try:
+        destination = WebhookDestination(guard, max_connections=1)
+    except MemoryError:
+        return _short_of_memory(endpoint)
     try:
         destination.submit(request, on_done)
         answered.wait(endpoint.timeout_ms / 1000 + _TEST_SPARE_SECONDS)
@@ -643,7 +646,7 @@ def _last_words(exchange: Exchange) -> str:
 
 def _short_of_memory(endpoint: Endpoint) -> Exchange:
     """The exchange of a request for which there was no room; the event has yet to be sent."""
-    return _unsent(endpoint, "stopped", "the worker is short of memory")
+    return _unsent(endpoint, "stopped", "the process is short of memory")
 
 
 def _forgotten(endpoint: Endpoint) -> Exchange:

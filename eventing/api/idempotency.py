@@ -82,7 +82,10 @@ def _kept_alive(kept: KeptAnswer) -> Iterator[None]:
             connection.close()
 
     keeper = threading.Thread(target=renew, name="keeps a request's claim", daemon=True)
-    keeper.start()
+    try:
+        keeper.start()
+    except RuntimeError as error:
+        raise MemoryError("no thread can be started") from error
     try:
         yield
     finally:

@@ -130,6 +130,8 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
         return 503, "the Eventing DB does not answer; try again later", []
     if isinstance(error, OperationalError | InterfaceError):
         return 503, "the control database does not answer; try again later", []
+    if isinstance(error, MemoryError):
+        return 503, "there is not enough memory for this; try again later", []
     if isinstance(error, exceptions.APIException):
         return error.status_code, str(error.detail), []
     return 500, None, []

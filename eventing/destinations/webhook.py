@@ -284,7 +284,11 @@ class WebhookDestination:
         self._afterwards: dict[Afterwards, None] = {}
         self._wake_file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._wake_file)
+            raise MemoryError("no thread can be started") from error
 
     def submit(
         self, request: Request, on_done: OnDone, afterwards: Afterwards | None = None
@@ -615,7 +619,7 @@ def _is_for_want_of_memory(error: Exception) -> bool:
 
 def _short_of_memory(request: Request) -> Exchange:
     logger.warning("short of memory: events go back", url=_shown_url(request.url))
-    return _unsent(request, "stopped", "the worker is short of memory")
+    return _unsent(request, "stopped", "the process is short of memory")
 
 
 def _unsent(

@@ -17,9 +17,10 @@ EDITED: Final = "all"
 _PAUSE_SECONDS: Final = 0.3
 _PATIENCE_SECONDS: Final = 5.0
 _FIRST_TIMEOUT_MS: Final = 2001
-# With what web refuses: the event is not finished, what web depends on is away, or the Eventing DB
-# that was chosen is.
+# With what web refuses: the event is not finished, what web depends on is away, the log stood still
+# for longer than a search may take, or the Eventing DB that was chosen is away.
 _REFUSALS: Final = (409, 503)
+_REFUSALS_OF_A_SEARCH: Final = (*_REFUSALS, 422)
 _REFUSALS_OF_A_LOG: Final = (*_REFUSALS, 400, 422)
 
 
@@ -50,6 +51,10 @@ class Operator:
         self._stopping.clear()
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
+
+    def note_applied(self, timeout_ms: int) -> None:
+        """Somebody else has had the trigger made so, before or after whatever was edited."""
+        self._unanswered.add(timeout_ms)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -91,7 +96,8 @@ class Operator:
 
     def _redeliver(self) -> None:
         trigger = self._random.choice(self._triggers)
-        found = self._ask("look", "GET", f"events/?status=delivered&limit=20&trigger={trigger}")
+        path = f"events/?status=delivered&limit=20&trigger={trigger}"
+        found = self._ask("look", "GET", path, refusals=_REFUSALS_OF_A_SEARCH)
         if not found or not found["results"]:
             return
         event_id = self._random.choice(found["results"])["id"]

@@ -67,6 +67,7 @@ SETTLED_SECONDS: Final = 180
 # Whatever is being read at that moment may go on for as long as its time limit.
 LEFT_BEHIND_SECONDS: Final = 60
 DISK_BYTES: Final = 400 * MIB
+TIMEOUT_MS: Final = 2000
 TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "all": ("orders", "stock"),
     "ordered": ("orders", "stock"),
@@ -285,7 +286,7 @@ class Season:
 
     def _triggers(self) -> list[dict[str, object]]:
         patient = {
-            "timeout_ms": 2000,
+            "timeout_ms": TIMEOUT_MS,
             "backoff": {"initial_ms": 100, "factor": 1.5, "max_ms": 2000},
         }
         own: dict[str, dict[str, object]] = {
@@ -314,6 +315,7 @@ class Season:
         try:
             if self.moves:
                 self.world.stack.wait_until_ready()
+                self.operator.note_applied(TIMEOUT_MS)
                 self.keep_log_in(CHOSEN)
             self.storm.blow(STORM_SECONDS, MOST_FAULTS)
         finally:

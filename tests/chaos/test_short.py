@@ -4,8 +4,10 @@ import json
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
 from demo.servers import RedisServer
 from tests.chaos.storm import MIB, family, freeze, lift_limit, limit_memory, thaw
@@ -108,6 +110,36 @@ def test_a_worker_for_which_one_event_is_too_much_sends_it_once_it_has_room(
     (event,) = product.events()
     assert [each["status_code"] for each in product.event(event["id"])["invocations"]] == [200]
     stack.start("worker-2")
+    product.disable()
+
+
+def test_web_without_memory_for_a_thread_says_so_and_goes_on(
+    stack: Stack, source_database: str, receiver: Receiver
+) -> None:
+    product = Product(stack, "short-web", source_database)
+    product.apply({"name": "all", "url": receiver.url("/all")})
+    url = f"{stack.url}/api/v1/projects/{product.name}/triggers/all/test/"
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {product.token}"
+    # One that has had no other threads yet than those that answer requests, and all of these.
+    stack.stop("web")
+    stack.start("web")
+    stack.wait_until_ready()
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(product.get, ["triggers/"] * 64))
+    web = family(stack.pid("web"))
+    for process in web:
+        # Less than the stack of a thread.
+        limit_memory(process, 4 * MIB)
+    short = session.post(url, timeout=10)
+    keyed = session.post(url, headers={"Idempotency-Key": "once"}, timeout=10)
+    for process in web:
+        lift_limit(process)
+    assert short.status_code == 200, short.text
+    assert "short of memory" in short.json()["error"]
+    assert (keyed.status_code, "memory" in keyed.json()["detail"]) == (503, True)
+    again = session.post(url, headers={"Idempotency-Key": "once"}, timeout=10)
+    assert again.json()["status_code"] == 200
     product.disable()
 
 
