@@ -24,6 +24,8 @@ MOST_ANSWER_BYTES: Final = 256 * 1024 * 1024
 
 # A source that keeps more of its log for us than this could fill its disk: somebody is to look.
 MUCH_LOG_BYTES: Final = 1 << 30
+# What mends a sign-in that is refused, or an address that leads nowhere.
+ANOTHER_ADDRESS: Final = "correct the connection string of this database"
 
 
 class SourceBlocked(Exception):
@@ -33,7 +35,7 @@ class SourceBlocked(Exception):
     `for_good`: the source may cease to show it, and then would be read on past what it has lost.
     """
 
-    def __init__(self, message: str, mend: str = "", *, for_good: bool = False) -> None:
+    def __init__(self, message: str, mend: str, *, for_good: bool = False) -> None:
         super().__init__(message)
         self.mend = mend
         self.for_good = for_good

@@ -32,7 +32,14 @@ from eventing.dialing import (
     guard_connections_of,
 )
 from eventing.sources import mongochecks
-from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.base import (
+    ANOTHER_ADDRESS,
+    START_ANEW,
+    Sample,
+    SourceBlocked,
+    SourceUnavailable,
+    Watch,
+)
 from eventing.sources.mongochecks import Documents
 from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text, milliseconds
 
@@ -437,7 +444,9 @@ class MongoSource:
         if error.code in _LOST:
             return SourceBlocked(f"{place}: {_LOST_WORDS}; changes since then are lost", START_ANEW)
         if error.code == _AUTHENTICATION_FAILED:
-            return SourceBlocked(f"{place}: the user name or the password is wrong")
+            return SourceBlocked(
+                f"{place}: the user name or the password is wrong", ANOTHER_ADDRESS
+            )
         if error.code == _UNAUTHORIZED:
             address = self._address
             user_database = dict(address.options).get("authSource", address.database)

@@ -11,6 +11,7 @@ from pymysql.constants import CR, ER
 
 from eventing.mysqlserver import Facts, Opened, address_of, connect
 from eventing.sources.base import (
+    ANOTHER_ADDRESS,
     MOST_ANSWER_BYTES,
     START_ANEW,
     SourceBlocked,
@@ -32,6 +33,13 @@ _SIGN_IN: Final = frozenset({ER.ACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, ER.HOST_NO
 _NO_RIGHT: Final = frozenset(
     {ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR}
 )
+# Locked in MySQL and in MariaDB; a password that has run out, before and after signing in.
+_ACCOUNT: Final = {
+    3118: "ALTER USER {user} ACCOUNT UNLOCK;",
+    4151: "ALTER USER {user} ACCOUNT UNLOCK;",
+    ER.MUST_CHANGE_PASSWORD: "ALTER USER {user} IDENTIFIED BY 'a new password';",
+    ER.MUST_CHANGE_PASSWORD_LOGIN: "ALTER USER {user} IDENTIFIED BY 'a new password';",
+}
 _BINLOG_FAILURE: Final = 1236
 # MariaDB's code for a second replica with one server id (ER_SLAVE_SAME_ID).
 _SAME_SERVER_ID: Final = 4052
@@ -116,7 +124,10 @@ class Server:
         if not facts.has_gtids:
             end = self.binlog_end(opened, facts)
             if end is None:
-                raise SourceBlocked(f"{self.place}: the binary log is off")
+                raise SourceBlocked(
+                    f"{self.place}: the binary log is off",
+                    "in my.cnf, [mysqld]: log_bin = binlog, server_id = 1; then restart the server",
+                )
             return Position("file", f"{end.file}:{end.offset}")
         name = "gtid_binlog_pos" if facts.is_mariadb else "gtid_executed"
         with opened.cursor() as at:
@@ -226,7 +237,9 @@ class Server:
         if code == _SAME_SERVER_ID:
             return SourceUnavailable(f"{self.place}: another replica uses our server id")
         if code in _SIGN_IN:
-            return SourceBlocked(said, "correct the connection string of this database")
+            return SourceBlocked(said, ANOTHER_ADDRESS)
+        if code in _ACCOUNT:
+            return SourceBlocked(said, _ACCOUNT[code].format(user=self._grantee))
         if code in _NO_RIGHT:
             return SourceBlocked(said, self.grants)
         if code in _BROKEN or code == 0:
@@ -236,12 +249,16 @@ class Server:
     @property
     def grants(self) -> str:
         """The smallest rights that capture needs."""
-        user = self.user.replace("'", "''")
         database = self.database.replace("`", "``")
         return (
-            f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO '{user}'@'%';"
-            f" GRANT SELECT ON `{database}`.* TO '{user}'@'%';"
+            f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {self._grantee};"
+            f" GRANT SELECT ON `{database}`.* TO {self._grantee};"
         )
+
+    @property
+    def _grantee(self) -> str:
+        user = self.user.replace("'", "''")
+        return f"'{user}'@'%'"
 
     def lost(self, what: str, *, for_good: bool = False) -> SourceBlocked:
         """The stored position cannot be gone on from."""

@@ -22,7 +22,12 @@ from eventing.dialing import (
     connect_to_postgres,
 )
 from eventing.problems import first_line
-from eventing.sources.base import MOST_ANSWER_BYTES, SourceBlocked, SourceUnavailable
+from eventing.sources.base import (
+    ANOTHER_ADDRESS,
+    MOST_ANSWER_BYTES,
+    SourceBlocked,
+    SourceUnavailable,
+)
 
 OLDEST_VERSION: Final = 140_000
 # The schema of the product's own tables: never captured.
@@ -41,6 +46,7 @@ LOCK_TIMEOUT_MS: Final = 2000
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 # How much longer than a server may take for a statement its answer is waited for.
 GRACE_SECONDS: Final = 5.0
+_RIGHTS: Final = {"database": "CONNECT, CREATE", "schema": "USAGE", "table": "SELECT"}
 _NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
 _ANSWER_SECONDS: Final = _STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
 
@@ -220,7 +226,8 @@ class Server:
             return SourceUnavailable(f"{self.place}: the connection broke off: {first_line(error)}")
         primary = error.diag.message_primary or type(error).__name__
         if code == "42501":
-            return SourceBlocked(f"{self.place}: {primary} (the role lacks a right)")
+            said = f"{self.place}: {primary} (the role lacks a right)"
+            return SourceBlocked(said, self._grant(primary))
         if code == "53400":
             return SourceBlocked(
                 f"{self.place}: {primary}",
@@ -243,7 +250,9 @@ class Server:
 
     def _open(self, factory: type[Connection]) -> Connection:
         if not self._address:
-            raise SourceBlocked("the connection string cannot be read as a Postgres address")
+            raise SourceBlocked(
+                "the connection string cannot be read as a Postgres address", ANOTHER_ADDRESS
+            )
         # Whoever tests a connection holds a thread of the web process meanwhile.
         fixed = {"client_encoding": "UTF8", "connect_timeout": "5"}
         address: dict[str, Any] = {**self._defaults, **self._address, **fixed}
@@ -260,10 +269,11 @@ class Server:
     def _refused(self, text: str) -> SourceBlocked | SourceUnavailable:
         """What a failed connection means. libpq gives no code here, so its words decide."""
         said = f"{self.place}: {text}"
+        user = quoted(self._address.get("user", ""))
         if "no pg_hba.conf entry" in text:
             kind = "replication connections" if "replication" in text else "connections"
-            user = self._address.get("user", "all")
-            line = f"host  {self.database}  {user}  <address of Mission Control>  scram-sha-256"
+            whom = self._address.get("user", "all")
+            line = f"host  {self.database}  {whom}  <address of Mission Control>  scram-sha-256"
             return SourceBlocked(f"{said} ({kind} are not let in)", f"pg_hba.conf: {line}")
         if "unsupported startup parameter" in text or "not allowed to connect to pooler" in text:
             return Pooled(
@@ -273,13 +283,26 @@ class Server:
         if "must be superuser or replication role" in text or "permission denied to start WAL" in (
             text
         ):
-            user = self._address.get("user", "")
-            return SourceBlocked(said, f"ALTER ROLE {quoted(user)} REPLICATION;")
+            return SourceBlocked(said, f"ALTER ROLE {user} REPLICATION;")
         if "wal_level" in text:
             return SourceBlocked(said, f"{WAL_LEVEL_MEND} {THEN_RESTART}")
+        if "permission denied for database" in text:
+            return SourceBlocked(said, self._grant(text))
+        if "is not permitted to log in" in text:
+            return SourceBlocked(said, f"ALTER ROLE {user} LOGIN;")
         if "authentication failed" in text or "does not exist" in text or "no password" in text:
-            return SourceBlocked(said, "correct the connection string of this database")
+            return SourceBlocked(said, ANOTHER_ADDRESS)
         return SourceUnavailable(said)
+
+    def _grant(self, text: str) -> str:
+        """What gives our role the right that the server says it lacks."""
+        role = quoted(self._address.get("user", ""))
+        for kind, right in _RIGHTS.items():
+            _, found, name = text.partition(f"permission denied for {kind} ")
+            if found:
+                what = quoted(name.strip('"'))
+                return f"GRANT {right} ON {kind.upper()} {what} TO {role};"
+        return f"GRANT <the role that owns the tables> TO {role};"
 
     def _configure(self, opened: connection, settings: dict[str, str]) -> None:
         try:

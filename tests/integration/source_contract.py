@@ -440,6 +440,7 @@ class SourceContract:
         with pytest.raises(SourceBlocked) as blocked:
             reader.open(url=url)
         assert "first" not in str(blocked.value)
+        assert blocked.value.mend
         reader.open(url=changed)
         assert reader.ids(1) == [1]
         reader.close()

@@ -184,3 +184,18 @@ def test_what_cannot_be_connected_to_is_said_without_the_password() -> None:
     (finding,) = findings("mysql://reader:hidden-word@127.0.0.1:1/shop").values()
     assert (finding.name, finding.status) == ("connection", "error")
     assert "hidden-word" not in finding.what + finding.mend
+
+
+@pytest.mark.parametrize("trouble", ["ACCOUNT LOCK", "PASSWORD EXPIRE"])
+def test_an_account_that_is_not_let_in_is_told_what_lets_it_in(url: str, trouble: str) -> None:
+    user = f"reader_{secrets.token_hex(4)}"
+    execute(url, f"CREATE USER '{user}'@'%' IDENTIFIED BY 'first'")
+    execute(url, f"GRANT SELECT ON *.* TO '{user}'@'%'")
+    execute(url, f"ALTER USER '{user}'@'%' {trouble}")
+    parts = urlsplit(url)
+    theirs = parts._replace(netloc=f"{user}:first@{parts.hostname}:{parts.port}").geturl()
+    (finding,) = findings(theirs).values()
+    assert (finding.name, finding.status) == ("connection", "error")
+    execute(url, finding.mend.replace("a new password", "first"))
+    assert findings(theirs)["connection"].status == "ok"
+    execute(url, f"DROP USER '{user}'@'%'")

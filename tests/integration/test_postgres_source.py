@@ -1280,6 +1280,7 @@ def test_an_unreadable_connection_string_is_not_repeated() -> None:
     with pytest.raises(SourceBlocked) as blocked:
         capture.open()
     assert "hush" not in str(blocked.value)
+    assert blocked.value.mend
 
 
 def test_a_server_that_does_not_answer_is_tried_again() -> None:
@@ -1313,6 +1314,26 @@ def test_a_role_is_told_which_right_it_lacks_one_after_the_other(url: str, role_
             mends.append(blocked.mend)
             run(url, blocked.mend)
     assert [mend.split()[0] for mend in mends] == ["ALTER", "GRANT"]
+    capture.source.remove()
+
+
+def test_a_role_that_is_not_let_in_is_told_what_lets_it_in(url: str, role_url: str) -> None:
+    role, database = urlsplit(role_url).username, urlsplit(url).path.lstrip("/")
+    run(
+        url,
+        f"ALTER ROLE {role} NOLOGIN REPLICATION",
+        f'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC',
+    )
+    capture = Capture(role_url)
+    for mend in (
+        f'ALTER ROLE "{role}" LOGIN;',
+        f'GRANT CONNECT, CREATE ON DATABASE "{database}" TO "{role}";',
+    ):
+        with pytest.raises(SourceBlocked) as blocked:
+            capture.open()
+        assert blocked.value.mend == mend
+        run(url, mend)
+    capture.open()
     capture.source.remove()
 
 
