@@ -281,15 +281,18 @@ class _Reader:
         self.refuse(name, value, "one of " + ", ".join(allowed))
         return allowed[0]
 
-    def texts(self, name: str, allowed: str) -> tuple[str, ...]:
-        value = self.raw(name, ())
-        if isinstance(value, str):
-            value = [value] if value else []
-        plain = isinstance(value, Sequence) and all(
+    def texts(self, name: str, allowed: str, choices: Sequence[str] = ()) -> tuple[str, ...]:
+        """A list; blank means an empty one. With `choices`, one or more of those."""
+        value = self.raw(name, [])
+        if value == "":
+            value = []
+        plain = isinstance(value, list | tuple) and all(
             isinstance(item, str) and item.strip() and _can_be_stored(item) for item in value
         )
         if plain and all(len(item) <= LONGEST_ENTRY for item in value):
-            return tuple(dict.fromkeys(item.strip() for item in value))
+            texts = tuple(dict.fromkeys(item.strip() for item in value))
+            if not choices or (texts and set(texts) <= set(choices)):
+                return texts
         self.refuse(name, value, allowed)
         return ()
 
@@ -443,9 +446,8 @@ def parse_trigger(
     name = reader.text("name", NAME, _NAME_ALLOWED)
     databases = reader.texts("databases", "a list of database aliases")
     tables = reader.texts("tables", "a list of table names, `*` matching any part of one")
-    operations = reader.texts("operations", "insert, update, delete")
-    if not operations or not set(operations) <= set(OPERATIONS):
-        reader.refuse("operations", list(operations), "one or more of " + ", ".join(OPERATIONS))
+    some = "a list of one or more of " + ", ".join(OPERATIONS)
+    operations = reader.texts("operations", some, OPERATIONS)
     url = reader.raw("url", "")
     _check_webhook_url(reader, url)
     definition = {

@@ -41,8 +41,15 @@ def test_a_trigger_of_three_fields_gets_the_defaults_of_the_contract() -> None:
     [
         ({"name": "with space"}, r"name: got 'with space'; allowed: 1 to 63"),
         ({"name": None}, r"name: got nothing; allowed"),
-        ({"operations": []}, r"operations: got an empty list; allowed: one or more of insert"),
-        ({"operations": ["upsert"]}, r"operations: got 'upsert'; allowed: one or more"),
+        (
+            {"operations": []},
+            r"operations: got an empty list; allowed: a list of one or more of insert",
+        ),
+        ({"operations": ["upsert"]}, r"operations: got 'upsert'; allowed: a list of one or more"),
+        ({"operations": "insert"}, r"operations: got 'insert'; allowed: a list of"),
+        ({"tables": "users, orders"}, r"tables: got 'users, orders'; allowed: a list of table"),
+        ({"databases": "main"}, r"databases: got 'main'; allowed: a list of database aliases"),
+        ({"tables": {"users": True}}, r"tables: got .*; allowed: a list of table"),
         ({"url": "ftp://example.com"}, r"url: got 'ftp://example.com'; allowed: .*https://"),
         ({"url": "https://"}, r"url: got 'https://'"),
         ({"url": "https://u:p@example.com/"}, r"url: got an address with a user name.*header"),
