@@ -311,8 +311,12 @@ def parse(
         ) from None
     except (yaml.YAMLError, RecursionError, ValueError):
         raise InvalidInput([Problem("line 1", "something that is not YAML", "YAML")]) from None
-    if not isinstance(document, Mapping) or set(document) != {"projects"}:
+    if not isinstance(document, Mapping) or not document:
         raise InvalidInput([Problem("line 1", "another document", "one list named `projects`")])
+    unknown = [named(str(key)) for key in document if key != "projects"]
+    if unknown:
+        told = [Problem(key, "an unknown field", "only projects") for key in unknown]
+        raise InvalidInput([_with_line(problem, lines) for problem in told])
     entries = document["projects"]
     if not isinstance(entries, list):
         raise InvalidInput([Problem("line 1: projects", "no list", "a list of projects")])

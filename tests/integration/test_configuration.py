@@ -162,7 +162,8 @@ def test_a_new_project_begins_with_eventing_off() -> None:
         ("name: audit", "name: welcome-email", "line 19: projects[0].triggers[1].name"),
         ("${HOOK_TOKEN}", "${NOT_SET}", "line 18: projects[0].triggers[0].headers.Authorization"),
         ("  - name: shop", "  - name: [", "line "),
-        ("projects:", "project:", "line 1: got another document"),
+        ("projects:", "project:", "line 2: project: got an unknown field; allowed: only projects"),
+        ("projects:", "# first\nversion: 1\nprojects:", "line 3: version: got an unknown field"),
         (
             "url: https://example.com/audit",
             "colour: red",
