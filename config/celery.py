@@ -4,6 +4,8 @@ Messages are hints that may be lost or repeated; the event log decides what happ
 acknowledged at once, carry ids alone, and no result is kept.
 """
 
+import logging
+import logging.config
 import os
 import signal
 import time
@@ -13,7 +15,7 @@ from typing import Any
 from celery import Celery
 from celery.beat import Service
 from celery.schedules import schedule
-from celery.signals import beat_init, setup_logging, worker_init
+from celery.signals import beat_init, celeryd_init, setup_logging, worker_init
 from kombu import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -84,6 +86,14 @@ app.conf.update(
     beat_max_loop_interval=1,
     timezone="UTC",
 )
+
+
+@celeryd_init.connect
+def speak_as_the_settings_say(instance: Any, **_: object) -> None:
+    """From its first line on: warnings are lines of the log, and a log of JSON has no banner."""
+    logging.config.dictConfig(settings.LOGGING)
+    logging.captureWarnings(True)
+    instance.quiet = instance.quiet or settings.LOG_FORMAT == "json"
 
 
 @setup_logging.connect

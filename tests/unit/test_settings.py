@@ -88,6 +88,20 @@ def test_whatever_a_process_says_is_json_where_that_is_asked_for(
         assert json.loads(line)["event"]
 
 
+def test_a_worker_that_is_started_by_hand_says_nothing_but_json_either(tmp_path: Path) -> None:
+    """As root it also warns of that, and would do so in eight lines."""
+    command = {"worker": "exec celery -A config worker"}
+    processes = Processes(command, {**PLACES, "LOG_FORMAT": "json"}, tmp_path)
+    processes.start("worker")
+    try:
+        wait_until(lambda: "Trying again" in processes.log("worker").read_text(), 60, "no word")
+        said = processes.log("worker").read_text()
+    finally:
+        processes.stop_all()
+    for line in said[: said.rindex("\n")].splitlines():
+        assert json.loads(line)["event"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
