@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.middleware.common import CommonMiddleware
 
 _METHODS: Final = ("GET", "HEAD", "POST")
+_PROBES: Final = ("/healthz", "/readyz")
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'self'; object-src 'none';"
     " form-action 'self'; frame-ancestors 'none'",
@@ -17,6 +19,16 @@ HEADERS: Final = {
     " payment=(), usb=()",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+
+class HostMiddleware(CommonMiddleware):
+    """Refuses a host that is not ours, but of probes: what restarts processes and routes requests
+    to them asks by addresses that nobody can list, and gets no word that depends on its own.
+    """
+
+    def process_request(self, request: HttpRequest) -> Any:
+        """Nothing for a probe, else what Django's does. Raises DisallowedHost."""
+        return None if request.path in _PROBES else super().process_request(request)
 
 
 class ConsoleMethodsMiddleware:

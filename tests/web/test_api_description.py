@@ -242,6 +242,14 @@ def test_healthz_needs_no_database() -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+def test_probes_are_answered_under_whatever_host_and_nothing_else_is(
+    transactional_db: None,
+) -> None:
+    client = Client(headers={"host": "10.1.2.3:8000"})
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+    assert [client.get(path).status_code for path in ("/metrics", "/sign-in/", "/")] == [400] * 3
+
+
 def test_readyz_is_200_when_all_is_fine(transactional_db: None) -> None:
     answer = Client().get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
