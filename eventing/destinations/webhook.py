@@ -252,7 +252,8 @@ class _Transfer:
             return "dns", f"the name {host} does not resolve"
         if code in _TLS_ERRORS:
             return "tls", f"TLS with {place}: {message or 'the handshake failed'}"
-        if code in _BROKEN_OFF:
+        # Headers that are too large for libcurl have the code of a connection that broke off.
+        if code in _BROKEN_OFF and not message.startswith("Too large"):
             return "connection", f"{place} broke off the connection before its answer was complete"
         if code == pycurl.E_URL_MALFORMAT:
             return "protocol", "the URL cannot be used"

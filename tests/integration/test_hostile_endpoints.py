@@ -122,6 +122,13 @@ def test_what_surrounds_a_body_is_bounded(blocks: Callable[[], Iterator[bytes]])
         )
 
 
+def test_headers_that_are_too_large_are_said_to_be() -> None:
+    line = b"X-Long: " + b"v" * 8_000 + b"\r\n"
+    with answering(once(OK, line * 50, b"Content-Length: 0\r\n\r\n")) as (_, exchange):
+        assert exchange.error_kind == "protocol"
+        assert "Too large response headers" in (exchange.error_message or "")
+
+
 @pytest.mark.parametrize(
     "blocks",
     [
