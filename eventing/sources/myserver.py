@@ -37,8 +37,8 @@ _NO_RIGHT: Final = frozenset(
 _ACCOUNT: Final = {
     3118: "ALTER USER {user} ACCOUNT UNLOCK;",
     4151: "ALTER USER {user} ACCOUNT UNLOCK;",
-    ER.MUST_CHANGE_PASSWORD: "ALTER USER {user} IDENTIFIED BY 'a new password';",
-    ER.MUST_CHANGE_PASSWORD_LOGIN: "ALTER USER {user} IDENTIFIED BY 'a new password';",
+    1820: "ALTER USER {user} IDENTIFIED BY 'a new password';",
+    1862: "ALTER USER {user} IDENTIFIED BY 'a new password';",
 }
 _BINLOG_FAILURE: Final = 1236
 # MariaDB's code for a second replica with one server id (ER_SLAVE_SAME_ID).
