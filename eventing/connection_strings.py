@@ -50,6 +50,15 @@ _POSTGRES_OPTIONS: Final = frozenset(
     | {"target_session_attrs", "load_balance_hosts"}
     | {"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir"}
 )
+# What the other drivers know of encryption: MySQL's as it is written, MongoDB's in lower case.
+_ENCRYPTION_OPTIONS: Final[Mapping[DatabaseType, frozenset[str]]] = {
+    "mysql": frozenset({"ssl-ca", "ssl-cert", "ssl-key"}),
+    "mongodb": frozenset(
+        {"tls", "ssl", "tlscafile", "tlscertificatekeyfile", "tlscertificatekeyfilepassword"}
+        | {"tlscrlfile", "tlsinsecure", "tlsallowinvalidcertificates", "tlsallowinvalidhostnames"}
+        | {"tlsdisableocspendpointcheck"}
+    ),
+}
 # Options, in lower case, whose values are files of the machine the product runs on, or which sign
 # in as that machine.
 _LOCAL_OPTIONS: Final[Mapping[DatabaseType, frozenset[str]]] = {
@@ -139,10 +148,25 @@ class ConnectionString:
 
     @property
     def unknown_options(self) -> tuple[str, ...]:
-        """Options that must not be handed to the driver; every driver but libpq ignores those."""
-        if self.type != "postgres":
-            return ()
-        return tuple(name for name, _ in self.options if name not in _POSTGRES_OPTIONS)
+        """Options that must not be handed to libpq, or that seem to ask for encryption of another
+        driver, which would pass over them and connect without."""
+        names = tuple(name for name, _ in self.options)
+        if self.type == "postgres":
+            return tuple(name for name in names if name not in _POSTGRES_OPTIONS)
+        known = _ENCRYPTION_OPTIONS.get(self.type, frozenset())
+        return tuple(
+            name
+            for name in names
+            if ("ssl" in name.lower() or "tls" in name.lower())
+            and (name if self.type == "mysql" else name.lower()) not in known
+        )
+
+    @property
+    def has_unknown_tls(self) -> bool:
+        """Whether encryption is asked for in a word that the driver does not know."""
+        words = TLS_MODES[self.type]
+        given = self.tls.upper() if self.type == "mysql" else self.tls
+        return bool(given) and given not in words
 
     @property
     def local_parts(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from eventing.changes import (
     DatabaseType,
     Operation,
 )
-from eventing.connection_strings import SCHEMES, ConnectionString
+from eventing.connection_strings import SCHEMES, TLS_MODES, TLS_OPTIONS, ConnectionString
 from eventing.parameters import utc_of
 from eventing.problems import InvalidInput, Problem, named, shown
 
@@ -435,7 +435,10 @@ def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
         name = address.unknown_options[0]
         # Of a password that is not encoded, a part may be taken for an option.
         given = f"the option {name!r}" if _OPTION.fullmatch(name) else "an option"
-        reader.reject("url", given, "the options of docs/guides/postgres.md")
+        reader.reject("url", given, f"the options of docs/guides/{kind}.md")
+    elif address.has_unknown_tls:
+        words = ", ".join(TLS_MODES[kind])
+        reader.reject("url", f"another word for {TLS_OPTIONS[kind]}", f"one of {words}")
 
 
 def parse_trigger(

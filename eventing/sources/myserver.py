@@ -105,6 +105,11 @@ class Server:
             )
         except pymysql.MySQLError as error:
             raise self.translated(error) from None
+        except (FileNotFoundError, PermissionError) as error:
+            raise SourceBlocked(
+                f"{self.place}: the file of ssl-ca, ssl-cert or ssl-key: {error.strerror}",
+                ANOTHER_ADDRESS,
+            ) from None
         except OSError as error:
             raise SourceUnavailable(f"{self.place}: {type(error).__name__}") from None
 

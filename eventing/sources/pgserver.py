@@ -290,6 +290,9 @@ class Server:
             return SourceBlocked(said, self._grant(text))
         if "is not permitted to log in" in text:
             return SourceBlocked(said, f"ALTER ROLE {user} LOGIN;")
+        if text.startswith("invalid "):
+            # What libpq says of an option's value before it has tried to connect.
+            return SourceBlocked(said, ANOTHER_ADDRESS)
         if "authentication failed" in text or "does not exist" in text or "no password" in text:
             return SourceBlocked(said, ANOTHER_ADDRESS)
         return SourceUnavailable(said)

@@ -180,6 +180,12 @@ def test_a_server_without_global_ids_is_warned_of_and_mended() -> None:
     server.kill()
 
 
+def test_a_certificate_that_is_not_there_is_said_to_be_missing(url: str) -> None:
+    with pytest.raises(SourceBlocked, match=r"ssl-ca.*No such file") as blocked:
+        MySqlSource(f"{url}?ssl-mode=VERIFY_CA&ssl-ca=/nowhere.pem", "t").open(EVERYTHING, None)
+    assert blocked.value.mend
+
+
 def test_what_cannot_be_connected_to_is_said_without_the_password() -> None:
     (finding,) = findings("mysql://reader:hidden-word@127.0.0.1:1/shop").values()
     assert (finding.name, finding.status) == ("connection", "error")

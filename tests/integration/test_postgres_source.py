@@ -1261,6 +1261,7 @@ def test_a_server_without_logical_wal_blocks_with_its_mend() -> None:
         ({"dbname": "nowhere"}, "does not exist"),
         ({"password": "wr0ng-secret"}, "authentication failed"),
         ({"user": "nobody_here"}, "authentication failed"),
+        ({"sslmode": "strict"}, "invalid sslmode value"),
     ],
 )
 def test_a_wrong_connection_string_blocks_and_tells_no_secret(

@@ -98,6 +98,46 @@ def test_a_definition_never_shows_its_secrets() -> None:
         assert "hunter2" not in problem_of(parse_database, DATABASE | {"url": url}, {})
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            "postgres",
+            "sslmode=strict",
+            "url: got another word for sslmode; allowed: one of disable",
+        ),
+        ("mysql", "ssl-mode=yes", "url: got another word for ssl-mode; allowed: one of DISABLED"),
+        ("mysql", "ssl_mode=REQUIRED", "url: got the option 'ssl_mode'; allowed: the options of"),
+        (
+            "mysql",
+            "useSSL=true",
+            "url: got an option; allowed: the options of docs/guides/mysql.md",
+        ),
+        ("mongodb", "tls=yes", "url: got another word for tls; allowed: one of true, false"),
+        ("mongodb", "sslmode=require", "url: got the option 'sslmode'; allowed: the options of"),
+    ],
+)
+def test_encryption_asked_for_in_words_that_a_driver_passes_over_is_refused(
+    kind: str, options: str, message: str
+) -> None:
+    scheme = {"postgres": "postgresql"}.get(kind, kind)
+    given = {"alias": "main", "type": kind, "url": f"{scheme}://u:hunter2@h/d?{options}"}
+    assert problem_of(parse_database, given, {}).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mysql", "ssl-mode=verify_ca&ssl-ca=%2Fca.pem&charset=utf8mb4"),
+        ("mongodb", "TLS=true&tlsCAFile=%2Fca.pem&retryWrites=true"),
+        ("mongodb", "ssl=true&replicaSet=rs0"),
+    ],
+)
+def test_encryption_asked_for_as_the_driver_knows_it_is_taken(kind: str, options: str) -> None:
+    given = {"alias": "main", "type": kind, "url": f"{kind}://u:hunter2@h/d?{options}"}
+    assert parse_database(given, {}).url == given["url"]
+
+
 def test_a_source_of_another_kind_is_refused_by_name() -> None:
     message = problem_of(parse_database, DATABASE | {"type": "oracle"}, {})
     assert message.startswith("type: got 'oracle'; allowed: one of postgres")
