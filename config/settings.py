@@ -132,6 +132,14 @@ def _port(variable: str) -> int:
     _stop(variable, "a whole number from 1 to 65535")
 
 
+def _processes(variable: str) -> int:
+    """Gunicorn reads it, too; with none of them it would listen and never answer."""
+    value = env.str(variable, "2")
+    if value.isascii() and value.isdecimal() and 0 < int(value) <= 1000:
+        return int(value)
+    _stop(variable, "a whole number from 1 to 1000")
+
+
 def _name(variable: str) -> str:
     """A name that stands on every page; none if it is not set."""
     name: str = env.str(variable, "").strip()
@@ -187,6 +195,7 @@ TRUSTED_PROXIES = _networks("TRUSTED_PROXIES")
 LOG_FORMAT = _choice("LOG_FORMAT", ("text", "json"), "text")
 LOG_LEVEL = _choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO")
 PORT = _port("PORT")
+WEB_CONCURRENCY = _processes("WEB_CONCURRENCY")
 VERSION = __version__
 
 INSTALLED_APPS = [

@@ -48,6 +48,8 @@ def start(variable: str, value: str) -> "subprocess.CompletedProcess[str]":
         ("LOG_FORMAT", "xml"),
         ("PORT", "\u0663\u0660\u0660"),
         ("PORT", "65536"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "two"),
         ("ENVIRONMENT_NAME", "x" * 25),
         ("ENVIRONMENT_NAME", "two\nlines"),
     ],
