@@ -380,8 +380,13 @@ LOGGING = {
         }
     },
     "handlers": {"standard_error": {"class": "logging.StreamHandler", "formatter": "structured"}},
-    "root": {"handlers": ["standard_error"], "level": LOG_LEVEL},
+    # At DEBUG drivers and libraries quote rows, addresses and answers.
+    "root": {
+        "handlers": ["standard_error"],
+        "level": "INFO" if LOG_LEVEL == "DEBUG" else LOG_LEVEL,
+    },
     "loggers": {
+        **{ours: {"level": LOG_LEVEL} for ours in ("config", "eventing", "webui")},
         "django.server": {"level": "WARNING"},
         # A line for each message would be a line for each chunk of events, and one each second.
         "celery.app.trace": {"level": "WARNING"},

@@ -232,6 +232,8 @@ def places(
             "OIDC_ISSUER": provider.url,
             "OIDC_CLIENT_ID": CLIENT_ID,
             "OIDC_CLIENT_SECRET": CLIENT_SECRET,
+            # Whatever else is written then, rows and secrets are not.
+            "LOG_LEVEL": "DEBUG",
         }
         stack = Stack(
             through(urls["control"], to_control.port),

@@ -104,6 +104,22 @@ def test_a_worker_that_is_started_by_hand_says_nothing_but_json_either(tmp_path:
         assert json.loads(line)["event"]
 
 
+def test_no_level_lets_libraries_quote_rows_and_secrets() -> None:
+    """MongoDB's driver logs documents, the HTTP client addresses: both at DEBUG."""
+    asks = (
+        "import django, logging; django.setup(); print(*(logging.getLogger(name).isEnabledFor(10)"
+    )
+    asks += " for name in ('eventing.capture', 'pymongo.command', 'urllib3.connectionpool')))"
+    done = subprocess.run(
+        [sys.executable, "-c", asks],
+        cwd=ROOT,
+        env={**os.environ, **PLACES, "LOG_LEVEL": "DEBUG"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["True", "False", "False"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
