@@ -1,5 +1,6 @@
 """The Django application of everything but the pages."""
 
+import logging
 from typing import Any
 
 from django.apps import AppConfig
@@ -11,6 +12,8 @@ class EventingConfig(AppConfig):
     name = "eventing"
 
     def ready(self) -> None:
+        # Drivers warn of what an address says, and would do so in lines of their own.
+        logging.captureWarnings(True)
         post_migrate.connect(prepare_installation, sender=self)
 
 

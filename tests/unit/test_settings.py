@@ -104,6 +104,18 @@ def test_a_worker_that_is_started_by_hand_says_nothing_but_json_either(tmp_path:
         assert json.loads(line)["event"]
 
 
+def test_warnings_are_lines_of_the_log() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import django, warnings; django.setup(); warnings.warn('a\\nb')"],
+        cwd=ROOT,
+        env={**os.environ, **PLACES, "LOG_FORMAT": "json"},
+        capture_output=True,
+        text=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["logger"] == "py.warnings"
+
+
 def test_no_level_lets_libraries_quote_rows_and_secrets() -> None:
     """MongoDB's driver logs documents, the HTTP client addresses: both at DEBUG."""
     asks = (
