@@ -301,6 +301,7 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = True
 warnings.filterwarnings("ignore", "No directory at: .*staticfiles", module="django.core.handlers")
 
+SESSION_ENGINE = "webui.sessions"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True

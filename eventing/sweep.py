@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from django.contrib.sessions.models import Session
 from django.db import connection
 from django.db.models import Max
 from django.db.models.functions import Now
@@ -161,6 +162,7 @@ def upkeep() -> None:
     redeliveries.forget_old()
     KeptAnswer.objects.filter(created_at__lt=Now() - KeptAnswer.KEPT_FOR).delete()
     troubles.forget_old()
+    Session.objects.filter(expire_date__lt=Now()).delete()
     for number in [BUILTIN, *external_numbers()]:
         try:
             log = log_numbered(number)

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from datetime import timedelta
 
 import psycopg2
 import pytest
+from django.contrib.sessions.models import Session
 from django.db import connection, transaction
+from django.utils import timezone
 
 from demo.servers import execute
 from eventing import sweep
@@ -58,6 +61,14 @@ def test_upkeep_builds_an_index_that_a_log_of_an_older_version_lacks(
     assert log.is_behind()
     sweep.upkeep()
     wait_until(lambda: not log.is_behind(), 60, "the index is not built")
+
+
+def test_upkeep_forgets_sessions_that_have_expired(log: PostgresEventLog) -> None:
+    now = timezone.now()
+    for name, days in {"over": -1, "lasting": 1}.items():
+        Session.objects.create(session_key=name, expire_date=now + timedelta(days=days))
+    sweep.upkeep()
+    assert [each.session_key for each in Session.objects.all()] == ["lasting"]
 
 
 @contextmanager

@@ -14,8 +14,11 @@ from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core import signing
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.core.signing import BadSignature
 from django.db import connection
 from django.test import Client, override_settings
 
@@ -24,6 +27,7 @@ from eventing.models import AuditEntry, Membership
 from tests.factories import make_project
 from tests.web.conftest import PASSWORD
 from tests.web.oidc import CLIENT_ID, CLIENT_SECRET, Provider, running_provider
+from webui.sessions import SessionStore
 
 NEW = "a-staple-of-correct-horses"
 
@@ -146,6 +150,36 @@ def test_first_one_confirms_that_it_is_oneself_and_again_after_a_while(
     session.save()
     again = client.get("/account/two-factor/on/")
     assert again.headers["Location"] == answer.headers["Location"]
+
+
+def test_a_copy_of_the_sessions_signs_nobody_in_and_tells_nothing(
+    ada: User, client: Client
+) -> None:
+    sign_in(client)
+    key = client.cookies["sessionid"].value
+    # What is sent waits in the session until one has confirmed that it is oneself.
+    client.post("/account/two-factor/on/", {"code": "planted-code"})
+    assert "planted-code" in str(dict(client.session))
+    (row,) = Session.objects.all()
+    thief = Client()
+    thief.cookies["sessionid"] = row.session_key
+    assert not is_signed_in(thief)
+    assert key != row.session_key
+    with pytest.raises(BadSignature):
+        signing.loads(row.session_data, salt=client.session.key_salt)
+    assert SessionStore(row.session_key).decode(row.session_data) == {}
+    assert is_signed_in(client)
+
+
+def test_signing_in_and_out_leaves_no_session_behind(ada: User, client: Client) -> None:
+    sign_in(client)
+    first = client.cookies["sessionid"].value
+    client.post("/sign-out/")
+    sign_in(client)
+    assert client.cookies["sessionid"].value != first
+    assert Session.objects.count() == 1
+    client.post("/sign-out/")
+    assert not Session.objects.exists()
 
 
 def test_keys_are_encrypted_where_they_are_stored(secret: str) -> None:
