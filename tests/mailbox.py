@@ -1,6 +1,6 @@
 """A real SMTP server for tests: it takes every message and keeps it, and can be told to refuse.
 
-It speaks as much of RFC 5321 as a client that signs in with AUTH PLAIN or LOGIN needs, a thread a
+It speaks as much of RFC 5321 as a client needs, and takes any sign-in with AUTH PLAIN, a thread a
 connection.
 """
 
@@ -36,7 +36,9 @@ class Mailbox:
         while line := client.rfile.readline():
             verb = line[:4].upper()
             if verb == b"EHLO":
-                client.wfile.write(b"250-mailbox\r\n250 8BITMIME\r\n")
+                client.wfile.write(b"250-mailbox\r\n250-AUTH PLAIN\r\n250 8BITMIME\r\n")
+            elif verb == b"AUTH":
+                client.wfile.write(b"235 welcome\r\n")
             elif verb == b"RCPT" and self.refuses:
                 client.wfile.write(b"550 no such mailbox\r\n")
             elif verb == b"DATA":

@@ -1,14 +1,17 @@
 """Secrets planted wherever the product keeps one, a product in every kind of trouble, and then a
 search for them wherever somebody could look: every address of the installation, by every method and
-for every role; whatever the processes write; messages, exports, and what a copy of the databases
-would give away.
+for every role; whatever the processes write when they say most; what the broker is told; messages,
+exports, and what a copy of the databases would give away.
 """
 
+import base64
+import contextlib
 import re
 import secrets
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -16,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import redis
 import requests
 import yaml
 from allauth.mfa.totp.internal.auth import (
@@ -26,6 +30,7 @@ from allauth.mfa.totp.internal.auth import (
 
 from demo.processes import ROOT
 from tests.databases import MariaDbServer, MongoDbServer
+from tests.mailbox import Mailbox
 from tests.ports import free_port
 from tests.product import Product
 from tests.proxy import Proxy
@@ -64,6 +69,9 @@ LAST: Final = re.compile(
 OF_ROWS: Final = re.compile(r"/events/|/sample/|/preview/|/begin/")
 SIGNING: Final = re.compile(r"/secret/(rotate/|retire/)?$")
 MOST_SECONDS: Final = 60
+# What sessions, caches and messages of the broker are written in; how a database shows bytes.
+BASE_64: Final = re.compile(r"[A-Za-z0-9+/_-]{24,}")
+BASE_16: Final = re.compile(r"\\x((?:[0-9a-f]{2}){12,})")
 
 _MAKE_PEOPLE: Final = """
 from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
@@ -92,6 +100,28 @@ print('SECRETS', *[each for t in Trigger.objects.all() for each in json.loads(t.
 
 def planted(name: str) -> str:
     return f"planted-{name}-{secrets.token_hex(8)}"
+
+
+def readings(text: str) -> Iterator[str]:
+    """A text, and all within it that is encoded or compressed, though nobody has encrypted it."""
+    yield text
+    for found in BASE_16.finditer(text):
+        yield bytes.fromhex(found[1]).decode(errors="replace")
+    for found in BASE_64.finditer(text):
+        letters = found[0].translate({ord("+"): "-", ord("/"): "_"})
+        content = base64.urlsafe_b64decode(letters[: len(letters) // 4 * 4])
+        yield content.decode(errors="replace")
+        with contextlib.suppress(zlib.error):
+            yield zlib.decompressobj().decompress(content).decode(errors="replace")
+
+
+def told(broker: RedisServer, overheard: Any) -> Iterator[str]:
+    """Whatever the broker has been told since `overheard`, its monitor, was begun."""
+    end = secrets.token_hex(8)
+    with redis.Redis.from_url(broker.url()) as client:
+        client.echo(end)
+    while end not in (command := overheard.next_command()["command"]):
+        yield command
 
 
 @dataclass
@@ -124,8 +154,9 @@ class Seen:
         ]
 
     def _in(self, text: str) -> Iterator[str]:
+        everything = "\n".join(readings(text))
         for name, value in self.hidden.items():
-            if value in text:
+            if value in everything:
                 yield name
         # Of one such number alone somebody else's may be meant.
         if len(set(re.findall(r"\b\d{8}\b", text)) & set(self.recovery_codes)) > 1:
@@ -178,6 +209,10 @@ class Places:
     stack: Stack
     product: Product
     receiver: Receiver
+    mailbox: Mailbox
+    broker: RedisServer
+    # All that the broker is told, from the beginning.
+    overheard: Any
     to_control: Proxy
     to_broker: Proxy
     others: dict[str, Subject]
@@ -227,19 +262,20 @@ def places(
         running_provider() as provider,
         Proxy("127.0.0.1", port) as to_control,
         Proxy("127.0.0.1", stack_redis.port) as to_broker,
+        Mailbox() as mailbox,
+        redis.Redis.from_url(stack_redis.url()).monitor() as overheard,
     ):
-        sign_on = {
+        settings = {
+            "LOG_LEVEL": "DEBUG",
             "OIDC_ISSUER": provider.url,
             "OIDC_CLIENT_ID": CLIENT_ID,
             "OIDC_CLIENT_SECRET": CLIENT_SECRET,
-            # Whatever else is written then, rows and secrets are not.
-            "LOG_LEVEL": "DEBUG",
         }
         stack = Stack(
             through(urls["control"], to_control.port),
             through(stack_redis.url(), to_broker.port),
             tmp_path_factory.mktemp("secrets"),
-            environments=dict.fromkeys(("web", "capture", "worker", "beat"), sign_on),
+            environments=dict.fromkeys(("web", "capture", "worker", "beat"), settings),
         )
         seen.hidden |= {
             "password of the broker": stack_redis.password,
@@ -269,8 +305,8 @@ def places(
             ]
             product = Product(stack, PROJECT, urls["main"], more_databases=more)
             yield Places(
-                stack, product, receiver, to_control, to_broker, others, urls["chosen"], seen,
-                postgres_server.execute,
+                stack, product, receiver, mailbox, stack_redis, overheard, to_control, to_broker,
+                others, urls["chosen"], seen, postgres_server.execute,
             )  # fmt: skip
         finally:
             stack.stop_all()
@@ -310,10 +346,11 @@ def test_no_planted_secret_is_found_where_it_must_not_be(places: Places) -> None
     for url in (stack.database_url, places.chosen_url):
         dump(url, seen)
     take_away(root, examples, seen)
+    dump(stack.database_url, seen)
     seen.look("the processes' output", stack.everything_written())
-    for request in places.receiver.received():
-        # An endpoint is sent what it is sent; the address is its own.
-        seen.look("a request", request.body.decode(), "row")
+    read_messages(places)
+    for command in told(places.broker, places.overheard):
+        seen.look("what the broker was told", command)
     assert len(seen) > 500
     found = seen.found
     assert not found, "\n".join(dict.fromkeys(found))
@@ -380,15 +417,17 @@ def examples_of(places: Places, root: Caller) -> dict[str, str]:
     """What stands for each part of an address; its notifications have secrets in their own."""
     base, hidden = f"/api/v1/projects/{PROJECT}/", places.seen.hidden
     hidden |= {name: planted(name) for name in ("hook", "mail")}
-    mail = f"mailto://ada:{hidden['mail']}@127.0.0.1:{free_port()}?from=a@a.example&to=b@b.example"
+    login, letter = f"ada:{hidden['mail']}@127.0.0.1", "from=a@a.example&to=b@b.example"
     # Some addresses have room for the name of a trigger, some for that of a notification.
     for name, url in {
         "failing": places.receiver.url(f"/{hidden['hook']}"),
-        "mail": mail,
+        "mail": f"mailto://{login}:{places.mailbox.port}?{letter}",
+        "nowhere": f"mailto://{login}:{free_port()}?{letter}",
     }.items():
         answer = root.ask("POST", f"{base}notifications/", {"name": name, "url": url})
         assert answer.status_code == 201, answer.text
         answer = root.ask("POST", f"{base}notifications/{name}/test/")
+        assert answer.json()["taken"] == (name != "nowhere"), answer.text
         places.seen.answer(f"a test of the notification {name}", answer)
     begun = root.ask("POST", f"{base}redeliveries/", {"status": "cancelled"})
     assert begun.status_code == 201, begun.text
@@ -464,6 +503,21 @@ def ask_the_provider(root: Caller, seen: Seen) -> None:
     stamp = parse_qs(urlsplit(away.headers["Location"]).query)["state"][0]
     back = root.get(f"/sign-in/sso/callback/?code=nonsense&state={stamp}")
     seen.answer("the way back from the provider", back)
+
+
+def read_messages(places: Places) -> None:
+    """Look at what endpoints and people were sent, tests of notifications and troubles included."""
+    received = places.receiver.received()
+    announced = [each for each in received if each.path == f"/{places.seen.hidden['hook']}"]
+    letters = [each.get_body(("plain", "html")).get_content() for each in places.mailbox.messages]
+    for messages in ([each.body.decode() for each in announced], letters):
+        assert any("This is a test" in each for each in messages), messages
+        assert any("failed for good" in each for each in messages), messages
+    for request in received:
+        # An endpoint is sent what it is sent; the address is its own.
+        places.seen.look("a request", request.body.decode(), "row")
+    for letter in letters:
+        places.seen.look("a letter", letter)
 
 
 def take_away(root: Caller, examples: dict[str, str], seen: Seen) -> None:
