@@ -1,10 +1,12 @@
 """What gunicorn reads by itself where it is started: the settings, before there is any worker.
 
 A worker that a malformed setting stops would be started again without end. Gunicorn's own lines go
-the way of everybody's, in the format that the settings say.
+the way of everybody's, in the format that the settings say, and quote nothing of a request: what
+cannot be read as one may be a header with a token.
 """
 
 import logging.config
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from config import settings
 
 logging.config.dictConfig(settings.LOGGING)
 
+# The most there may be: filters of an address are told by the views what is wrong with them.
+limit_request_line = 8190
+_QUOTING = re.compile(r"(Invalid request from ip=\S+): .*", re.DOTALL)
+
 
 class Logger(glogging.Logger):
     """Gunicorn's, but for what its own lines look like; requests are logged only if asked for."""
@@ -25,6 +31,16 @@ class Logger(glogging.Logger):
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
+
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        super().warning(_QUOTING.sub(r"\1", msg), *args, **kwargs)
+
+    def debug(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        is_quoting = msg.startswith("Ignored premature client disconnection")
+        super().debug(*(("a client went away",) if is_quoting else (msg, *args)), **kwargs)
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        super().exception(msg, *(str(each).partition("?")[0] for each in args), **kwargs)
 
 
 logger_class = Logger

@@ -5,6 +5,7 @@ allows, and more, and a client that is generated from it. Both against the real 
 import importlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -105,6 +107,7 @@ _CHECKS = (
 class Installation:
     """A running web process with something in it."""
 
+    stack: Stack
     url: str
     # Of each role, for every project.
     tokens: dict[str, str]
@@ -141,7 +144,7 @@ def installation(
             stack.manage("apply", "-", input=projects)
             stack.manage("shell", "-c", _USERS)
             tokens = {role: _made_token(stack, role) for role in ROLES}
-            yield Installation(stack.url, tokens, _stored_event(stack))
+            yield Installation(stack, stack.url, tokens, _stored_event(stack))
     finally:
         stack.stop_all()
         for each in (url, source):
@@ -203,6 +206,38 @@ def test_nothing_that_may_be_sent_is_answered_by_an_error_or_in_an_undocumented_
         covered = re.search(r"API Links: +(\d+) covered", done.stdout)
         assert covered is not None, done.stdout
         assert int(covered[1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("GET /api/v1/projects/?trigger={long} HTTP/1.1", 422),
+        ("GET /api/v1/projects/?trigger={long}{long} HTTP/1.1", 414),
+        ("GET /api/v1/projects/ HTTP/1.1\r\nX-Key: {long}{long}", 431),
+        ("GET /api/v1/projects/ HTTP/1.1" + "\r\nX-A: b" * 101, 431),
+        ("GET /api/v1/projects/ HTTP/1.1\r\nX-Key planted-word", 400),
+        ("GET /api/v1/projects/ HTTP/1.1\r\nExpect: planted-word", 417),
+        ("GET /api/v1/projects/?trigger=planted-word and another HTTP/1.1", 400),
+        ("POST /api/v1/projects/ HTTP/1.1\r\nTransfer-Encoding: planted-word", 501),
+        ("POST /api/v1/projects/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nplanted-word", 411),
+    ],
+)
+def test_what_cannot_be_read_as_a_request_is_refused_and_not_quoted_in_the_log(
+    installation: Installation, words: str, status: int
+) -> None:
+    head = words.format(long="a" * 4100)
+    more = f"Host: 127.0.0.1\r\nAuthorization: Bearer {installation.token}\r\nConnection: close"
+    first, _, rest = head.partition("\r\n")
+    lines = "\r\n".join(filter(None, (first, more, rest)))
+    with socket.create_connection(
+        ("127.0.0.1", urlsplit(installation.url).port or 0), 30
+    ) as client:
+        client.sendall(f"{lines}\r\n\r\n".encode())
+        answer = client.makefile("rb").read().decode()
+    assert answer.split()[1] == str(status), answer
+    written = installation.stack.everything_written()
+    assert "planted-word" not in written
+    assert installation.token not in written
 
 
 def test_a_generated_client_makes_a_trigger_and_reads_events(
