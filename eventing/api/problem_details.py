@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -118,6 +118,8 @@ def _described(error: Exception) -> tuple[int, str | None, list[dict[str, str]]]
         return 403, "this token may not do that", []
     if isinstance(error, TooManyRequests):
         return 429, _TOO_MANY.format(seconds=error.wait_seconds), []
+    if isinstance(error, UnreadablePostError):
+        return 408, "the body did not arrive in time", []
     if isinstance(error, RequestDataTooBig):
         return 413, "the request's body is too large", []
     if isinstance(error, SearchTooDeep):

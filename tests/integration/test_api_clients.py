@@ -2,6 +2,7 @@
 allows, and more, and a client that is generated from it. Both against the real web process.
 """
 
+import contextlib
 import importlib
 import os
 import re
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 import pytest
 
+from demo.processes import procfile
 from eventing.changes import Origin
 from eventing.definitions import ROLES
 from eventing.logs.postgres import PostgresEventLog
@@ -26,6 +28,7 @@ from tests.factories import make_change, make_events
 from tests.receiver import Receiver
 from tests.servers import ExternalPostgres, PostgresServer, RedisServer, drop_database
 from tests.stack import Stack, new_control_database
+from tests.waiting import wait_until
 
 _PROJECTS = """
 projects:
@@ -116,6 +119,10 @@ class Installation:
     @property
     def token(self) -> str:
         return self.tokens["admin"]
+
+    def connect(self) -> socket.socket:
+        """A connection to the web process."""
+        return socket.create_connection(("127.0.0.1", urlsplit(self.url).port or 0), 60)
 
     def schema(self, folder: Path) -> str:
         """The description, as a program reads it from the web process."""
@@ -229,15 +236,40 @@ def test_what_cannot_be_read_as_a_request_is_refused_and_not_quoted_in_the_log(
     more = f"Host: 127.0.0.1\r\nAuthorization: Bearer {installation.token}\r\nConnection: close"
     first, _, rest = head.partition("\r\n")
     lines = "\r\n".join(filter(None, (first, more, rest)))
-    with socket.create_connection(
-        ("127.0.0.1", urlsplit(installation.url).port or 0), 30
-    ) as client:
+    with installation.connect() as client:
         client.sendall(f"{lines}\r\n\r\n".encode())
         answer = client.makefile("rb").read().decode()
     assert answer.split()[1] == str(status), answer
     written = installation.stack.everything_written()
     assert "planted-word" not in written
     assert installation.token not in written
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        "POST /sign-in/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\nCookie: csrftoken={cookie}\r\n\r\na=",
+        "POST /api/v1/projects/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n"
+        "Content-Type: application/json\r\nAuthorization: Bearer {token}\r\n\r\n{{",
+    ],
+    ids=["head", "form", "body"],
+)
+def test_clients_that_fall_silent_in_the_middle_of_a_request_keep_nobody_waiting_for_ever(
+    installation: Installation, beginning: str
+) -> None:
+    sent = beginning.format(cookie="a" * 32, token=installation.token).encode()
+    with contextlib.ExitStack() as silent:
+        # As many as there are threads to answer them.
+        threads = int(re.findall(r"--threads (\d+)", procfile()["web"])[0])
+        clients = [silent.enter_context(installation.connect()) for _ in range(threads)]
+        for client in clients:
+            client.sendall(sent)
+        wait_until(installation.stack.is_ready, 60, "nobody is answered any more")
+        answers = [client.makefile("rb").read() for client in clients]
+    assert not any(b" 500 " in each for each in answers), answers
+    assert "Traceback" not in installation.stack.everything_written()
 
 
 def test_a_generated_client_makes_a_trigger_and_reads_events(
