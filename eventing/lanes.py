@@ -6,7 +6,7 @@ holds its lock while it calls anything here.
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -16,12 +16,16 @@ from eventing import __version__
 from eventing.allotments import Allotment, Ask
 from eventing.changes import Claim
 from eventing.definitions import Backoff, PayloadFormat
-from eventing.destinations.base import Request
+from eventing.destinations.base import MASK, Request
 from eventing.formats import BATCH_CHARACTERS, BATCH_EVENTS, message
 from eventing.signing import signature_headers
 
-MASK: Final = "••••"
-
+# Not masked where an answer repeats it: a shorter value, or one of these headers, is no secret and
+# may be anywhere in an answer.
+_SHORTEST_SECRET: Final = 8
+_NO_SECRETS: Final = frozenset(
+    {"accept", "accept-charset", "accept-language", "cache-control", "user-agent"}
+)
 # Ids a lane remembers; what does not fit is claimed from the log, in order, once there is room.
 _MOST_WAITING: Final = 2_000
 # Claims a lane holds beyond those under way: what it sends in a second, between these.
@@ -97,6 +101,7 @@ class Requests:
             common.append(("User-Agent", f"MissionControl/{__version__}"))
         self._headers = (*common, *own)
         self._shown_headers = (*common, *((name, MASK) for name, _ in own))
+        self._secrets = _secrets_of(v for name, v in own if name.lower() not in _NO_SECRETS)
 
     def request(self, payloads: Sequence[str], ids: Sequence[str]) -> Request:
         """The request for these events. Raises ValueError if a signing secret is none."""
@@ -111,7 +116,15 @@ class Requests:
             made.body,
             endpoint.timeout_ms,
             self._shown_headers + added,
+            self._secrets,
         )
+
+
+def _secrets_of(values: Iterable[str]) -> tuple[bytes, ...]:
+    """Header values, and their last words (of `Bearer …`), in the order to look for them."""
+    parts = {part for value in values for part in (value, value.rpartition(" ")[2])}
+    long = (part.encode() for part in parts if len(part) >= _SHORTEST_SECRET)
+    return tuple(sorted(long, key=len, reverse=True))
 
 
 class Lane:

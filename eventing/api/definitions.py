@@ -30,7 +30,7 @@ from eventing.definitions import (
     parse_trigger,
     references_in,
 )
-from eventing.lanes import MASK
+from eventing.destinations.base import MASK
 from eventing.models import Membership, Project, Trigger
 from eventing.problems import InvalidInput, Problem, named
 from eventing.projects import trigger_definition_of

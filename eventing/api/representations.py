@@ -24,11 +24,11 @@ from eventing.changes import (
 )
 from eventing.cloudevents import time_text
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
+from eventing.destinations.base import MASK
 from eventing.doctor import passes
 from eventing.eventing_dbs import Store
 from eventing.health import Health
 from eventing.history import first_cursor_of
-from eventing.lanes import MASK
 from eventing.logs.base import EventDetail, EventRow, Invocation
 from eventing.models import (
     ApiToken,

@@ -1,16 +1,19 @@
 """The interface of a destination: many exchanges at once, from one thread of its own."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from eventing.changes import Exchange
+
+# What is stored in place of a secret.
+MASK: Final = "••••"
 
 
 class Request(NamedTuple):
     """One HTTP request to be made. `timeout_ms` spans the whole exchange.
 
     `shown_headers` are the headers as they may be stored, with secret values masked: what the
-    exchange then carries in their place.
+    exchange then carries in their place. `secrets` are masked wherever the answer repeats them.
     """
 
     url: str
@@ -18,6 +21,7 @@ class Request(NamedTuple):
     body: bytes
     timeout_ms: int
     shown_headers: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         """Where it goes, and nothing of what it carries."""

@@ -25,11 +25,12 @@ import structlog
 from eventing.backoff import retry_after_ms
 from eventing.changes import Exchange
 from eventing.destinations.addresses import AddressGuard
-from eventing.destinations.base import Request
+from eventing.destinations.base import MASK, Request
 from eventing.destinations.names import Addresses, LookUps, Named, named_in
 
 # Of an answer, this much is kept.
 KEPT_BODY_BYTES: Final = 10_000
+_MASK: Final = MASK.encode()
 KEPT_HEADERS: Final = 100
 KEPT_HEADER_BYTES: Final = 2_000
 # Once this much has arrived the rest is left unread and the answer counts with its status: whoever
@@ -223,6 +224,7 @@ class _Transfer:
             for name, value in headers:
                 if name.lower() == "retry-after":
                     retry_after = retry_after_ms(value, int(time.time() * 1000))
+        headers, body = self._without_secrets(headers, b"".join(self._body))
         return Exchange(
             self.started_at_ms,
             int((time.monotonic() - self._started) * 1000),
@@ -230,11 +232,26 @@ class _Transfer:
             self.request.shown_headers,
             status,
             headers,
-            b"".join(self._body),
+            body,
             kind,
             words,
             retry_after,
         )
+
+    def _without_secrets(
+        self, headers: tuple[tuple[str, str], ...], body: bytes
+    ) -> tuple[tuple[tuple[str, str], ...], bytes]:
+        """What is kept of an answer, which may repeat what it was sent."""
+        if not self.request.secrets:
+            return headers, body
+        together = b"".join(self._header_lines)
+        for secret in self.request.secrets:
+            if secret in body:
+                body = body.replace(secret, _MASK)
+            if secret in together:
+                written = secret.decode("latin-1")
+                headers = tuple((name, value.replace(written, MASK)) for name, value in headers)
+        return headers, body
 
     def _error_in_words(self, code: int, message: str) -> tuple[str, str]:
         host, place = _host_and_place(self.request.url)

@@ -21,8 +21,9 @@ from eventing.cloudevents import EventBuilder
 from eventing.definitions import Backoff
 from eventing.delivery import Dispatcher, test_request
 from eventing.destinations.addresses import AddressGuard
+from eventing.destinations.base import MASK
 from eventing.destinations.webhook import WebhookDestination
-from eventing.lanes import MASK, Endpoint, Tolerance
+from eventing.lanes import Endpoint, Tolerance
 from eventing.limits import SharedLimits
 from eventing.logs import control_database_dsn
 from eventing.logs.base import EventDetail
@@ -247,6 +248,22 @@ def test_the_back_off_grows_with_each_failure(bench: Bench, receiver: Receiver) 
     for failures, (earlier, later) in enumerate(itertools.pairwise(times), 1):
         least = delay_ms(failures, backoff.initial_ms, backoff.factor, backoff.max_ms, lambda: 0.0)
         assert (later - earlier) * 1000 >= least - 5
+
+
+def test_of_an_answer_that_repeats_the_headers_no_secret_is_logged(
+    bench: Bench, receiver: Receiver
+) -> None:
+    headers = (("Authorization", "Bearer s3cret-word"), ("Accept", "text/plain"), ("X-Place", "eu"))
+    repeated = "got " + ", ".join(f"{name}: {value}" for name, value in headers)
+    answer = Behaviour(statuses=(401,), headers={"X-Got": repeated}, body=repeated.encode())
+    receiver.behave("/", answer)
+    bench.endpoint(receiver.url(), retries=0, headers=headers)
+    (event_id,) = bench.store()
+    detail = bench.settle(event_id, bench.dispatcher())
+    (invocation,) = detail.invocations
+    masked = f"got Authorization: {MASK}, Accept: text/plain, X-Place: eu"
+    assert invocation.response_body == masked
+    assert ("X-Got", masked) in invocation.response_headers
 
 
 def test_an_endpoint_that_hangs_fails_after_its_timeout(bench: Bench, receiver: Receiver) -> None:

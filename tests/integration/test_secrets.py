@@ -362,14 +362,17 @@ def fill(places: Places) -> None:
     hidden |= {"token of root": product.token}
     hidden |= {name: planted(name) for name in ("header", "row")}
     product.run_sql(USERS)
-    common = {"databases": ["main"], "headers": {"X-Key": hidden["header"]}, "retries": 0}
-    triggers = [{"name": name, "url": receiver.url(f"/{name}")} | common for name in BEHAVIOURS]
-    for name, behaviour in BEHAVIOURS.items():
+    key = f"Bearer {hidden['header']}"
+    common = {"databases": ["main"], "headers": {"X-Key": key}, "retries": 0}
+    repeats = Behaviour(statuses=(400,), headers={"X-Got": key}, body=f"got {key!r}".encode())
+    behaviours = {**BEHAVIOURS, "repeats": repeats}
+    triggers = [{"name": name, "url": receiver.url(f"/{name}")} | common for name in behaviours]
+    for name, behaviour in behaviours.items():
         receiver.behave(f"/{name}", behaviour)
     product.apply(*triggers, eventing_db="chosen")
     product.run_sql(f"INSERT INTO users VALUES (1, '{hidden['row']}')")
-    product.wait_for(failed=len(BEHAVIOURS))
-    assert receiver.received("/failing")[0].headers["x-key"] == hidden["header"]
+    product.wait_for(failed=len(behaviours))
+    assert receiver.received("/failing")[0].headers["x-key"] == key
     for alias in places.others:
         wait_until(
             lambda alias=alias: state(product, alias) == "streaming", 30, f"{alias} is not captured"

@@ -72,6 +72,19 @@ def test_the_request_arrives_as_it_was_made_and_the_answer_comes_back_whole(
     assert not {"expect", "accept-encoding", "transfer-encoding"} & received.headers.keys()
 
 
+def test_what_an_answer_repeats_of_a_secret_is_masked(
+    receiver: Receiver, destination: WebhookDestination
+) -> None:
+    received = b'{"headers": {"Authorization": "Bearer s3cret-w\xc3\xb6rd"}}'
+    echo = {"X-Authorization": "Bearer s3cret-wörd", "X-Other": "kept"}
+    receiver.behave("/hook", Behaviour(statuses=(401,), headers=echo, body=received))
+    secrets = ("s3cret-wörd".encode(), b"not-repeated")
+    exchange = send(destination, request_to(receiver.url("/hook"), secrets=secrets))
+    assert exchange.response_body == '{"headers": {"Authorization": "Bearer ••••"}}'.encode()
+    shown = dict(exchange.response_headers)
+    assert (shown["X-Authorization"], shown["X-Other"]) == ("Bearer ••••", "kept")
+
+
 def test_connections_are_kept_and_used_again(
     receiver: Receiver, destination: WebhookDestination
 ) -> None:

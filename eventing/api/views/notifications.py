@@ -16,7 +16,7 @@ from eventing.api.etags import refuse_lost_update, tagged
 from eventing.api.representations import notification_shown
 from eventing.api.views.base import ProjectView, operation
 from eventing.definitions import NotificationDefinition, parse_notification
-from eventing.lanes import MASK
+from eventing.destinations.base import MASK
 from eventing.models import Notice, Notification
 from eventing.notifications import (
     change_of_notifications,
