@@ -334,6 +334,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "eventing.api.description.close_bodies",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "AuditKind": "eventing.audit.KINDS",
         "DatabaseType": "eventing.changes.DATABASE_TYPES",

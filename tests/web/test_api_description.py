@@ -193,6 +193,16 @@ def _texts(openapi: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
+def test_fields_that_nobody_knows_are_refused_and_described_as_such(
+    openapi: dict[str, Any],
+) -> None:
+    for component, write in WRITTEN.items():
+        assert openapi["components"]["schemas"][component]["additionalProperties"] is False
+        with pytest.raises(InvalidInput) as refused:
+            write({"nobody-knows": 1})
+        assert "nobody-knows" in str(refused.value), component
+
+
 def test_a_text_that_can_be_written_is_bounded_by_the_description(openapi: dict[str, Any]) -> None:
     bounds = {"pattern", "maxLength", "format", "enum"}
     unbounded = [
