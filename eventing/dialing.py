@@ -5,21 +5,26 @@ Databases stand on private networks and on the machine itself, so those are let 
 and metadata addresses are no database's. docs/decisions/0008-sources.md says why.
 """
 
+import errno
 import os
+import selectors
 import socket
+import stat
 import struct
 import sys
 import threading
 import time
-from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from ipaddress import ip_address
+from itertools import count
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import psycopg2
 from psycopg2.extensions import connection
 
+from eventing.connection_strings import DEFAULT_PORTS
 from eventing.networks import special_kinds
 
 _REFUSED: Final = frozenset(
@@ -33,6 +38,15 @@ _REFUSED: Final = frozenset(
     }
 )
 _LOOK_SECONDS: Final = 0.05
+# Of the addresses of a name, or of several, so many are tried, each so long after the one before.
+_MOST_TRIED: Final = 16
+_MOMENT_SECONDS: Final = 0.2
+_CONNECT_SECONDS: Final = 5.0
+# What a Postgres that lets somebody in takes, and sends, at most.
+_SIGN_IN_SECONDS: Final = 10.0
+_SIGN_IN_BYTES: Final = 4 * 1024 * 1024
+# Milliseconds that nobody chooses, and that strike nobody while a connection is made.
+_MARKS: Final = count(1_000_000_000)
 # Where Linux' struct tcp_info tells how many bytes have come (tcpi_bytes_received, since 4.2).
 _BYTES_RECEIVED: Final = struct.Struct("128xQ")
 # There is no such file: libpq then looks for no passwords in one of its own choice.
@@ -53,6 +67,10 @@ NOT_THE_PROTOCOL: Final = (
 
 class ForbiddenPlace(OSError):
     """An address that no database is connected to at; the message names it."""
+
+
+# An IP address and a port.
+Place = tuple[str, int]
 
 
 def refusal(address: str) -> str | None:
@@ -82,19 +100,56 @@ def addresses_of(host: str) -> list[str]:
 
 
 def dial(host: str, port: int, timeout_seconds: float) -> socket.socket:
-    """A TCP connection to `host`. Raises ForbiddenPlace, OSError."""
-    failure: OSError | None = None
-    for address in addresses_of(host):
-        try:
-            opened = socket.create_connection((address, port), timeout_seconds)
-        except OSError as error:
-            failure = error
-            continue
-        opened.settimeout(None)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return opened
-    raise failure or OSError(f"{host} has no address")
+    """A TCP connection to `host`, at the first of its addresses that answers, within the time.
+
+    Raises ForbiddenPlace, OSError.
+    """
+    places = [(address, port) for address in addresses_of(host)]
+    if not places:
+        raise OSError(f"{host} has no address")
+    opened, _ = _connected(places, timeout_seconds)
+    opened.settimeout(None)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return opened
+
+
+def _connected(places: Sequence[Place], timeout_seconds: float) -> tuple[socket.socket, set[Place]]:
+    """A connection to one of some addresses with their ports, and those that did not answer before
+    it did. Raises OSError.
+
+    They are tried in their order, each a moment after the one before (RFC 8305), so that one that
+    is dead takes no more time than that, and none is bothered where the one before it answers.
+    """
+    untried = list(dict.fromkeys(places))[:_MOST_TRIED]
+    waiting: dict[socket.socket, Place] = {}
+    failure: OSError = TimeoutError("timed out")
+    deadline = time.monotonic() + timeout_seconds
+    with ExitStack() as unused, selectors.DefaultSelector() as answers:
+        while (untried or waiting) and (left := deadline - time.monotonic()) > 0:
+            if untried:
+                place = untried.pop(0)
+                family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+                opened = unused.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                opened.setblocking(False)
+                code = opened.connect_ex(place)
+                if code not in (0, errno.EINPROGRESS):
+                    failure = OSError(code, os.strerror(code))
+                    continue
+                waiting[opened] = place
+                answers.register(opened, selectors.EVENT_WRITE)
+                left = min(left, _MOMENT_SECONDS) if untried else left
+            for key, _ in answers.select(left):
+                opened = cast(socket.socket, key.fileobj)
+                answers.unregister(opened)
+                place = waiting.pop(opened)
+                code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not code:
+                    tried = set(places) - {place} - set(untried)
+                    # A copy of it, which is not closed here.
+                    return opened.dup(), tried
+                failure = OSError(code, os.strerror(code))
+    raise failure
 
 
 class EndlessAnswer(OSError):
@@ -108,42 +163,58 @@ def bounded(fileno: int, seconds: float, most_bytes: int | None = None) -> Itera
     The connection is shut down when that takes longer than `seconds`, or when about so many bytes
     have come, which ends the wait. Raises EndlessAnswer then.
     """
+    # Of our own: the driver may close its, whose number would be another connection's then.
+    with socket.socket(fileno=os.dup(fileno)) as held:
+        most = None if most_bytes is None else received_bytes(held) + most_bytes
+        with _ended(lambda: nullcontext([held]), seconds, most_bytes, most):
+            yield
+
+
+@contextmanager
+def _ended(
+    find: Callable[[], AbstractContextManager[list[socket.socket]]],
+    seconds: float,
+    most_bytes: int | None,
+    most_received: int | None,
+) -> Iterator[None]:
+    """Within it the connections that `find` gives are waited for: shut down after `seconds`, or
+    once more than `most_received` bytes have come on one."""
     is_over = threading.Event()
     refused: list[str] = []
-    # Of our own: the driver may close its, whose number would be another connection's then.
-    held = socket.socket(fileno=os.dup(fileno))
-    before = _received(held)
 
     def watch() -> None:
         deadline = time.monotonic() + seconds
-        while not is_over.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
+        pause = _LOOK_SECONDS
+        while not is_over.wait(pause):
+            is_late = time.monotonic() >= deadline
+            if is_late:
                 refused.append(f"no whole answer came within {seconds:g} s")
-            elif most_bytes is not None and _received(held) - before > most_bytes:
-                refused.append(f"an answer is longer than {most_bytes} bytes")
-            if refused:
-                # The other side may have been quicker.
-                with suppress(OSError):
-                    held.shutdown(socket.SHUT_RDWR)
-                return
+            with find() as found:
+                for held in found:
+                    if most_received is not None and received_bytes(held) > most_received:
+                        refused.append(f"an answer is longer than {most_bytes} bytes")
+                    if refused:
+                        # The other side may have been quicker.
+                        with suppress(OSError):
+                            held.shutdown(socket.SHUT_RDWR)
+            left = _LOOK_SECONDS if refused else deadline - time.monotonic()
+            pause = min(_LOOK_SECONDS, max(0.0, left))
 
     watcher = threading.Thread(target=watch, name="bounded", daemon=True)
     try:
         watcher.start()
     except RuntimeError:
-        held.close()
         raise EndlessAnswer("there is no memory for a thread that watches over answers") from None
     try:
         yield
     finally:
         is_over.set()
         watcher.join()
-        held.close()
         if refused:
             raise EndlessAnswer(refused[0]) from None
 
 
-def _received(opened: socket.socket) -> int:
+def received_bytes(opened: socket.socket) -> int:
     """How many bytes have come on a connection; 0 where nobody counts, as on a local socket."""
     try:
         told = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
@@ -161,17 +232,53 @@ def connect_to_postgres(address: dict[str, Any], factory: type[Any] = connection
     own = {"passfile": _NO_FILE, "password": ""}
     if "sslcert" not in address:
         own["sslcertmode"] = "disable"
-    chosen = {**own, **address, **_pinned(address)}
+    mark = next(_MARKS)
+    chosen = {**own, **address, **_pinned(address), "tcp_user_timeout": str(mark)}
     try:
-        return psycopg2.connect(connection_factory=factory, **chosen)
+        # libpq bounds how long it waits, and not how much it is sent meanwhile; and psycopg2 then
+        # asks a server whose dates are not as it knows them to change that, without any bound.
+        with _ended(lambda: _marked(mark), _SIGN_IN_SECONDS, _SIGN_IN_BYTES, _SIGN_IN_BYTES):
+            opened = psycopg2.connect(connection_factory=factory, **chosen)
     except UnicodeDecodeError:
         # Before a session has an encoding, errors come in the server's own.
         said = "the server refused with words that are not in UTF-8"
         raise psycopg2.OperationalError(said) from None
+    with suppress(OSError, ValueError), socket.socket(fileno=os.dup(opened.fileno())) as held:
+        wanted = int(address.get("tcp_user_timeout", 0))
+        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wanted)
+    return opened
+
+
+@contextmanager
+def _marked(mark: int) -> Iterator[list[socket.socket]]:
+    """The connection that libpq is making with such a time limit, if it has one yet: until it is
+    made, nobody else can say which it is."""
+    found = []
+    with ExitStack() as copies:
+        # Others come and go meanwhile; and there may be no room for a copy.
+        with suppress(OSError):
+            for number in os.listdir("/dev/fd"):
+                with suppress(OSError):
+                    held = _copied(int(number))
+                    if held is not None and mark == copies.enter_context(held).getsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+                    ):
+                        found.append(held)
+        yield found
+
+
+def _copied(number: int) -> socket.socket | None:
+    """A connection's copy; None for what is no connection. Raises OSError."""
+    copied = os.dup(number)
+    if stat.S_ISSOCK(os.fstat(copied).st_mode):
+        return socket.socket(fileno=copied)
+    os.close(copied)
+    return None
 
 
 def _pinned(address: dict[str, Any]) -> dict[str, str]:
-    """Hosts with the addresses they have now, so that libpq looks up none of them again."""
+    """Hosts with the addresses they have now, so that libpq looks up none of them again; of
+    several, which libpq tries one after another, those that answer come first."""
     if address.get("hostaddr"):
         for given in str(address["hostaddr"]).split(","):
             addresses_of(given)
@@ -185,8 +292,26 @@ def _pinned(address: dict[str, Any]) -> dict[str, str]:
         found += [(host, each, port) for each in ([""] if is_socket else addresses_of(host))]
     if not any(each for _, each, _ in found):
         return {}
+    if len(found) > 1:
+        found = _answering_first(found)
     names, numbers, at = (",".join(part) for part in zip(*found, strict=True))
     return {"host": names, "hostaddr": numbers, "port": at}
+
+
+def _answering_first(found: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Hosts with addresses and ports in their order, but those that do not answer behind one that
+    does. Raises TimeoutError."""
+    try:
+        places = [(each, int(port or DEFAULT_PORTS["postgres"])) for _, each, port in found]
+        opened, silent = _connected([place for place in places if place[0]], _CONNECT_SECONDS)
+    except TimeoutError:
+        raise
+    except (OSError, ValueError, OverflowError):
+        return found  # told by libpq, in its words
+    opened.close()
+    last = [at for at, place in enumerate(places) if place in silent]
+    first = [at for at, place in enumerate(places) if place not in silent]
+    return [found[at] for at in first + last]
 
 
 def guard_connections_of(package: str, local_sockets: Container[str]) -> None:

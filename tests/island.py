@@ -3,7 +3,7 @@ are answered by a DNS server that may say something else each time it is asked.
 
 Run as `unshare --mount --net python -m tests.island`, with a list of steps as JSON on standard
 input: `{"name", "answers"}` tells the DNS server, `{"announced"}` are the members that a MongoDB
-tells of, `{"send"}` makes exchanges with those URLs, all
+tells of, at those of `{"dead"}` nobody answers, `{"send"}` makes exchanges with those URLs, all
 at once, `{"announce"}` sends a message to each of those addresses, each from a process of its own,
 `{"letters"}` all from one, `{"check": [type, url]}` tests the connection to a database. Prints what
 came of each of these, and at which addresses somebody knocked.
@@ -118,9 +118,21 @@ class Everywhere:
         self.knocked_at: list[str] = []
         self.announced: list[str] = []
         listener = socket.create_server(
-            ("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256
+            ("::", PORT),
+            family=socket.AF_INET6,
+            dualstack_ipv6=True,
+            backlog=256,
+            reuse_port=True,
         )
+        self._of_the_dead: list[socket.socket] = []
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def bury(self, addresses: list[str]) -> None:
+        """From now on nobody answers there: somebody listens who has no room for one more."""
+        for address in addresses:
+            listener = socket.create_server((address, PORT), backlog=0, reuse_port=True)
+            waiting = socket.create_connection((address, PORT))
+            self._of_the_dead += [listener, waiting]
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -200,10 +212,20 @@ def main() -> None:
         if "announced" in step:
             everywhere.announced = step["announced"]
             continue
+        if "dead" in step:
+            everywhere.bury(step["dead"])
+            continue
         everywhere.knocked_at.clear()
+        started = time.monotonic()
         if "check" in step:
             found = [finding.what for finding in source_of(Candidate(*step["check"])).check()]
-            results.append({"found": found, "knocked_at": everywhere.knocked_at.copy()})
+            results.append(
+                {
+                    "found": found,
+                    "knocked_at": everywhere.knocked_at.copy(),
+                    "seconds": time.monotonic() - started,
+                }
+            )
             continue
         allowed = step.get("allowed", ())
         if "letters" in step:
@@ -214,7 +236,6 @@ def main() -> None:
             whys = [Announcer(allowed).send(url, "title", "text") for url in step["announce"]]
             results.append({"whys": whys, "knocked_at": everywhere.knocked_at.copy()})
             continue
-        started = time.monotonic()
         found = _exchanges(step["send"], AddressGuard(allowed), step.get("timeout_ms", 5000))
         results.append(
             {

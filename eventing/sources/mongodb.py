@@ -43,7 +43,9 @@ from eventing.sources.base import (
 from eventing.sources.mongochecks import Documents
 from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text, milliseconds
 
-_CONNECT_MS: Final = 5_000
+# A name's addresses are tried one after another: two of them may be dead.
+_CONNECT_MS: Final = 2_000
+_SELECT_MS: Final = 5_000
 # The server answers a read within its time; a connection that says nothing for longer is dead.
 _SOCKET_MS: Final = 30_000
 _SAMPLE_MS: Final = 2000
@@ -272,7 +274,7 @@ class MongoSource:
                 **{"host": url, **options},
                 appname=self._name,
                 connectTimeoutMS=_CONNECT_MS,
-                serverSelectionTimeoutMS=_CONNECT_MS,
+                serverSelectionTimeoutMS=_SELECT_MS,
                 socketTimeoutMS=_SOCKET_MS,
                 maxPoolSize=4,
             )

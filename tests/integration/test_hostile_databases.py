@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any
 
 import bson
@@ -45,20 +45,26 @@ COLUMN = of_postgres(
 )
 DONE = of_postgres(b"C", b"SELECT 1\0")
 READY = of_postgres(b"Z", b"I")
-SIGNED_IN = (
-    of_postgres(b"R", struct.pack(">I", 0))
-    + b"".join(
-        of_postgres(b"S", name + b"\0" + value + b"\0")
-        for name, value in {
-            b"client_encoding": b"UTF8",
-            b"DateStyle": b"ISO, MDY",
-            b"server_version": b"16.0",
-            b"standard_conforming_strings": b"on",
-        }.items()
-    )
-    + of_postgres(b"K", struct.pack(">II", 1, 2))
-    + READY
-)
+WELCOME = of_postgres(b"R", struct.pack(">I", 0))
+USUAL_PARAMETERS = {
+    b"client_encoding": b"UTF8",
+    b"DateStyle": b"ISO, MDY",
+    b"server_version": b"16.0",
+    b"standard_conforming_strings": b"on",
+}
+BEGIN = of_postgres(b"K", struct.pack(">II", 1, 2)) + READY
+
+
+def parameter_of_postgres(name: bytes, value: bytes) -> bytes:
+    return of_postgres(b"S", name + b"\0" + value + b"\0")
+
+
+def signed_in(**others: bytes) -> Iterator[bytes]:
+    """What a server says to whom it lets in, with some parameters that are not the usual ones."""
+    parameters = USUAL_PARAMETERS | {name.encode(): value for name, value in others.items()}
+    yield WELCOME
+    yield b"".join(parameter_of_postgres(*each) for each in parameters.items())
+    yield BEGIN
 
 
 class Talk(socketserver.StreamRequestHandler):
@@ -78,6 +84,8 @@ class Talk(socketserver.StreamRequestHandler):
 
 
 class PostgresTalk(Talk):
+    welcome: Answer = staticmethod(signed_in)
+
     def handle(self) -> None:
         while True:
             size, code = struct.unpack(">II", self.rfile.read(8))
@@ -86,7 +94,8 @@ class PostgresTalk(Talk):
                 break
             # No TLS, no GSSAPI.
             self.send(b"N")
-        self.send(SIGNED_IN)
+        for part in self.welcome():
+            self.send(part)
         while kind := self.rfile.read(1):
             question = self.rfile.read(struct.unpack(">I", self.rfile.read(4))[0] - 4)
             if kind == b"Q" and b"set_config(name" in question:
@@ -262,6 +271,44 @@ def assert_says_where_and_quotes_nothing(said: str, port: int) -> None:
     assert f"127.0.0.1:{port}" in said
     assert SECRET.decode() not in said
     assert len(said) < 300
+
+
+def endless_parameters() -> Iterator[bytes]:
+    yield WELCOME
+    for number in count():
+        yield parameter_of_postgres(b"p%d" % number, SECRET * 100)
+
+
+def endless_notices() -> Iterator[bytes]:
+    yield WELCOME
+    yield from repeat(of_postgres(b"N", b"SNOTICE\0C00000\0M\n\0\0") * 1000)
+
+
+WELCOMES: dict[str, Answer] = {
+    "dates of its own": lambda: signed_in(DateStyle=b"SQL, DMY"),
+    "no dates": lambda: signed_in(DateStyle=b""),
+    "an encoding of its own": lambda: signed_in(client_encoding=b"\xff\n" + SECRET * 1000),
+    "another encoding": lambda: signed_in(client_encoding=b"EUC_JP"),
+    "no version": lambda: signed_in(server_version=b"%s\xff"),
+    "texts of its own": lambda: signed_in(standard_conforming_strings=b"\xff"),
+    "parameters without end": endless_parameters,
+    "notices without end": endless_notices,
+    "an error of megabytes": lambda: iter([of_postgres(b"E", b"SERROR\0M" + b"x" * 10_000_000)]),
+}
+
+
+@pytest.mark.parametrize("welcome", WELCOMES)
+def test_a_postgres_that_lets_one_in_in_a_way_of_its_own_holds_nobody_up(welcome: str) -> None:
+    """psycopg2 has whoever signs in wait for more than a connection, and knows no bound there."""
+    talk = type("WelcomingTalk", (PostgresTalk,), {"welcome": staticmethod(WELCOMES[welcome])})
+    with answering(talk, lambda: iter([SILENCE])) as (port, sent):
+        started = time.monotonic()
+        with pytest.raises(SourceUnavailable) as caught:
+            source_at("postgres", port).open(wanting(), None)
+        assert time.monotonic() - started < MOST_SECONDS
+        assert "127.0.0.1" in str(caught.value)
+        assert len(str(caught.value)) < 600
+        assert sent[0] < MOST_ANSWER_BYTES
 
 
 ROWS = b"".join(row_of_postgres(b"x" * 100) for _ in range(1000))

@@ -16,6 +16,8 @@ from tests.unit.test_addresses import REFUSED
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07::1"
+# At which nobody answers, in some tests.
+DEAD = [f"93.184.216.{number}" for number in range(1, 13)]
 TRIGGER = {"name": "hook", "operations": ["insert"]}
 
 # Other ways to write an address inside, as the host of a URL.
@@ -227,6 +229,25 @@ def test_names_whose_dns_server_is_silent_hold_nobody_else_up() -> None:
     assert Counter(result["kinds"]) == {"dns": 300, None: 1}
     assert result["statuses"][-1] == 200
     assert result["messages"][0] == "the name silent-0.test was not resolved within 300 ms"
+
+
+def test_of_a_name_s_addresses_those_that_do_not_answer_cost_no_more_than_the_time_there_is() -> (
+    None
+):
+    names: dict[str, list[Any]] = {
+        "mixed.test": [[*DEAD[:3], PUBLIC]],
+        "dead.test": [DEAD],
+    }
+    mixed, dead = on_the_island(
+        {"dead": DEAD},
+        *taught(names),
+        {"send": [url_of("mixed.test")] * 3, "timeout_ms": 5000},
+        {"send": [url_of("dead.test")], "timeout_ms": 1000},
+    )
+    assert mixed["statuses"] == [200] * 3
+    assert set(mixed["knocked_at"]) == {PUBLIC}
+    assert dead["kinds"] == ["timeout"]
+    assert 1000 <= dead["durations_ms"][0] < 1500
 
 
 # An address of each service whose host is one's own, and a plain webhook.

@@ -24,6 +24,8 @@ from tests.island import on_the_island
 from tests.servers import ExternalPostgres, PostgresServer
 
 PUBLIC = "93.184.215.14"
+# At which nobody answers, in some tests.
+DEAD = [f"93.184.216.{number}" for number in range(1, 13)]
 NEVER = [
     "169.254.169.254",
     "169.254.1.1",
@@ -148,6 +150,29 @@ def test_a_name_leads_to_no_address_that_is_no_database_s(kind: DatabaseType) ->
     ):
         assert found["knocked_at"] == []
         assert "no database is connected to there" in found["found"][0]
+
+
+@pytest.mark.parametrize("kind", URLS)
+def test_a_database_is_found_though_not_all_addresses_of_its_name_answer(
+    kind: DatabaseType,
+) -> None:
+    # MongoDB's driver tries them one after another, and has time for two.
+    dead = DEAD[:2] if kind == "mongodb" else DEAD
+    names = [
+        {"name": "mixed.test", "answers": [[*dead, PUBLIC]]},
+        {"name": "dead.test", "answers": [DEAD]},
+    ]
+    nobody, mixed = on_the_island(
+        {"dead": DEAD},
+        {"announced": [f"{PUBLIC}:8080"]},
+        *names,
+        *({"check": [kind, URLS[kind].format(host)]} for host in ("dead.test", "mixed.test")),
+    )
+    assert nobody["knocked_at"] == []
+    assert "timed out" in nobody["found"][0] or "no server answers" in nobody["found"][0]
+    assert set(mixed["knocked_at"]) == {PUBLIC}
+    assert nobody["seconds"] < 15
+    assert mixed["seconds"] < 15
 
 
 # What is written in an address
