@@ -8,6 +8,8 @@ from typing import Final
 
 # Of one input; nobody reads more of them at once.
 MOST_PROBLEMS: Final = 50
+# Of what a server or a driver says, a message has so many.
+MOST_CHARACTERS_SAID: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +56,10 @@ def shown(value: object) -> str:
 
 def first_line(error: Exception) -> str:
     """What a driver says of an error, without the rest, which may quote values."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return brief(str(error)) or type(error).__name__
+
+
+def brief(words: str) -> str:
+    """The first line of what somebody else says, of a length that a message may have."""
+    lines = words.strip().splitlines()
+    return lines[0][:MOST_CHARACTERS_SAID] if lines else ""

@@ -77,6 +77,8 @@ RELATION: Final = ord("R")
 INSERT: Final = ord("I")
 UPDATE: Final = ord("U")
 DELETE: Final = ord("D")
+# Origin, Type, Truncate, Message.
+OTHERS: Final = frozenset(b"OYTM")
 
 _NEW: Final = ord("N")
 _TEXT: Final = ord("t")

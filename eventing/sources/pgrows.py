@@ -21,11 +21,11 @@ from eventing.sources import pgoutput
 from eventing.sources.base import MOST_ROW_BYTES, SourceUnavailable, Watch
 from eventing.sources.pgjson import FIRST_USER_OID, Row, RowShapeChanged, TypeFacts, Types
 from eventing.sources.pgoutput import DELETE, INSERT, UNCHANGED, UPDATE, Relation, Text
-from eventing.sources.pgserver import OWN_SCHEMA, column_name
+from eventing.sources.pgserver import OWN_SCHEMA, column_name, is_unsendable, said_of
 
 logger = structlog.get_logger(__name__)
 
-_OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
+OPERATIONS: Final[dict[int, Operation]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 
 # Reading what the stream left out waits for a lock no longer than this.
 _LOCK_TIMEOUT: Final = "5s"
@@ -35,6 +35,11 @@ _UNSEEN_SECONDS: Final = 5.0
 _LOOK_AGAIN_SECONDS: Final = 0.005
 # Syntax error or access rule violation; data exception; feature not supported.
 _NOT_TO_BE_HAD: Final = frozenset({"42", "22", "0A"})
+# What was left out is read of so many rows at once, or of as many as have about so many characters.
+_MOST_MISSING: Final = 100
+_MISSING_CHARACTERS: Final = 8 * 1024 * 1024
+# In place of a value that is too large; no JSON is empty.
+_TOO_LARGE: Final = ""
 
 
 class RowTooLarge(ValueError):
@@ -93,6 +98,7 @@ class Rows:
         self._excluded = excluded_tables
         self._types = Types()
         self._missing: list[_Missing] = []
+        self._most_missing = 1
         self.tables: dict[int, Table] = {}
         self.saw_new_table = False
         # Of the changes that come.
@@ -137,7 +143,7 @@ class Rows:
         return Change(
             position,
             index,
-            _OPERATIONS[kind],
+            OPERATIONS[kind],
             table.name,
             identifier,
             document,
@@ -148,9 +154,9 @@ class Rows:
         )
 
     @property
-    def missing(self) -> int:
-        """How many changes of the batch wait for values from their tables."""
-        return len(self._missing)
+    def misses_enough(self) -> bool:
+        """Whether as many changes of the batch wait for values from their tables as should."""
+        return len(self._missing) >= self._most_missing
 
     def complete(self, changes: list[Change]) -> None:
         """Fill in what the stream left out, from the tables as they are now.
@@ -163,14 +169,14 @@ class Rows:
         waiting: dict[int, list[_Missing]] = defaultdict(list)
         for item in self._missing:
             waiting[id(item.table)].append(item)
-        self._missing = []
+        characters = 0
         for items in waiting.values():
-            table = items[0].table
-            for item, found in zip(items, self._fetched(table, items), strict=True):
-                if found and table.shape is not None:
-                    every = range(len(table.columns))
-                    document = table.shape.json_of(item.texts, every, found)
-                    changes[item.at] = changes[item.at]._replace(document=document)
+            for item, found in zip(items, self._fetched(items[0].table, items), strict=True):
+                changes[item.at] = _completed(changes[item.at], item, found)
+                characters += len(changes[item.at].document)
+        fitting = _MISSING_CHARACTERS * len(self._missing) // max(1, characters)
+        self._most_missing = max(1, min(fitting, 2 * self._most_missing, _MOST_MISSING))
+        self._missing = []
 
     def _wanted(self, relation: Relation) -> frozenset[int]:
         """The kinds of messages about a relation that some trigger wants."""
@@ -183,7 +189,7 @@ class Rows:
             return frozenset()
         name = column_name(schema, relation.name)
         return frozenset(
-            kind for kind, operation in _OPERATIONS.items() if self._watch.wants(name, operation)
+            kind for kind, operation in OPERATIONS.items() if self._watch.wants(name, operation)
         )
 
     def _decoded_anyhow(
@@ -301,9 +307,10 @@ class Rows:
                 )
             time.sleep(_LOOK_AGAIN_SECONDS)
 
-    def _fetched(self, table: Table, items: Sequence[_Missing]) -> list[dict[int, str]]:
-        """For each item, JSON text by column index; empty where the row is gone."""
-        nothing: list[dict[int, str]] = [{} for _ in items]
+    def _fetched(self, table: Table, items: Sequence[_Missing]) -> list[dict[int, str] | str]:
+        """For each item, JSON text by column index, which is empty where the row is gone; or why
+        the server cannot tell it."""
+        nothing: list[dict[int, str] | str] = [{} for _ in items]
         if not table.primary_key:
             return nothing
         keys: list[list[Text]] = [
@@ -318,7 +325,12 @@ class Rows:
                 at.execute(_lookup(table, wanted), keys)
                 rows = at.fetchall()
         except psycopg2.Error as error:
-            if error.pgcode is None or error.pgcode[:2] not in _NOT_TO_BE_HAD:
+            is_altered = error.pgcode is not None and error.pgcode[:2] in _NOT_TO_BE_HAD
+            if is_unsendable(error) and not is_altered:
+                if len(items) == 1:
+                    return [said_of(error)]
+                return [found for item in items for found in self._fetched(table, [item])]
+            if not is_altered:
                 raise  # a lock, a timeout, a lost connection: to be tried again
             # The table was dropped, renamed or altered since, or may not be read by our role.
             logger.warning("columns that the stream left out could not be read", code=error.pgcode)
@@ -343,15 +355,38 @@ def is_hidden(transaction: int, snapshot: str) -> bool:
     return is_later or any(int(each) % 2**32 == transaction for each in running.split(",") if each)
 
 
+def _completed(change: Change, item: _Missing, found: dict[int, str] | str) -> Change:
+    """A change with what was found of what the stream left out, or with why it has no document."""
+    if not isinstance(found, str) and _TOO_LARGE in found.values():
+        found = f"a value has more than {MOST_ROW_BYTES} bytes"
+    if isinstance(found, str):
+        problem = f"what the update left alone of the row cannot be read: {found}"
+        return change._replace(document="{}", problem=problem)
+    if not found or item.table.shape is None:
+        return change
+    every = range(len(item.table.columns))
+    return change._replace(document=item.table.shape.json_of(item.texts, every, found))
+
+
 def _lookup(table: Table, wanted: Sequence[int]) -> sql.Composed:
     """A query for some columns of rows whose primary keys are given as one array a key column."""
     relation, key = table.relation, table.primary_key
     return sql.SQL(
         "SELECT k.number, {values} FROM unnest({arrays}) WITH ORDINALITY AS k({names}, number)"
         " JOIN {table} AS t ON {same}"
+        # OFFSET: else each value would be made twice.
+        " CROSS JOIN LATERAL (SELECT {texts} OFFSET 0) AS v"
     ).format(
         values=sql.SQL(", ").join(
-            sql.SQL("to_jsonb(t.{})::text").format(sql.Identifier(table.columns[index]))
+            sql.SQL("CASE WHEN octet_length(v.{0}) > {1} THEN {2} ELSE v.{0} END").format(
+                sql.Identifier(f"v{index}"), sql.Literal(MOST_ROW_BYTES), sql.Literal(_TOO_LARGE)
+            )
+            for index in wanted
+        ),
+        texts=sql.SQL(", ").join(
+            sql.SQL("to_jsonb(t.{})::text AS {}").format(
+                sql.Identifier(table.columns[index]), sql.Identifier(f"v{index}")
+            )
             for index in wanted
         ),
         arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(key)),

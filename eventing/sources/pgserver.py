@@ -4,6 +4,7 @@ Messages name host, port and database. They never carry a password or a row's va
 from within a session only its primary message or its code is used.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from eventing.dialing import (
     bounded,
     connect_to_postgres,
 )
-from eventing.problems import first_line
+from eventing.problems import brief, first_line
 from eventing.sources.base import (
     ANOTHER_ADDRESS,
     MOST_ANSWER_BYTES,
@@ -47,6 +48,10 @@ _STATEMENT_TIMEOUT_MS: Final = 10_000
 # How much longer than a server may take for a statement its answer is waited for.
 GRACE_SECONDS: Final = 5.0
 _RIGHTS: Final = {"database": "CONNECT, CREATE", "schema": "USAGE", "table": "SELECT"}
+# Data exceptions, limits of the program and internal errors: trying again gives the same.
+_UNSENDABLE: Final = frozenset({"22", "54", "XX"})
+# Where the output plugin was, as an error's context has it in whatever language.
+_IN_A_CHANGE: Final = re.compile(r'"?pgoutput.*\bchange\b.*?\b([0-9A-F]{1,8}/[0-9A-F]{1,8})\b')
 _NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
 _ANSWER_SECONDS: Final = _STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
 
@@ -185,7 +190,12 @@ class Server:
         """A replication connection that sends values in the form `pgjson` reads."""
         opened = self._open(WatchedReplication)
         opened.cursor_factory = _WatchedReplicationCursor
-        self._configure(opened, _TEXT_SETTINGS)
+        settings = dict(_TEXT_SETTINGS)
+        if opened.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # Nobody has seen to it there that texts are in an encoding; sent as UTF-8, one that is
+            # not would end the stream, again and again.
+            settings["client_encoding"] = "SQL_ASCII"
+        self._configure(opened, settings)
         return opened
 
     def facts(self, opened: connection) -> Facts:
@@ -224,7 +234,7 @@ class Server:
         code = error.pgcode
         if code is None:
             return SourceUnavailable(f"{self.place}: the connection broke off: {first_line(error)}")
-        primary = error.diag.message_primary or type(error).__name__
+        primary = brief(error.diag.message_primary or "") or type(error).__name__
         if code == "42501":
             said = f"{self.place}: {primary} (the role lacks a right)"
             return SourceBlocked(said, self._grant(primary))
@@ -234,9 +244,7 @@ class Server:
                 "ALTER SYSTEM SET max_replication_slots = 20;"
                 f" ALTER SYSTEM SET max_wal_senders = 20; {THEN_RESTART}",
             )
-        if code[:2] in {"22", "23"}:
-            primary = type(error).__name__
-        return SourceUnavailable(f"{self.place}: {primary} ({code})")
+        return SourceUnavailable(f"{self.place}: {said_of(error)}")
 
     def _pooler(self) -> "Pooled | None":
         """How a pooler that answers in the server's place can be told: it does not replicate."""
@@ -323,6 +331,26 @@ class Server:
             yield
         except NOT_THE_PROTOCOL:
             raise SourceUnavailable(f"{self.place}: {_NOT_POSTGRES}") from None
+
+
+def said_of(error: psycopg2.Error) -> str:
+    """The server's words and code for an error, without the values that it may quote."""
+    primary = brief(error.diag.message_primary or "") or type(error).__name__
+    if (error.pgcode or "")[:2] in {"22", "23"}:
+        primary = type(error).__name__
+    return f"{primary} ({error.pgcode})"
+
+
+def is_unsendable(error: psycopg2.Error) -> bool:
+    """Whether a stream ended with what the server itself cannot read or write out."""
+    return (error.pgcode or "")[:2] in _UNSENDABLE
+
+
+def unsendable_change(error: psycopg2.Error) -> int | None:
+    """Where in the WAL the change is that the server could not write out; None if it was at
+    something else."""
+    found = _IN_A_CHANGE.search(error.diag.context or "") if is_unsendable(error) else None
+    return lsn_number(found[1]) if found else None
 
 
 WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical';"

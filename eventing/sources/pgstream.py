@@ -8,25 +8,41 @@ was read has a fourth part, the timeline of the server: after a failover or a re
 may stand for something else.
 """
 
+import os
 import select
+import socket
 import time
 from typing import Final, NamedTuple
 
+import psycopg2
+import structlog
 from psycopg2.extras import LogicalReplicationConnection
 
 from eventing.changes import Change
+from eventing.dialing import received_bytes
 from eventing.sources import pgoutput
-from eventing.sources.pgoutput import BEGIN, COMMIT, DELETE, INSERT, RELATION, UPDATE
-from eventing.sources.pgrows import Rows
-from eventing.sources.pgserver import lsn_text
+from eventing.sources.pgoutput import (
+    BEGIN,
+    COMMIT,
+    DELETE,
+    INSERT,
+    OTHERS,
+    RELATION,
+    UPDATE,
+    MalformedMessage,
+)
+from eventing.sources.pgrows import OPERATIONS, Rows
+from eventing.sources.pgserver import is_unsendable, lsn_text, said_of, unsendable_change
+
+logger = structlog.get_logger(__name__)
 
 _BATCH_BYTES: Final = 8 * 1024 * 1024
-# Values that the stream left out are read from their tables; so many rows of them make a batch.
-_BATCH_MISSING: Final = 100
 # The rest of a transaction whose beginning is here is about to arrive.
 _REST_SECONDS: Final = 0.005
 _SOONEST_FEEDBACK_SECONDS: Final = 0.25
 _LATEST_FEEDBACK_SECONDS: Final = 5.0
+# A server that is asked for a word answers within a fraction of this, whatever it is doing.
+_SILENCE_SECONDS: Final = 300.0
 # How many messages that nobody wants are read between two looks at the clock.
 _MESSAGES_A_LOOK: Final = 2000
 
@@ -51,7 +67,8 @@ def parse_position(text: str) -> Position:
 
 
 class Stream:
-    """A started replication of a slot. Raises psycopg2.Error when the connection breaks off.
+    """A started replication of a slot. Raises psycopg2.Error when the connection breaks off,
+    MalformedMessage for what no server sends.
 
     Two cursors of one connection: psycopg2 forwards a cursor's flushed LSN by itself when a
     keepalive arrives, which would tell the server of more than is stored. So one cursor reads and
@@ -71,6 +88,9 @@ class Stream:
         self._acknowledged = after.lsn
         self._sent = 0
         self._sent_at = time.monotonic()
+        # How much had come when the server was last asked for a word, and since when nothing has.
+        self._heard_bytes = 0
+        self._asked_at: float | None = None
         # The transaction being read.
         self._in_transaction = False
         self._commit_lsn = 0
@@ -81,7 +101,12 @@ class Stream:
         self._lsn = 0
         self._place = 0
         self._replayed = False
+        # Whether all tables that the stream has described yet are of the transaction being read.
+        self._is_first = False
+        self._failure: psycopg2.Error | None = None
         self.drained = False
+        # Whether it ended at what the server cannot send, and nothing could be made of that.
+        self.is_stuck = False
 
     def start(self, slot: str, publications: tuple[str, ...]) -> None:
         """Start streaming what was committed at or after the position's LSN."""
@@ -99,6 +124,8 @@ class Stream:
 
     def read(self, max_changes: int, timeout_seconds: float) -> list[Change]:
         """Changes in order: as soon as there are enough, or the stream runs dry."""
+        if self._failure is not None:
+            raise self._failure
         deadline = time.monotonic() + timeout_seconds
         changes: list[Change] = []
         self.drained = False
@@ -106,19 +133,27 @@ class Stream:
         messages = 0
         read_message = self._reader.read_message
         while len(changes) < max_changes and size < _BATCH_BYTES:
-            message = read_message()
+            try:
+                message = read_message()
+            except psycopg2.Error as error:
+                if not is_unsendable(error):
+                    raise
+                # For the next read: what came before it counts.
+                self._failure = error
+                changes += self._in_place_of_the_rest(error)
+                break
             if message is None:
                 if not self._wait(changes, deadline):
                     break
                 continue
             payload = message.payload
-            kind = payload[0]
+            kind = payload[0] if payload else 0
             if kind in (INSERT, UPDATE, DELETE):
                 change = self._change(kind, payload, message.data_start, len(changes))
                 if change is not None:
                     changes.append(change)
                     size += len(payload)
-                    if self._rows.missing >= _BATCH_MISSING:
+                    if self._rows.misses_enough:
                         break
             else:
                 self._control(kind, payload)
@@ -126,13 +161,15 @@ class Stream:
             if messages % _MESSAGES_A_LOOK == 0 and time.monotonic() >= deadline:
                 break
         self._rows.complete(changes)
-        self._feed_back(_LATEST_FEEDBACK_SECONDS)
+        if self._failure is None:
+            self._feed_back(_LATEST_FEEDBACK_SECONDS)
         return changes
 
     def acknowledge(self, lsn: int) -> None:
         """Everything committed before `lsn` is stored; tell the server, not too often."""
         self._acknowledged = max(self._acknowledged, lsn)
-        self._feed_back(_SOONEST_FEEDBACK_SECONDS)
+        if self._failure is None:
+            self._feed_back(_SOONEST_FEEDBACK_SECONDS)
 
     def close(self) -> None:
         """End the replication; the slot stays."""
@@ -147,6 +184,7 @@ class Stream:
             begin = pgoutput.begin(payload)
             self._rows.transaction = begin.transaction
             self._in_transaction = True
+            self._is_first = not self._rows.tables
             self._commit_lsn = begin.commit_lsn
             self._commit_text = f"{begin.commit_lsn:016X}/"
             self._commit_shown = f"{lsn_text(begin.commit_lsn)}#"
@@ -159,6 +197,8 @@ class Stream:
             self._advance(pgoutput.commit(payload).end_lsn)
         elif kind == RELATION:
             self._rows.describe(payload)
+        elif kind not in OTHERS:
+            raise MalformedMessage("a message is of no kind that is known")
 
     def _change(self, kind: int, payload: bytes, lsn: int, at: int) -> Change | None:
         """The change of a row's message, None if nobody wants it or it is stored already."""
@@ -170,7 +210,9 @@ class Stream:
             self._place = 0
         if self._replayed and (self._commit_lsn, lsn, self._place) <= self._stored:
             return None
-        table = self._rows.tables[pgoutput.relation_oid(payload)]
+        table = self._rows.tables.get(pgoutput.relation_oid(payload))
+        if table is None:
+            raise MalformedMessage("a change is of a table that was not described")
         self._read_to = (self._commit_lsn, lsn, self._place)
         if kind not in table.wanted:
             return None
@@ -185,6 +227,51 @@ class Stream:
             f"{self._commit_shown}{self._index}",
             at,
         )
+
+    def _in_place_of_the_rest(self, error: psycopg2.Error) -> list[Change]:
+        """Failed changes in place of one that the server cannot send and of what its transaction
+        did after that, of which a server sends nothing to anybody; the stream that is started next
+        begins behind it.
+
+        They are of the tables that the transaction had changed up to there: which of them it was
+        the server does not say. None if tables were described before the transaction: on a new
+        connection those of it are known.
+        """
+        lsn = unsendable_change(error)
+        if lsn is None or not self._in_transaction:
+            self.is_stuck = True
+            return []
+        if not self._is_first:
+            return []
+        tables = self._rows.tables.values()
+        whose = "of this table" if len(tables) == 1 else "maybe of this table"
+        problem = (
+            f"the server cannot send a change at {lsn_text(lsn)}, {whose}: {said_of(error)}; that"
+            " and all that its transaction did after it, to other tables too, is missing"
+        )
+        first = self._place + 1 if lsn == self._lsn else 0
+        missing = [(table.name, kind) for table in tables for kind in sorted(table.wanted)]
+        changes = [
+            Change(
+                f"{self._commit_text}{lsn:016X}/{first + number:08X}",
+                self._index + 1 + number,
+                OPERATIONS[kind],
+                name,
+                "",
+                "{}",
+                self._committed_at_ms,
+                problem=problem,
+                shown_position=f"{self._commit_shown}{self._index + 1 + number}",
+            )
+            for number, (name, kind) in enumerate(missing)
+            if not self._replayed or (self._commit_lsn, lsn, first + number) > self._stored
+        ]
+        # If nobody wants those tables, nobody would be told.
+        self.is_stuck = not missing
+        if missing:
+            self._advance(self._commit_lsn + 1)
+            logger.warning("the rest of a transaction is left out", at=lsn_text(lsn))
+        return changes
 
     def _wait(self, changes: list[Change], deadline: float) -> bool:
         """Nothing is there to be read. Whether there is something to be read now."""
@@ -216,8 +303,22 @@ class Stream:
         if self._acknowledged > self._sent:
             interval_seconds = min(interval_seconds, _SOONEST_FEEDBACK_SECONDS)
         if now - self._sent_at >= interval_seconds:
+            self._refuse_silence(now)
             self._sender.send_feedback(  # type: ignore[no-untyped-call]
-                write_lsn=self._acknowledged, flush_lsn=self._acknowledged, force=True
+                write_lsn=self._acknowledged,
+                flush_lsn=self._acknowledged,
+                reply=True,
+                force=True,
             )
             self._sent = self._acknowledged
             self._sent_at = now
+
+    def _refuse_silence(self, now: float) -> None:
+        """Each feedback asks for an answer: where none comes for long, what keeps the connection
+        open is no server that streams."""
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as held:
+            heard = received_bytes(held)
+        if heard != self._heard_bytes or self._asked_at is None:
+            self._heard_bytes, self._asked_at = heard, now
+        elif heard and now - self._asked_at > _SILENCE_SECONDS:
+            raise psycopg2.OperationalError("the server has fallen silent")

@@ -17,6 +17,7 @@ from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.pauses import pause_seconds
 from eventing.sources import pgchecks, pgsample
 from eventing.sources.base import START_ANEW, Sample, SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.pgoutput import MalformedMessage
 from eventing.sources.pgpublishing import Publications
 from eventing.sources.pgrows import Rows
 from eventing.sources.pgserver import (
@@ -27,6 +28,7 @@ from eventing.sources.pgserver import (
     Watched,
     lsn_number,
     lsn_text,
+    said_of,
 )
 from eventing.sources.pgstream import Position, Stream, parse_position
 
@@ -152,7 +154,13 @@ class PostgresSource:
                 self._look(_STREAM_LOCK_TIMEOUT_MS)
             changes = self._stream.read(max_changes, timeout_seconds)
         except psycopg2.Error as error:
+            if self._stream.is_stuck:
+                raise self._stuck(error) from None
             raise self._failure(error) from None
+        except MalformedMessage as error:
+            raise SourceUnavailable(
+                f"{self._server.place}: what comes is no stream of changes: {error}"
+            ) from None
         if self._rows.saw_new_table:
             self._rows.saw_new_table = False
             self._next_look = 0.0
@@ -367,6 +375,15 @@ class PostgresSource:
         if after is not None:
             since = f"; changes committed after {lsn_text(parse_position(after).lsn)} may be lost"
         return SourceBlocked(f"{self._server.place}: {what}{since}", START_ANEW, for_good=for_good)
+
+    def _stuck(self, error: psycopg2.Error) -> SourceBlocked:
+        """An error of the stream that comes again at every try: a person is to know of it."""
+        place = "" if self._stream is None else f" after {lsn_text(self._stream.position.lsn)}"
+        return SourceBlocked(
+            f"{self._server.place}: the server cannot read or send what its log has{place}:"
+            f" {said_of(error)}",
+            START_ANEW,
+        )
 
     def _failure(self, error: psycopg2.Error) -> SourceBlocked | SourceUnavailable:
         """What an error of the stream or of the connection beside it means."""
