@@ -30,7 +30,7 @@ from pymysqlreplication.constants.BINLOG import (
 from pymysqlreplication.gtid import GtidSet as LibraryGtidSet
 
 from eventing.mysqlserver import Facts, Opened, speaking
-from eventing.sources.base import MOST_ROW_BYTES, SourceUnavailable
+from eventing.sources.base import MOST_ROW_BYTES, START_ANEW, SourceBlocked, SourceUnavailable
 from eventing.sources.mycolumns import length_at
 from eventing.sources.myposition import Position, file_and_offset
 from eventing.sources.myserver import shown_name
@@ -38,6 +38,8 @@ from eventing.sources.myserver import shown_name
 _HEARTBEAT_SECONDS: Final = 5
 # Without even a heartbeat for so long, the connection is dead.
 _SILENCE_SECONDS: Final = 30.0
+# An event, or as much of one as a packet has, comes whole within so long.
+_WHOLE_SECONDS: Final = 300.0
 # What the server says when it has nothing more to send, in two versions.
 _HEARTBEATS: Final = frozenset({HEARTBEAT_LOG_EVENT, 41})
 BEGINNINGS: Final = frozenset({MARIADB_GTID_EVENT, GTID_LOG_EVENT, ANONYMOUS_GTID_LOG_EVENT})
@@ -108,6 +110,8 @@ class Wire:
         self._checksums = False
         self._long: _Long | None = None
         self._heard_at = time.monotonic()
+        # Since when what has come is no whole packet.
+        self._partial_since: float | None = None
 
     def start(self, facts: Facts, position: Position, server_id: int, name: str) -> None:
         """Ask for everything after the whole transactions of `position`."""
@@ -156,8 +160,10 @@ class Wire:
         while True:
             event = self._next()
             if event is not None:
+                self._partial_since = None
                 return event
             now = time.monotonic()
+            self._refuse_what_never_ends(now)
             deadline = now + patience_seconds if deadline is None else deadline
             if not self._receive(max(0.0, deadline - now)) and time.monotonic() >= deadline:
                 return None
@@ -195,6 +201,15 @@ class Wire:
 
     def close(self) -> None:
         self._opened._force_close()  # a COM_QUIT would wait behind the stream
+
+    def _refuse_what_never_ends(self, now: float) -> None:
+        """Heartbeats within what would be a packet of megabytes look as if the server spoke."""
+        if len(self._buffer) == self._at or self._long is not None:
+            self._partial_since = None
+        elif self._partial_since is None:
+            self._partial_since = now
+        elif now - self._partial_since > _WHOLE_SECONDS:
+            raise SourceUnavailable(f"{self._place}: an event has begun to come, and does not end")
 
     def _command(self, command: bytes) -> None:
         self._opened._write_bytes(len(command).to_bytes(4, "little") + command)
@@ -258,7 +273,7 @@ class Wire:
                 continue
             long.held += part
             if len(long.held) >= _BEGINNING_BYTES:
-                beginning = self._event(bytes(long.held[:_BEGINNING_BYTES]))
+                beginning = self._event(bytes(long.held[:_BEGINNING_BYTES]), is_whole=False)
                 is_too_large = max(beginning.size, len(long.held)) > MOST_ROW_BYTES
                 if is_too_large or beginning.type == TRANSACTION_PAYLOAD_EVENT:
                     body = bytes(long.held[_BODY_AT:])
@@ -270,8 +285,9 @@ class Wire:
         self._long = None
         if long.is_out:
             return None
-        event = self._event(bytes(long.held[:_BEGINNING_BYTES]))
+        event = self._event(bytes(long.held[:_BEGINNING_BYTES]), is_whole=False)
         if self._checksums:
+            self._refuse_broken(event.type, long.held)
             del long.held[-BINLOG_CHECKSUM_LEN:]
         del long.held[:_BODY_AT]
         return event._replace(body=bytes(long.held))
@@ -296,13 +312,15 @@ class Wire:
         long.left -= len(part)
         return part or None
 
-    def _event(self, packet: bytes) -> Event:
-        first = packet[0]
+    def _event(self, packet: bytes, *, is_whole: bool = True) -> Event:
+        first = packet[0] if packet else 0
         if first == 0xFF:
             with speaking():
                 pymysql.err.raise_mysql_exception(packet)
         if first == 0xFE and len(packet) < 9:
             raise SourceUnavailable(f"{self._place}: the server ended the stream (it shuts down)")
+        if first or len(packet) < _BODY_AT:
+            raise SourceUnavailable(f"{self._place}: what comes is no binary log")
         timestamp, kind, server_id, size, end, flags = _HEADER.unpack_from(packet, 1)
         stop = len(packet)
         if kind == FORMAT_DESCRIPTION_EVENT:
@@ -315,8 +333,22 @@ class Wire:
             if zlib.crc32(body).to_bytes(4, "little") == packet[-BINLOG_CHECKSUM_LEN:]:
                 stop -= BINLOG_CHECKSUM_LEN
         elif self._checksums:
+            if is_whole:
+                self._refuse_broken(kind, packet)
             stop -= BINLOG_CHECKSUM_LEN
         return Event(kind, timestamp, server_id, size, end, flags, packet[_BODY_AT:stop])
+
+    def _refuse_broken(self, kind: int, packet: bytes | bytearray) -> None:
+        """Raise SourceBlocked for an event whose checksum is another than that of its bytes."""
+        with memoryview(packet) as every:
+            found = zlib.crc32(every[1:-BINLOG_CHECKSUM_LEN])
+        if found.to_bytes(BINLOG_CHECKSUM_LEN, "little") != packet[-BINLOG_CHECKSUM_LEN:]:
+            raise SourceBlocked(
+                f"{self._place}: an event of the binary log (of type {kind}) has a checksum that is"
+                " not that of its bytes: the file or what came of it is damaged. It is read again"
+                " every few seconds; if the file is damaged, what it has from there on is lost",
+                START_ANEW,
+            )
 
 
 def checksum_of(begun_at: int, event: Event | None = None) -> int:
