@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -32,6 +33,7 @@ class Proxy:
         self._delay_seconds = 0.0
         self._truncates = False
         self._unanswered: bytes | None = None
+        self._spoils: Callable[[bytes], bytes] | None = None
         # Connections made before the last reset are to be ended by one.
         self._resets = 0
         self._listen(self._listener)
@@ -66,6 +68,10 @@ class Proxy:
         `message`, without passing the answer on."""
         self._unanswered = message
 
+    def spoil(self, what: Callable[[bytes], bytes]) -> None:
+        """Pass on what `what` makes of it in place of what the server says, until `heal`."""
+        self._spoils = what
+
     def delay(self, seconds: float) -> None:
         """Let everything arrive so much later, until `heal`."""
         self._delay_seconds = seconds
@@ -87,6 +93,7 @@ class Proxy:
         """Be a network as it should be."""
         self._delay_seconds = 0.0
         self._truncates = False
+        self._spoils = None
         self.resume()
         if self._listener.fileno() < 0:
             self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -138,6 +145,8 @@ class Proxy:
                         return
                     if end is inner and self._unanswered and self._unanswered in received:
                         self._unanswered, is_answered_in_vain = None, True
+                    if self._spoils is not None and end is outer:
+                        received = self._spoils(received)
                     if self._truncates:
                         other[end].sendall(received[: len(received) // 2])
                         return

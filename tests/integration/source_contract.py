@@ -342,6 +342,30 @@ class SourceContract:
             assert reader.ids(len(written)) == written
             reader.close()
 
+    def test_a_stream_that_goes_on_with_garbage_is_left_and_begun_anew(
+        self, subject: Subject
+    ) -> None:
+        """It is no message of any of the protocols, but its beginning is a length to some."""
+        subject.create("users")
+        process = psutil.Process()
+        with Proxy("127.0.0.1", subject.port) as proxy:
+            reader = Reader(subject, subject.through(proxy.port)).open()
+            subject.insert("users", (1, "a"))
+            reader.until(1)
+            before = process.memory_info().rss
+            proxy.spoil(lambda said: (b"\x05\0\0\x7f" + b"4111-" + said) * 3)
+            subject.insert("users", (2, "b"))
+            said = reader.broken()
+            assert "127.0.0.1" in said
+            assert "4111" not in said
+            assert process.memory_info().rss - before < 50 * 1024 * 1024
+            assert not reader.opened_again()
+            proxy.heal()
+            wait_until(reader.opened_again, 60, "the source cannot be opened")
+            subject.insert("users", (3, "c"))
+            assert reader.ids(3) == [1, 2, 3]
+            reader.close()
+
     def test_a_position_the_server_has_forgotten_blocks(
         self, subject: Subject, reader: Reader
     ) -> None:
