@@ -68,6 +68,7 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
     log = logger.bind(database=database_id)
     log.info("capture starts")
     failures = 0
+    waited_enough = True
     try:
         while not stopping() and not lease.lost.is_set():
             loop: CaptureLoop | None = None
@@ -86,11 +87,12 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
                 log.warning("capture is blocked", error=str(error), mend=error.mend)
                 _wait(lease, stopping, "blocked", error, _BLOCKED_RETRY_SECONDS)
             except Exception as error:
-                failures = 1 if loop is not None and loop.streamed else failures + 1
+                # What is tried before its time, and fails, is no reason to wait for longer.
+                failures = 1 if loop is not None and loop.streamed else failures + waited_enough
                 delay = _retry_seconds(failures)
                 told = error if isinstance(error, _TELLING) else _untold(error)
                 log.warning("capture will be tried again", error=str(told), seconds=delay)
-                _wait(lease, stopping, "retrying", told, delay)
+                waited_enough = _wait(lease, stopping, "retrying", told, delay)
             finally:
                 if loop is not None:
                     loop.close()
@@ -114,8 +116,9 @@ def _retry_seconds(failures: int) -> float:
 
 def _wait(
     lease: Lease, stopping: Callable[[], bool], state: str, error: Exception, seconds: float
-) -> None:
-    """Show why capture stands still, and wait; a change of configuration ends the wait."""
+) -> bool:
+    """Show why capture stands still, and wait; a change of configuration ends the wait. Returns
+    whether none did."""
     lease.publish(
         state=state,
         error=str(error),
@@ -126,8 +129,9 @@ def _wait(
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not stopping() and not lease.lost.is_set():
         if lease.configuration_version != version:
-            return
+            return False
         lease.lost.wait(_READ_SECONDS)
+    return True
 
 
 class CaptureLoop:

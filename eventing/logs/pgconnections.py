@@ -3,6 +3,7 @@
 What may pass leaves here as an error of the log's own, which quotes no values.
 """
 
+import select
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,8 @@ class Connections:
 
     def _connection(self) -> psycopg2.extensions.connection:
         connection = getattr(self._local, "connection", None)
+        if connection is not None and not connection.closed and _has_ended(connection):
+            connection.close()
         if connection is None or connection.closed:
             connection = self._opened()
             connection.set_client_encoding("UTF8")
@@ -154,6 +157,14 @@ class Connections:
         if connection is not None:
             connection.close()
         self._local.connection = None
+
+
+def _has_ended(connection: psycopg2.extensions.connection) -> bool:
+    """Whether the server has said something on a connection that asks nothing: nearly always that
+    it has closed it, which the next statement would fail of."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _may_pass(error: psycopg2.Error) -> bool:

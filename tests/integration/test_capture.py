@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 
 import psycopg2
 import pytest
+from django.utils import timezone
 
 from demo.servers import execute
 from eventing.access import command_line
@@ -22,7 +24,7 @@ from eventing.lease import Lease
 from eventing.logs import control_database_dsn
 from eventing.logs.postgres import PostgresEventLog
 from eventing.models import CaptureLease, Database, Project, RetiredSource
-from eventing.projects import delete_database, start_anew, update_settings
+from eventing.projects import configuration_change, delete_database, start_anew, update_settings
 from eventing.sources.base import SourceUnavailable
 from tests.factories import make_database, make_origin, make_project, make_trigger
 from tests.waiting import wait_until
@@ -110,6 +112,25 @@ def test_what_is_being_taken_away_is_looked_for_again_once_capture_has_begun(
     assert databases_to_capture() == []
     remove_all(source_database)
     assert databases_to_capture() == [database.pk]
+
+
+def test_tries_that_changes_of_configuration_bring_on_make_the_pause_no_longer(
+    project: Project, log: PostgresEventLog
+) -> None:
+    database = make_database(project, "postgresql://reader:word@127.0.0.1:1/nowhere")
+    told: set[datetime] = set()
+
+    def has_failed_often() -> bool:
+        for lease in CaptureLease.objects.filter(state="retrying").exclude(next_try_at__in=told):
+            assert lease.next_try_at is not None
+            told.add(lease.next_try_at)
+            with configuration_change():
+                pass  # whatever it is
+        return len(told) == 8
+
+    capture_database(database.pk, has_failed_often)
+    # By itself the eighth try would come after a minute.
+    assert max(told) - timezone.now() < timedelta(seconds=10)
 
 
 def test_a_source_that_lost_what_was_read_stays_blocked_until_it_is_started_anew(

@@ -66,6 +66,19 @@ class TestPostgres(LogContract):
         log.browse(1, EventFilter(trigger="welcome-email", status="pending"), None, 50)
         assert log.statements - before == 3
 
+    def test_a_connection_that_its_server_has_closed_is_not_asked(
+        self, log: Log, source_database: str
+    ) -> None:
+        (event,) = stored(log)
+        ours = (
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert execute(source_database, f"SELECT pg_terminate_backend(pid) {ours}") == [(True,)]
+        wait_until(
+            lambda: not execute(source_database, f"SELECT 1 {ours}"), 10, "it is still there"
+        )
+        assert found(log) == [event.id]
+
     def test_a_day_is_a_table_of_events_and_one_of_invocations(
         self, log: Log, source_database: str
     ) -> None:
