@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from django.contrib.auth.models import User
-from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.signals import post_save
 
@@ -40,7 +39,7 @@ def members_of(project: Project) -> QuerySet[Membership]:
 
 def add_member(project: Project, definition: MemberDefinition, *, by: Actor) -> Added:
     """Give a user a role in a project, and make the user first if that is asked for."""
-    with change_of_members(project):
+    with project.held():
         if definition.new_user:
             user, first_password = _new_user(project, definition.user, by=by)
         else:
@@ -107,7 +106,7 @@ def member_definition_of(membership: Membership) -> MemberDefinition:
 
 def change_member(membership: Membership, definition: MemberDefinition, *, by: Actor) -> None:
     """Give a member another role, and say whether a viewer sees payloads."""
-    with change_of_members(membership.project):
+    with membership.project.held():
         membership.refresh_from_db(fields=["role", "sees_payloads"])
         role = definition.role
         if Membership.Role(role) is not ADMIN:
@@ -123,7 +122,7 @@ def change_member(membership: Membership, definition: MemberDefinition, *, by: A
 def remove_member(membership: Membership, *, by: Actor) -> None:
     """End a membership; the member's tokens of this project go with it."""
     project, user = membership.project, membership.user
-    with change_of_members(project):
+    with project.held():
         membership.refresh_from_db(fields=["role"])
         _refuse_to_lose_the_last_administrator(membership, "user", repr(user.username), by)
         tokens = ApiToken.objects.filter(project=project, user=user)
@@ -131,14 +130,6 @@ def remove_member(membership: Membership, *, by: Actor) -> None:
         audit.write(by, project, "member.delete", user.username, user.pk, old=facts)
         tokens.delete()
         membership.delete()
-
-
-@contextmanager
-def change_of_members(project: Project) -> Iterator[None]:
-    """A transaction in which nobody else changes the members of the project."""
-    with transaction.atomic():
-        Project.objects.select_for_update().get(pk=project.pk)
-        yield
 
 
 def is_last_administrator(membership: Membership) -> bool:

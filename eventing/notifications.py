@@ -17,7 +17,6 @@ from typing import Final
 
 import structlog
 from django.conf import settings
-from django.db import transaction
 from django.db.models import F, Max, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -79,14 +78,6 @@ def notification_definition_of(notification: Notification) -> NotificationDefini
     )
 
 
-@contextmanager
-def change_of_notifications(project: Project) -> Iterator[None]:
-    """A transaction in which nobody else changes the notifications of the project."""
-    with transaction.atomic():
-        Project.objects.select_for_update().get(pk=project.pk)
-        yield
-
-
 def save_notification(
     project: Project,
     definition: NotificationDefinition,
@@ -96,14 +87,14 @@ def save_notification(
 ) -> Notification:
     """Create a notification, or make `existing` what `definition` says. Raises InvalidInput.
 
-    Who makes a definition of what is stored reads that within `change_of_notifications`.
+    Who makes a definition of what is stored reads that within `project.held()`.
     """
     try:
         service = service_of(definition.url)
     except NoSuchService as allowed:
         raise InvalidInput([Problem("url", "another address", str(allowed))]) from None
     # Two of one name must not slip in side by side.
-    with change_of_notifications(project):
+    with project.held():
         allowed_name = "a name no other notification of the project has"
         refuse_taken(project.notifications, existing, "name", definition.name, allowed_name)
         old = _facts(existing) if existing else None
@@ -124,7 +115,7 @@ def save_notification(
 def delete_notification(notification: Notification, *, by: Actor) -> None:
     """Tell nothing there any more, not even what is waiting to be told."""
     project, old = notification.project, _facts(notification)
-    with change_of_notifications(project):
+    with project.held():
         audit.write(by, project, "notification.delete", notification.name, notification.pk, old=old)
         notification.delete()
 

@@ -5,12 +5,14 @@ configuration version that the running processes watch.
 """
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.db import models, transaction
 from django.db.models.functions import Lower, Now
 
 from eventing.changes import DATABASE_TYPES, OPERATIONS
@@ -56,6 +58,14 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.title or self.name
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A transaction in which nobody else changes who belongs to the project, or whom it tells
+        of trouble."""
+        with transaction.atomic():
+            Project.objects.select_for_update().get(pk=self.pk)
+            yield
 
 
 class EventingDb(models.Model):

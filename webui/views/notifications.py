@@ -12,7 +12,6 @@ from eventing.access import ADMIN
 from eventing.definitions import TROUBLE_KINDS, parse_notification
 from eventing.models import Notification, Project, Trouble
 from eventing.notifications import (
-    change_of_notifications,
     delete_notification,
     latest_notices,
     notification_definition_of,
@@ -130,7 +129,7 @@ def _submitted(
     given = given_notification(request.POST)
     stored = None
     try:
-        with change_of_notifications(project):
+        with project.held():
             if notification is not None:
                 # What the form does not say stays as it is now, not as it was when we began.
                 notification = get_object_or_404(notifications_of(project), pk=notification.pk)

@@ -19,7 +19,6 @@ from eventing.definitions import parse_member
 from eventing.members import (
     add_member,
     change_member,
-    change_of_members,
     member_definition_of,
     members_of,
     remove_member,
@@ -96,7 +95,7 @@ class OneMember(ProjectView):
             for name, value in mapping_of(request.data).items()
             if name not in _READ_ONLY
         }
-        with change_of_members(self.project):
+        with self.project.held():
             membership = self._membership()
             refuse_lost_update(request, member_definition_of(membership))
             definition = changed_member(membership, patch)
@@ -106,7 +105,7 @@ class OneMember(ProjectView):
     @operation("remove_member", {204: None}, tag="members", tagged=True)
     def delete(self, request: Request, project: str, username: str) -> Response:
         """End a membership; the member's tokens of this project are revoked."""
-        with change_of_members(self.project):
+        with self.project.held():
             membership = self._membership()
             refuse_lost_update(request, member_definition_of(membership))
             remove_member(membership, by=self.actor)

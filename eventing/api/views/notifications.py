@@ -19,7 +19,6 @@ from eventing.definitions import NotificationDefinition, parse_notification
 from eventing.destinations.base import MASK
 from eventing.models import Notice, Notification
 from eventing.notifications import (
-    change_of_notifications,
     delete_notification,
     latest_notices,
     notification_definition_of,
@@ -108,7 +107,7 @@ class OneNotification(ProjectView):
     def patch(self, request: Request, project: str, name: str) -> Response:
         """Change some fields of a notification (JSON Merge Patch, RFC 7396)."""
         patch = mapping_of(request.data)
-        with change_of_notifications(self.project):
+        with self.project.held():
             found = self._notification()
             stored = notification_definition_of(found)
             refuse_lost_update(request, stored)
@@ -119,7 +118,7 @@ class OneNotification(ProjectView):
     @operation("delete_notification", {204: None}, tag="notifications", tagged=True)
     def delete(self, request: Request, project: str, name: str) -> Response:
         """Tell nothing there any more."""
-        with change_of_notifications(self.project):
+        with self.project.held():
             found = self._notification()
             refuse_lost_update(request, notification_definition_of(found))
             delete_notification(found, by=self.actor)
