@@ -6,7 +6,8 @@ sort instead. What takes too long for all that is ended by the server.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -15,13 +16,7 @@ from uuid import UUID
 import orjson
 import pymysql
 
-from eventing.logs.base import (
-    EventDetail,
-    EventFilter,
-    EventRow,
-    Page,
-    SearchTooDeep,
-)
+from eventing.logs.base import EventDetail, EventFilter, EventRow, Page, SearchTooDeep
 from eventing.logs.myconnections import Connections, Transaction
 from eventing.logs.mystatements import (
     DELIVERY,
@@ -79,13 +74,9 @@ def page_of(
     before = id_of_cursor(cursor)
     with connections.transaction() as at:
         search = _Search(at, project_id, filters, before, patience_seconds)
-        try:
+        with search.in_time():
             ids = search.ids(limit + 1)
             rows = search.rows(ids)
-        except pymysql.OperationalError as error:
-            if error.args[0] in _TOOK_TOO_LONG:
-                raise SearchTooDeep(filters, patience_seconds) from None
-            raise
     return page(ids, rows, limit, search.ended_at)
 
 
@@ -103,12 +94,8 @@ def count_of(
     """
     with connections.transaction() as at:
         search = _Search(at, project_id, filters, None, patience_seconds, except_triggers)
-        try:
+        with search.in_time():
             return search.count(most)
-        except pymysql.OperationalError as error:
-            if error.args[0] in _TOOK_TOO_LONG:
-                raise SearchTooDeep(filters, patience_seconds) from None
-            raise
 
 
 def detail_of(connections: Connections, project_id: int, event_id: UUID) -> EventDetail | None:
@@ -187,6 +174,7 @@ class _Search:
         self._at = at
         self._project_id = project_id
         self._filters = filters
+        self._patience_seconds = patience_seconds
         self._ends_at = time.monotonic() + patience_seconds
         self._ends = [each for each in (before, id_at(filters.before)) if each is not None]
         self._since = id_at(filters.after)
@@ -194,6 +182,16 @@ class _Search:
         self._has_many_kinds = False
         # Where the page ends though it is not full: what is older has not been looked at.
         self.ended_at: UUID | None = None
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Around the search. Raises SearchTooDeep if the time for it is over."""
+        try:
+            yield
+        except pymysql.OperationalError as error:
+            if error.args[0] in _TOOK_TOO_LONG:
+                raise SearchTooDeep(self._filters, self._patience_seconds) from None
+            raise
 
     def _rows(self, select: str) -> list[tuple[Any, ...]]:
         """The rows of a query, in what time is left: MariaDB reads the first limit, MySQL the

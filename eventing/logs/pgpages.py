@@ -11,6 +11,7 @@ time for it is over.
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -80,11 +81,9 @@ def page_of(
     Raises InvalidCursor, SearchTooDeep.
     """
     search = _Search(cursor, project_id, filters, patience_seconds)
-    try:
+    with search.in_time():
         ids = search.ids(id_of_cursor(before), limit + 1)
         rows = search.rows(ids)
-    except psycopg2.errors.QueryCanceled:
-        raise SearchTooDeep(filters, patience_seconds) from None
     return page(ids, rows, limit, search.ended_at)
 
 
@@ -101,10 +100,8 @@ def count_of(
     Raises SearchTooDeep.
     """
     search = _Search(cursor, project_id, filters, patience_seconds, except_triggers)
-    try:
+    with search.in_time():
         return search.count(most)
-    except psycopg2.errors.QueryCanceled:
-        raise SearchTooDeep(filters, patience_seconds) from None
 
 
 class _Select(NamedTuple):
@@ -130,11 +127,20 @@ class _Search:
         self._project_id = project_id
         self._filters = filters
         self._except_triggers = list(except_triggers)
+        self._patience_seconds = patience_seconds
         self._ends_at = time.monotonic() + patience_seconds
         self._kinds: list[Kind] = []
         self._are_named_alike = False
         # Where the page ends though it is not full: what is older has not been looked at.
         self.ended_at: UUID | None = None
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Around the search. Raises SearchTooDeep if the time for it is over."""
+        try:
+            yield
+        except psycopg2.errors.QueryCanceled:
+            raise SearchTooDeep(self._filters, self._patience_seconds) from None
 
     def _run(self, sql: str, arguments: dict[str, Any] | list[Any]) -> list[tuple[Any, ...]]:
         """Run a query in what time is left. Compiling a plan takes longer than any page."""
