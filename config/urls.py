@@ -2,16 +2,13 @@
 pages in theirs.
 """
 
-from typing import Final
-
 from django.http import HttpResponse
 from django.urls import include, path
 
 from eventing.api import problem_details
+from eventing.api.urls import REST
 from webui.requests import Request
 from webui.views import errors
-
-_REST: Final = "/api/v1/"
 
 urlpatterns = [
     path("", include("eventing.api.urls")),
@@ -21,11 +18,17 @@ urlpatterns = [
 
 def handler400(request: Request, exception: Exception) -> HttpResponse:
     """The 400 of a request that no view has seen, such as one for a host that is not ours."""
-    is_rest = request.path.startswith(_REST)
-    return problem_details.bad_request(request) if is_rest else errors.bad_request(request)
+    if _is_rest(request):
+        return problem_details.bad_request(request)
+    return errors.bad_request(request)
 
 
 def handler500(request: Request) -> HttpResponse:
     """The 500 of an error outside any view of REST."""
-    is_rest = request.path.startswith(_REST)
-    return problem_details.server_error(request) if is_rest else errors.server_error(request)
+    if _is_rest(request):
+        return problem_details.server_error(request)
+    return errors.server_error(request)
+
+
+def _is_rest(request: Request) -> bool:
+    return request.path.startswith(f"/{REST}")

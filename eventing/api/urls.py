@@ -24,6 +24,8 @@ from eventing.api.views import (
 from eventing.definitions import NAME
 
 SAFE: Final = ["get", "head"]
+# Without the slash that every address begins with.
+REST: Final = "api/v1/"
 
 
 class NameConverter:
@@ -105,10 +107,10 @@ urlpatterns = [
         ),
         name="api-docs",
     ),
-    path("api/v1/schema/", SpectacularAPIView.as_view(http_method_names=SAFE), name="api-schema"),
-    path("api/v1/health/", health.InstallationHealth.as_view()),
-    path("api/v1/audit/", audit.InstallationAuditLog.as_view()),
-    path("api/v1/projects/", projects.Projects.as_view()),
-    path("api/v1/projects/<name:project>/", include(_of_a_project)),
-    re_path(r"^api/v1/(?P<path>.*)$", nothing_here),
+    path(f"{REST}schema/", SpectacularAPIView.as_view(http_method_names=SAFE), name="api-schema"),
+    path(f"{REST}health/", health.InstallationHealth.as_view()),
+    path(f"{REST}audit/", audit.InstallationAuditLog.as_view()),
+    path(f"{REST}projects/", projects.Projects.as_view()),
+    path(f"{REST}projects/<name:project>/", include(_of_a_project)),
+    re_path(rf"^{REST}(?P<path>.*)$", nothing_here),
 ]
