@@ -28,7 +28,7 @@ from eventing.definitions import (
 from eventing.eventing_dbs import prepare_for
 from eventing.models import Database, Project, Trigger
 from eventing.models.fields import readable
-from eventing.problems import InvalidInput, Problem, named
+from eventing.problems import InvalidInput, Problem, named, parsed
 from eventing.projects import (
     configuration_held,
     create_project,
@@ -193,8 +193,7 @@ def _local_parts(
         try:
             by.refuse_local_parts(database, stored.value if stored else "")
         except InvalidInput as error:
-            path = f"projects[0].databases[{index}]"
-            problems += [replace(each, field=f"{path}.{each.field}") for each in error.problems]
+            problems += error.within(f"projects[0].databases[{index}]")
     return problems
 
 
@@ -283,12 +282,9 @@ def _prepare_logs(definitions: list[ProjectDefinition], text: str, dry_run: bool
             project = Project.objects.filter(name=definition.name).first()
             prepare_for(project, definition.settings, definition.databases, dry_run=dry_run)
         except InvalidInput as error:
-            problems += [
-                _with_line(replace(problem, field=f"projects[{index}].{problem.field}"), lines)
-                for problem in error.problems
-            ]
+            problems += error.within(f"projects[{index}]")
     if problems:
-        raise InvalidInput(problems)
+        raise InvalidInput([_with_line(problem, lines) for problem in problems])
 
 
 def parse(
@@ -320,13 +316,13 @@ def parse(
     entries = document["projects"]
     if not isinstance(entries, list):
         raise InvalidInput([Problem("line 1: projects", "no list", "a list of projects")])
-    definitions, problems = [], []
+    definitions: list[ProjectDefinition] = []
+    problems: list[Problem] = []
     for index, entry in enumerate(entries):
-        try:
-            unsaid = settings_now(entry)
-            definitions.append(parse_project(entry, environment, f"projects[{index}]", unsaid))
-        except InvalidInput as error:
-            problems += error.problems
+        path, unsaid = f"projects[{index}]", settings_now(entry)
+        definition = parsed(problems, parse_project, entry, environment, path, unsaid)
+        if definition is not None:
+            definitions.append(definition)
     names = [definition.name for definition in definitions]
     problems += [
         Problem(f"projects[{index}].name", repr(name), "each name may occur once")

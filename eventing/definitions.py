@@ -6,7 +6,7 @@ exists once. A parser returns a frozen definition or raises InvalidInput with ev
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -22,7 +22,7 @@ from eventing.changes import (
 )
 from eventing.connection_strings import SCHEMES, TLS_MODES, TLS_OPTIONS, ConnectionString
 from eventing.parameters import utc_of
-from eventing.problems import InvalidInput, Problem, named, shown
+from eventing.problems import InvalidInput, Parsed, Problem, named, parsed, shown
 
 TriggerState = Literal["active", "paused", "disabled"]
 TRIGGER_STATES: Final[tuple[TriggerState, ...]] = ("active", "paused", "disabled")
@@ -658,41 +658,42 @@ def parse_project(
     settings are as in `unsaid` where it says nothing of them."""
     reader = _Reader(source, path, environment)
     problems: list[Problem] = []
-
-    def attempt(parse: Any, *arguments: Any) -> Any:
-        try:
-            return parse(*arguments)
-        except InvalidInput as error:
-            problems.extend(error.problems)
-            return None
-
-    name = attempt(parse_project_name, reader.raw("name"), reader.path_of("name"))
+    name = parsed(problems, parse_project_name, reader.raw("name"), reader.path_of("name"))
     wanted = {key: reader.raw(key, {}) for key in ("eventing", "retention")}
-    settings = attempt(parse_settings, wanted, path, unsaid)
-    parsed: dict[str, list[Any]] = {"databases": [], "triggers": []}
-    for kind, parse in (("databases", parse_database), ("triggers", parse_trigger)):
-        entries = reader.raw(kind, [])
-        if not isinstance(entries, list):
-            reader.refuse(kind, entries, "a list")
-            continue
-        for index, entry in enumerate(entries):
-            place = f"{reader.path_of(kind)}[{index}]"
-            definition = attempt(parse, entry, environment, place)
-            if definition is not None:
-                parsed[kind].append((place, definition))
+    settings = parsed(problems, parse_settings, wanted, path, unsaid)
+    databases = _parse_each(reader, "databases", parse_database, environment, problems)
+    triggers = _parse_each(reader, "triggers", parse_trigger, environment, problems)
     reader.finish()
     problems += reader.problems
-    problems += _duplicates(parsed["databases"], "alias") + _duplicates(parsed["triggers"], "name")
+    problems += _duplicates(databases, "alias") + _duplicates(triggers, "name")
     if not any(problem.field.startswith(reader.path_of("databases")) for problem in problems):
-        problems += _unknown_databases(parsed["triggers"], parsed["databases"])
-    if problems:
+        problems += _unknown_databases(triggers, databases)
+    if problems or name is None or settings is None:
         raise InvalidInput(problems)
     return ProjectDefinition(
-        name,
-        settings,
-        tuple(definition for _, definition in parsed["databases"]),
-        tuple(definition for _, definition in parsed["triggers"]),
+        name, settings, tuple(each for _, each in databases), tuple(each for _, each in triggers)
     )
+
+
+def _parse_each(
+    reader: _Reader,
+    kind: str,
+    parse: Callable[[object, Mapping[str, str], str], Parsed],
+    environment: Mapping[str, str],
+    problems: list[Problem],
+) -> list[tuple[str, Parsed]]:
+    """The definitions of a list named `kind`, each with its path; `problems` gets what is wrong."""
+    entries = reader.raw(kind, [])
+    if not isinstance(entries, list):
+        reader.refuse(kind, entries, "a list")
+        return []
+    found = []
+    for index, entry in enumerate(entries):
+        path = f"{reader.path_of(kind)}[{index}]"
+        definition = parsed(problems, parse, entry, environment, path)
+        if definition is not None:
+            found.append((path, definition))
+    return found
 
 
 def _duplicates(entries: Sequence[tuple[str, Any]], name_field: str) -> list[Problem]:

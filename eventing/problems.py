@@ -2,9 +2,12 @@
 may be told of a driver's error.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Parsed = TypeVar("Parsed")
 
 # Of one input; nobody reads more of them at once.
 MOST_PROBLEMS: Final = 50
@@ -33,6 +36,25 @@ class InvalidInput(Exception):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems[:MOST_PROBLEMS]
         super().__init__("; ".join(map(str, self.problems)))
+
+    def within(self, path: str) -> list[Problem]:
+        """Its problems as those of a larger input, in which this one stands at `path`."""
+        return [replace(problem, field=f"{path}.{problem.field}") for problem in self.problems]
+
+
+def parsed(
+    problems: list[Problem],
+    parse: Callable[Arguments, Parsed],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Parsed | None:
+    """What `parse` makes of one part of an input; None, and its problems added to `problems`, if
+    that part is refused. So all parts are looked at before anything is said of them."""
+    try:
+        return parse(*args, **kwargs)
+    except InvalidInput as error:
+        problems += error.problems
+        return None
 
 
 def named(name: object) -> str:

@@ -12,10 +12,10 @@ from eventing.api.bodies import merged
 from eventing.api.representations import (
     database_written,
     masked_address,
-    settings_shown,
     trigger_written,
 )
 from eventing.changes import MISSION_CONTROL
+from eventing.configuration import settings_mapping
 from eventing.connection_strings import SCHEMES
 from eventing.definitions import (
     DatabaseDefinition,
@@ -32,7 +32,7 @@ from eventing.definitions import (
 )
 from eventing.destinations.base import MASK
 from eventing.models import Membership, Project, Trigger
-from eventing.problems import InvalidInput, Problem, named
+from eventing.problems import InvalidInput, Problem, named, parsed
 from eventing.projects import trigger_definition_of
 
 # Shown with a trigger, and left alone when they are sent back.
@@ -44,20 +44,10 @@ def new_project(body: Mapping[str, Any]) -> tuple[str, str, SettingsDefinition]:
     apart = ("name", "title", "created_at", "role")
     settings = {name: value for name, value in body.items() if name not in apart}
     problems: list[Problem] = []
-    name = title = ""
-    try:
-        name = parse_project_name(body.get("name"))
-    except InvalidInput as error:
-        problems += error.problems
-    try:
-        title = parse_project_title(body.get("title", ""))
-    except InvalidInput as error:
-        problems += error.problems
-    try:
-        definition = parse_settings(settings)
-    except InvalidInput as error:
-        problems += error.problems
-    if problems:
+    name = parsed(problems, parse_project_name, body.get("name"))
+    title = parsed(problems, parse_project_title, body.get("title", ""))
+    definition = parsed(problems, parse_settings, settings)
+    if name is None or title is None or definition is None:
         raise InvalidInput(problems)
     return name, title, definition
 
@@ -75,7 +65,7 @@ def changed_title(stored: str, patch: Mapping[str, Any]) -> str:
 
 def changed_settings(stored: SettingsDefinition, patch: Mapping[str, Any]) -> SettingsDefinition:
     """`stored` with `patch` applied."""
-    return parse_settings(merged(settings_shown(stored), patch))
+    return parse_settings(merged(settings_mapping(stored), patch))
 
 
 def changed_member(stored: Membership, patch: Mapping[str, Any]) -> MemberDefinition:

@@ -23,7 +23,8 @@ from eventing.changes import (
     Finding,
 )
 from eventing.cloudevents import time_text
-from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
+from eventing.configuration import settings_mapping
+from eventing.definitions import DatabaseDefinition, TriggerDefinition
 from eventing.destinations.base import MASK
 from eventing.doctor import passes
 from eventing.eventing_dbs import Store
@@ -62,18 +63,7 @@ def project_shown(project: Project, actor: Actor) -> dict[str, Any]:
         "title": str(project),
         "created_at": _moment(project.created_at),
         "role": role.value if role else None,
-        **settings_shown(settings_of(project)),
-    }
-
-
-def settings_shown(settings: SettingsDefinition) -> dict[str, Any]:
-    """Settings as `parse_settings` reads them."""
-    return {
-        "eventing": {"enabled": settings.eventing_enabled, "db": settings.eventing_db},
-        "retention": {
-            "events": f"{settings.retention_events_days}d",
-            "payloads": f"{settings.retention_payloads_days}d",
-        },
+        **settings_mapping(settings_of(project)),
     }
 
 

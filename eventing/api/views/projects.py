@@ -12,8 +12,9 @@ from eventing.api import serializers
 from eventing.api.bodies import mapping_of
 from eventing.api.definitions import changed_settings, changed_title, new_project
 from eventing.api.etags import refuse_lost_update, tagged
-from eventing.api.representations import project_shown, settings_shown
+from eventing.api.representations import project_shown
 from eventing.api.views.base import ApiView, ProjectView, operation
+from eventing.configuration import settings_mapping
 from eventing.definitions import SettingsDefinition, parse_settings
 from eventing.eventing_dbs import prepare_for
 from eventing.history import remove_project
@@ -82,7 +83,7 @@ class OneProject(ProjectView):
 class ProjectSettings(ProjectView):
     def _answer(self) -> Response:
         settings = settings_of(self.project)
-        return Response(settings_shown(settings), headers=tagged(settings))
+        return Response(settings_mapping(settings), headers=tagged(settings))
 
     def _save(self, change: Callable[[SettingsDefinition], SettingsDefinition]) -> Response:
         """Read, change and write while nobody else changes anything."""
