@@ -122,7 +122,7 @@ def _wait(
     lease.publish(
         state=state,
         error=str(error),
-        mend=getattr(error, "mend", ""),
+        mend=error.mend if isinstance(error, SourceBlocked) else "",
         next_try_at=datetime.now(UTC) + timedelta(seconds=seconds),
     )
     version = lease.configuration_version
@@ -186,7 +186,7 @@ class CaptureLoop:
         self._load_rules()
         # A log in a project's own database has never seen `migrate`.
         self._log.make_tables()
-        if CaptureLease.objects.filter(database=self._database, restart_from_now=True).exists():
+        if self._wants_restart():
             self._start_anew()
         else:
             self._bring_position()

@@ -44,6 +44,15 @@ class SourceBlocked(Exception):
 class SourceUnavailable(Exception):
     """The source cannot be reached or broke off; trying again may help. Says what and where."""
 
+    # There is nothing for a person to run.
+    mend: Final = ""
+
+
+def unreached(error: SourceBlocked | SourceUnavailable) -> Finding:
+    """What the doctor finds where no connection comes about."""
+    why = "without a connection nothing can be captured"
+    return Finding("connection", "error", str(error), why, error.mend)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

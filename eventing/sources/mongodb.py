@@ -39,6 +39,7 @@ from eventing.sources.base import (
     SourceBlocked,
     SourceUnavailable,
     Watch,
+    unreached,
 )
 from eventing.sources.mongochecks import Documents
 from eventing.sources.mongojson import CODEC_OPTIONS, id_text, json_text, milliseconds
@@ -189,32 +190,20 @@ class MongoSource:
             with self._looking():
                 return list(mongochecks.check(self._connect(), self._address.place))
         except (SourceBlocked, SourceUnavailable) as error:
-            why = "without a connection nothing can be captured"
-            mend = getattr(error, "mend", "")
-            return [Finding("connection", "error", str(error), why, mend)]
+            return [unreached(error)]
         finally:
             self.close()
 
     def sample(self, table: str) -> Sample | None:
-        try:
-            with self._looking():
-                found = self._connect()[table].find_one(max_time_ms=_SAMPLE_MS)
-                if found is None:
-                    return None
-                return Sample(table, id_text(found["_id"]), json_text(found))
-        except SourceBlocked as error:
-            raise SourceUnavailable(str(error)) from None
-        finally:
-            self.close()
+        with self._asked() as database:
+            found = database[table].find_one(max_time_ms=_SAMPLE_MS)
+            if found is None:
+                return None
+            return Sample(table, id_text(found["_id"]), json_text(found))
 
     def catalogue(self) -> Sequence[CatalogueTable]:
-        try:
-            with self._looking():
-                return mongochecks.catalogue(self._connect())
-        except SourceBlocked as error:
-            raise SourceUnavailable(str(error)) from None
-        finally:
-            self.close()
+        with self._asked() as database:
+            return mongochecks.catalogue(database)
 
     # The connection
 
@@ -238,6 +227,17 @@ class MongoSource:
                     yield
             except NOT_THE_PROTOCOL:
                 raise self._unlike_a_mongodb() from None
+
+    @contextmanager
+    def _asked(self) -> Iterator[Documents]:
+        """The database, connected to for a single question. Raises SourceUnavailable."""
+        try:
+            with self._looking():
+                yield self._connect()
+        except SourceBlocked as error:
+            raise SourceUnavailable(str(error)) from None
+        finally:
+            self.close()
 
     def _unlike_a_mongodb(self) -> SourceUnavailable:
         said = "what answers does not speak MongoDB's protocol"

@@ -146,7 +146,7 @@ def _of_database(server: Server, opened: Opened) -> Finding:
     except pymysql.MySQLError as error:
         failure = server.translated(error)
         why = "the columns of its tables are looked up there"
-        return Finding("database", "error", str(failure), why, getattr(failure, "mend", ""))
+        return Finding("database", "error", str(failure), why, failure.mend)
     return Finding("database", "ok", f"{server.user} may look up the tables of {server.database}")
 
 

@@ -15,7 +15,7 @@ import pymysql
 from eventing.changes import Batch, CatalogueTable, Finding
 from eventing.mysqlserver import Facts, Opened, facts_of
 from eventing.sources import mychecks, mysample
-from eventing.sources.base import Sample, SourceBlocked, SourceUnavailable, Watch
+from eventing.sources.base import Sample, SourceBlocked, SourceUnavailable, Watch, unreached
 from eventing.sources.myalters import Alterations
 from eventing.sources.myposition import LogPlace, Mark, Position, moment_of, parse_position
 from eventing.sources.myserver import Server
@@ -24,7 +24,6 @@ from eventing.sources.mytables import Tables
 from eventing.sources.mywire import FIRST_OFFSET, Wire
 
 _LAG_SECONDS: Final = 5.0
-_WITHOUT_CONNECTION: Final = "without a connection nothing can be captured"
 
 
 class MySqlSource:
@@ -201,12 +200,9 @@ class MySqlSource:
                 *mychecks.check(self._server, opened, facts, self._refusal_of_stream),
             ]
         except pymysql.MySQLError as error:
-            failure = self._server.translated(error)
-            mend = getattr(failure, "mend", "")
-            return [Finding("connection", "error", str(failure), _WITHOUT_CONNECTION, mend)]
+            return [unreached(self._server.translated(error))]
         except (SourceBlocked, SourceUnavailable) as error:
-            mend = getattr(error, "mend", "")
-            return [Finding("connection", "error", str(error), _WITHOUT_CONNECTION, mend)]
+            return [unreached(error)]
         finally:
             self.close()
 
@@ -226,22 +222,20 @@ class MySqlSource:
         return None
 
     def sample(self, table: str) -> Sample | None:
-        try:
-            opened = self._opened = self._server.connect()
-            facts = facts_of(opened)
+        with self._asked() as (opened, facts):
             columns = self._server.table(opened, facts, table).columns
             return mysample.sample(opened, facts, self._server.database, table, columns)
-        except pymysql.MySQLError as error:
-            raise SourceUnavailable(str(self._server.translated(error))) from None
-        except SourceBlocked as error:
-            raise SourceUnavailable(str(error)) from None
-        finally:
-            self.close()
 
     def catalogue(self) -> Sequence[CatalogueTable]:
+        with self._asked() as (opened, facts):
+            return mychecks.catalogue(self._server, opened, facts)
+
+    @contextmanager
+    def _asked(self) -> Iterator[tuple[Opened, Facts]]:
+        """A connection for a single question. Raises SourceUnavailable."""
         try:
             opened = self._opened = self._server.connect()
-            return mychecks.catalogue(self._server, opened, facts_of(opened))
+            yield opened, facts_of(opened)
         except pymysql.MySQLError as error:
             raise SourceUnavailable(str(self._server.translated(error))) from None
         except SourceBlocked as error:

@@ -9,7 +9,7 @@ import psycopg2
 from psycopg2.extensions import connection
 
 from eventing.changes import CatalogueTable, Finding, prerequisite
-from eventing.sources.base import MUCH_LOG_BYTES, SourceBlocked, SourceUnavailable
+from eventing.sources.base import MUCH_LOG_BYTES, SourceBlocked, SourceUnavailable, unreached
 from eventing.sources.pgpublishing import Publications, Table
 from eventing.sources.pgserver import OLDEST_VERSION, WAL_LEVEL_MEND, Facts, Server, quoted
 
@@ -29,9 +29,7 @@ def check(server: Server, publications: Publications, name: str) -> list[Finding
     try:
         opened = server.connect()
     except (SourceBlocked, SourceUnavailable) as error:
-        mend = getattr(error, "mend", "")
-        why = "without a connection nothing can be captured"
-        return [Finding("connection", "error", str(error), why, mend)]
+        return [unreached(error)]
     try:
         facts = server.facts(opened)
         findings = [Finding("connection", "ok", f"connected to {server.place} as {facts.role}")]
@@ -193,9 +191,8 @@ def _replication(server: Server) -> Finding:
     try:
         server.connect_for_replication().close()
     except (SourceBlocked, SourceUnavailable) as error:
-        mend = getattr(error, "mend", "")
         why = "changes are streamed over a replication connection"
-        return Finding("replication connection", "error", str(error), why, mend)
+        return Finding("replication connection", "error", str(error), why, error.mend)
     return Finding("replication connection", "ok", "a replication connection can be opened")
 
 

@@ -5,7 +5,8 @@ slot is never made anew by itself: if it is lost, a person must accept the loss 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import psycopg2
@@ -209,26 +210,23 @@ class PostgresSource:
             return [Finding("connection", "error", str(error), "the server cannot be examined")]
 
     def sample(self, table: str) -> Sample | None:
-        try:
-            opened = self._server.connect()
-        except SourceBlocked as error:
-            raise SourceUnavailable(str(error)) from None
-        try:
-            with self._server.speaking():
-                return pgsample.sample(opened, table)
-        except psycopg2.Error as error:
-            raise SourceUnavailable(str(self._server.translated(error))) from None
-        finally:
-            opened.close()
+        with self._asked() as opened:
+            return pgsample.sample(opened, table)
 
     def catalogue(self) -> Sequence[CatalogueTable]:
+        with self._asked() as opened:
+            return pgchecks.catalogue(opened, self._server.facts(opened), self._publications)
+
+    @contextmanager
+    def _asked(self) -> Iterator[Watched]:
+        """A connection for a single question. Raises SourceUnavailable."""
         try:
             opened = self._server.connect()
         except SourceBlocked as error:
             raise SourceUnavailable(str(error)) from None
         try:
             with self._server.speaking():
-                return pgchecks.catalogue(opened, self._server.facts(opened), self._publications)
+                yield opened
         except psycopg2.Error as error:
             raise SourceUnavailable(str(self._server.translated(error))) from None
         finally:
