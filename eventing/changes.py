@@ -5,7 +5,7 @@ made once per row or attempt are named tuples: making one costs a fifth of a fro
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -251,4 +251,4 @@ class CatalogueTable:
     name: str
     columns: tuple[str, ...] = ()
     limits: str = ""
-    mend: str = field(default="")
+    mend: str = ""

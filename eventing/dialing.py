@@ -9,7 +9,6 @@ import errno
 import os
 import selectors
 import socket
-import stat
 import struct
 import sys
 import threading
@@ -17,14 +16,9 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from ipaddress import ip_address
-from itertools import count
 from types import FrameType
 from typing import Any, Final, cast
 
-import psycopg2
-from psycopg2.extensions import connection
-
-from eventing.connection_strings import DEFAULT_PORTS
 from eventing.networks import special_kinds
 
 _REFUSED: Final = frozenset(
@@ -41,17 +35,9 @@ _LOOK_SECONDS: Final = 0.05
 # Of the addresses of a name, or of several, so many are tried, each so long after the one before.
 _MOST_TRIED: Final = 16
 _MOMENT_SECONDS: Final = 0.2
-_CONNECT_SECONDS: Final = 5.0
-# What a Postgres that lets somebody in takes, and sends, at most.
-_SIGN_IN_SECONDS: Final = 10.0
-_SIGN_IN_BYTES: Final = 4 * 1024 * 1024
-# Milliseconds that nobody chooses, and that strike nobody while a connection is made.
-_MARKS: Final = count(1_000_000_000)
+CONNECT_SECONDS: Final = 5.0
 # Where Linux' struct tcp_info tells how many bytes have come (tcpi_bytes_received, since 4.2).
 _BYTES_RECEIVED: Final = struct.Struct("128xQ")
-# There is no such file: libpq then looks for no passwords in one of its own choice.
-_NO_FILE: Final = "/nonexistent/pgpass"
-
 
 # What drivers, and we, trip over where an answer is none of the protocol.
 NOT_THE_PROTOCOL: Final = (
@@ -107,14 +93,14 @@ def dial(host: str, port: int, timeout_seconds: float) -> socket.socket:
     places = [(address, port) for address in addresses_of(host)]
     if not places:
         raise OSError(f"{host} has no address")
-    opened, _ = _connected(places, timeout_seconds)
+    opened, _ = connected(places, timeout_seconds)
     opened.settimeout(None)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return opened
 
 
-def _connected(places: Sequence[Place], timeout_seconds: float) -> tuple[socket.socket, set[Place]]:
+def connected(places: Sequence[Place], timeout_seconds: float) -> tuple[socket.socket, set[Place]]:
     """A connection to one of some addresses with their ports, and those that did not answer before
     it did. Raises OSError.
 
@@ -166,12 +152,12 @@ def bounded(fileno: int, seconds: float, most_bytes: int | None = None) -> Itera
     # Of our own: the driver may close its, whose number would be another connection's then.
     with socket.socket(fileno=os.dup(fileno)) as held:
         most = None if most_bytes is None else received_bytes(held) + most_bytes
-        with _ended(lambda: nullcontext([held]), seconds, most_bytes, most):
+        with ended(lambda: nullcontext([held]), seconds, most_bytes, most):
             yield
 
 
 @contextmanager
-def _ended(
+def ended(
     find: Callable[[], AbstractContextManager[list[socket.socket]]],
     seconds: float,
     most_bytes: int | None,
@@ -221,97 +207,6 @@ def received_bytes(opened: socket.socket) -> int:
         return int(_BYTES_RECEIVED.unpack(told)[0])
     except (OSError, struct.error):
         return 0
-
-
-def connect_to_postgres(address: dict[str, Any], factory: type[Any] = connection) -> Any:
-    """A connection to a Postgres of a project, of type `factory`.
-
-    `address` is libpq's, by keyword. What libpq would add from files of this machine (passwords,
-    a certificate) is left out. Raises psycopg2.Error, ForbiddenPlace, OSError.
-    """
-    own = {"passfile": _NO_FILE, "password": ""}
-    if "sslcert" not in address:
-        own["sslcertmode"] = "disable"
-    mark = next(_MARKS)
-    chosen = {**own, **address, **_pinned(address), "tcp_user_timeout": str(mark)}
-    try:
-        # libpq bounds how long it waits, and not how much it is sent meanwhile; and psycopg2 then
-        # asks a server whose dates are not as it knows them to change that, without any bound.
-        with _ended(lambda: _marked(mark), _SIGN_IN_SECONDS, _SIGN_IN_BYTES, _SIGN_IN_BYTES):
-            opened = psycopg2.connect(connection_factory=factory, **chosen)
-    except UnicodeDecodeError:
-        # Before a session has an encoding, errors come in the server's own.
-        said = "the server refused with words that are not in UTF-8"
-        raise psycopg2.OperationalError(said) from None
-    with suppress(OSError, ValueError), socket.socket(fileno=os.dup(opened.fileno())) as held:
-        wanted = int(address.get("tcp_user_timeout", 0))
-        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wanted)
-    return opened
-
-
-@contextmanager
-def _marked(mark: int) -> Iterator[list[socket.socket]]:
-    """The connection that libpq is making with such a time limit, if it has one yet: until it is
-    made, nobody else can say which it is."""
-    found = []
-    with ExitStack() as copies:
-        # Others come and go meanwhile; and there may be no room for a copy.
-        with suppress(OSError):
-            for number in os.listdir("/dev/fd"):
-                with suppress(OSError):
-                    held = _copied(int(number))
-                    if held is not None and mark == copies.enter_context(held).getsockopt(
-                        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
-                    ):
-                        found.append(held)
-        yield found
-
-
-def _copied(number: int) -> socket.socket | None:
-    """A connection's copy; None for what is no connection. Raises OSError."""
-    copied = os.dup(number)
-    if stat.S_ISSOCK(os.fstat(copied).st_mode):
-        return socket.socket(fileno=copied)
-    os.close(copied)
-    return None
-
-
-def _pinned(address: dict[str, Any]) -> dict[str, str]:
-    """Hosts with the addresses they have now, so that libpq looks up none of them again; of
-    several, which libpq tries one after another, those that answer come first."""
-    if address.get("hostaddr"):
-        for given in str(address["hostaddr"]).split(","):
-            addresses_of(given)
-        return {}
-    hosts = str(address.get("host", "")).split(",")
-    ports = str(address.get("port", "")).split(",")
-    found: list[tuple[str, str, str]] = []
-    for number, host in enumerate(hosts):
-        port = ports[number] if len(ports) == len(hosts) else ports[0]
-        is_socket = not host or host.startswith(("/", "@"))
-        found += [(host, each, port) for each in ([""] if is_socket else addresses_of(host))]
-    if not any(each for _, each, _ in found):
-        return {}
-    if len(found) > 1:
-        found = _answering_first(found)
-    names, numbers, at = (",".join(part) for part in zip(*found, strict=True))
-    return {"host": names, "hostaddr": numbers, "port": at}
-
-
-def _answering_first(found: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Hosts with addresses and ports in their order, but those that do not answer behind one that
-    does. Raises TimeoutError."""
-    try:
-        places = [(each, int(port or DEFAULT_PORTS["postgres"])) for _, each, port in found]
-        opened, silent = _connected([place for place in places if place[0]], _CONNECT_SECONDS)
-    except TimeoutError:
-        raise
-    except (OSError, ValueError, OverflowError):
-        return found  # told by libpq, in its words
-    opened.close()
-    last = [at for at, place in enumerate(places) if place in silent]
-    first = [at for at, place in enumerate(places) if place not in silent]
-    return [found[at] for at in first + last]
 
 
 def guard_connections_of(package: str, local_sockets: Container[str]) -> None:

@@ -15,6 +15,7 @@ from pymysql.connections import Connection
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
+from eventing.changes import Finding, prerequisite
 from eventing.connection_strings import DEFAULT_PORTS, ConnectionString
 from eventing.dialing import NOT_THE_PROTOCOL, EndlessAnswer, ForbiddenPlace, bounded, dial
 
@@ -186,6 +187,21 @@ def facts_of(opened: Opened) -> Facts:
         variables = {str(name).lower(): str(value) for name, value in at.fetchall()}
     version = variables.get("version", "0")
     return Facts(version, "mariadb" in version.lower(), variables)
+
+
+def version_finding(
+    facts: Facts, oldest_mysql: tuple[int, ...], oldest_mariadb: tuple[int, ...], purpose: str
+) -> Finding:
+    """Whether a server is new enough for a purpose: "hold the log", "be captured"."""
+    oldest = oldest_mariadb if facts.is_mariadb else oldest_mysql
+    needed = f"{facts.kind} {'.'.join(map(str, oldest))}"
+    return prerequisite(
+        "version",
+        facts.number >= oldest,
+        f"{facts.kind} {facts.version}",
+        f"{needed} is the oldest that can {purpose}",
+        f"upgrade the server to {needed} or newer",
+    )
 
 
 def quoted(name: str) -> str:

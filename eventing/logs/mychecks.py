@@ -13,12 +13,12 @@ from pymysql.constants import ER
 from eventing.changes import Finding, prerequisite
 from eventing.logs.myconnections import Connections, unavailable
 from eventing.logs.mystatements import OWNER
-from eventing.mysqlserver import OWN_TABLES, Facts, Opened, facts_of, quoted
+from eventing.mysqlserver import OWN_TABLES, Facts, Opened, facts_of, quoted, version_finding
 
 # The first with a collation that is neither blind to trailing spaces nor to case.
-OLDEST_MYSQL: Final = (8, 0, 17)
+_OLDEST_MYSQL: Final = (8, 0, 17)
 # The first with SKIP LOCKED.
-OLDEST_MARIADB: Final = (10, 6, 0)
+_OLDEST_MARIADB: Final = (10, 6, 0)
 RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP")
 # Lists of ids and rows of invocations, which cannot be made smaller, need no more than this.
 _LEAST_PACKET_BYTES: Final = 1 << 20
@@ -73,15 +73,7 @@ def _rows(opened: Opened, sql: str, *arguments: str) -> list[tuple[Any, ...]]:
 
 
 def _of_server(facts: Facts) -> Iterator[Finding]:
-    oldest = OLDEST_MARIADB if facts.is_mariadb else OLDEST_MYSQL
-    needed = f"{facts.kind} {'.'.join(map(str, oldest))}"
-    yield prerequisite(
-        "version",
-        facts.number >= oldest,
-        f"{facts.kind} {facts.version}",
-        f"{needed} is the oldest that can hold the log",
-        f"upgrade the server to {needed} or newer",
-    )
+    yield version_finding(facts, _OLDEST_MYSQL, _OLDEST_MARIADB, "hold the log")
     read_only = facts.on("read_only") or facts.on("super_read_only")
     yield prerequisite(
         "primary",

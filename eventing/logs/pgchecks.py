@@ -7,8 +7,7 @@ from eventing.changes import Finding, prerequisite
 from eventing.logs.base import LogUnavailable
 from eventing.logs.pgconnections import Connections, Transaction
 from eventing.logs.pgstatements import SCHEMA
-
-OLDEST_VERSION: Final = 140_000
+from eventing.postgresserver import primary_finding, quoted, version_finding
 
 # A schema that is there already must be ours; one that is not must be ours to make.
 _FACTS: Final = """
@@ -55,27 +54,15 @@ def check(connections: Connections, owner: str) -> list[Finding]:
 
 
 def _of_server(facts: _Facts) -> Iterator[Finding]:
-    yield prerequisite(
-        "version",
-        facts.version >= OLDEST_VERSION,
-        f"Postgres {facts.version_text}",
-        "Postgres 14 is the oldest that can hold the log",
-        "upgrade the server to Postgres 14 or newer",
-    )
-    yield prerequisite(
-        "primary",
-        not facts.in_recovery,
-        "the server is a standby" if facts.in_recovery else "the server is a primary",
-        "a standby cannot be written to",
-        "use the address of the primary server",
-    )
+    yield version_finding(facts.version, facts.version_text, "hold the log")
+    yield primary_finding(facts.in_recovery, "a standby cannot be written to")
 
 
 def _of_rights(facts: _Facts) -> Finding:
     met = facts.may_create and facts.may_use
-    grant = f"GRANT CREATE ON DATABASE {_quoted(facts.database)} TO {_quoted(facts.role)};"
+    grant = f"GRANT CREATE ON DATABASE {quoted(facts.database)} TO {quoted(facts.role)};"
     if facts.may_create:
-        grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {_quoted(facts.role)};"
+        grant = f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(facts.role)};"
     return prerequisite(
         "rights",
         met,
@@ -118,7 +105,3 @@ def mark(at: Transaction, owner: str) -> None:
 def _mark_of(owner: str) -> str:
     """The schema's comment that says whose log it is."""
     return f"event log of the installation {owner}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

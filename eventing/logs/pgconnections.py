@@ -15,8 +15,8 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from eventing.dialing import connect_to_postgres
 from eventing.logs.base import LogBusy, LogOutdated, LogUnavailable
+from eventing.postgresserver import connect
 from eventing.problems import first_line
 
 # What the tables lack of a version that has yet to change them.
@@ -100,7 +100,7 @@ class Connections:
             return psycopg2.connect(self._dsn, connect_timeout=5)
         address = {**psycopg2.extensions.parse_dsn(self._dsn), "connect_timeout": "5"}
         try:
-            opened: psycopg2.extensions.connection = connect_to_postgres(address)
+            opened: psycopg2.extensions.connection = connect(address)
         except OSError as error:
             said = error.strerror or str(error)
             raise LogUnavailable(f"the Eventing DB cannot be used: {said}") from None

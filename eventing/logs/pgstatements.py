@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import Final
 
 from eventing.logs.chunks import SWEEP_GRACE_SECONDS
+from eventing.postgresserver import OWN_SCHEMA
 
-SCHEMA: Final = "mission_control"
+SCHEMA: Final = OWN_SCHEMA
 
 # Statistics lag behind a backlog, and then all of it would be sorted for its first rows.
 IN_ORDER_OF_THE_INDEX: Final = "SET LOCAL enable_sort = off;"

@@ -11,12 +11,12 @@ from typing import Final
 import pymysql
 
 from eventing.changes import CatalogueTable, Finding, prerequisite
-from eventing.mysqlserver import OWN_TABLES, Facts, Opened, quoted
+from eventing.mysqlserver import OWN_TABLES, Facts, Opened, quoted, version_finding
 from eventing.sources.myposition import Position
 from eventing.sources.myserver import Server
 
-OLDEST_MYSQL: Final = (8, 0)
-OLDEST_MARIADB: Final = (10, 6)
+_OLDEST_MYSQL: Final = (8, 0)
+_OLDEST_MARIADB: Final = (10, 6)
 # From here on the server itself carries out cascades, and logs them.
 _CASCADES_LOGGED_SINCE: Final = (9, 6)
 _DAY_SECONDS: Final = 86_400
@@ -35,15 +35,7 @@ _HISTORY_MEND: Final = (
 
 def of_server(facts: Facts) -> Iterator[Finding]:
     """What the server must have; without any of these nothing works."""
-    oldest = OLDEST_MARIADB if facts.is_mariadb else OLDEST_MYSQL
-    needed = f"{facts.kind} {'.'.join(map(str, oldest))}"
-    yield prerequisite(
-        "version",
-        facts.number >= oldest,
-        f"{facts.kind} {facts.version}",
-        f"{needed} is the oldest that can be captured",
-        f"upgrade the server to {needed} or newer",
-    )
+    yield version_finding(facts, _OLDEST_MYSQL, _OLDEST_MARIADB, "be captured")
     if not facts.on("log_bin"):
         yield Finding(
             "binary log",

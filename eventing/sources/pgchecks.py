@@ -9,9 +9,10 @@ import psycopg2
 from psycopg2.extensions import connection
 
 from eventing.changes import CatalogueTable, Finding, prerequisite
+from eventing.postgresserver import primary_finding, quoted, version_finding
 from eventing.sources.base import MUCH_LOG_BYTES, SourceBlocked, SourceUnavailable, unreached
 from eventing.sources.pgpublishing import Publications, Table
-from eventing.sources.pgserver import OLDEST_VERSION, WAL_LEVEL_MEND, Facts, Server, quoted
+from eventing.sources.pgserver import WAL_LEVEL_MEND, Facts, Server
 
 _NO_IDENTITY = "updates and deletes cannot be captured: no primary key or replica identity"
 _NOT_OURS = "cannot be captured: another role owns it"
@@ -91,20 +92,8 @@ def _name(table: Table) -> str:
 
 def _of_server(facts: Facts) -> Iterator[Finding]:
     """What server and role must have; without any of these nothing works."""
-    yield prerequisite(
-        "version",
-        facts.version >= OLDEST_VERSION,
-        f"Postgres {facts.version_text}",
-        "Postgres 14 is the oldest that can be captured",
-        "upgrade the server to Postgres 14 or newer",
-    )
-    yield prerequisite(
-        "primary",
-        not facts.in_recovery,
-        "the server is a standby" if facts.in_recovery else "the server is a primary",
-        "publications and slots are made at the primary",
-        "use the address of the primary server",
-    )
+    yield version_finding(facts.version, facts.version_text, "be captured")
+    yield primary_finding(facts.in_recovery, "publications and slots are made at the primary")
     yield prerequisite(
         "wal_level",
         facts.wal_level == "logical",

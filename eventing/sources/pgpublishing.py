@@ -15,8 +15,9 @@ from psycopg2 import sql
 from psycopg2.extensions import connection, cursor
 
 from eventing.changes import Operation
+from eventing.postgresserver import OWN_SCHEMA, quoted
 from eventing.sources.base import SourceBlocked, Watch
-from eventing.sources.pgserver import OWN_SCHEMA, Facts, column_name, lsn_number, quoted
+from eventing.sources.pgserver import Facts, column_name, lsn_number
 
 logger = structlog.get_logger(__name__)
 

@@ -17,11 +17,12 @@ from psycopg2 import sql
 from psycopg2.extensions import connection
 
 from eventing.changes import Change, Operation
+from eventing.postgresserver import OWN_SCHEMA
 from eventing.sources import pgoutput
 from eventing.sources.base import MOST_ROW_BYTES, SourceUnavailable, Watch
 from eventing.sources.pgjson import FIRST_USER_OID, Row, RowShapeChanged, TypeFacts, Types
 from eventing.sources.pgoutput import DELETE, INSERT, UNCHANGED, UPDATE, Relation, Text
-from eventing.sources.pgserver import OWN_SCHEMA, column_name, is_unsendable, said_of
+from eventing.sources.pgserver import column_name, is_unsendable, said_of
 
 logger = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from eventing.dialing import (
     EndlessAnswer,
     ForbiddenPlace,
     bounded,
-    connect_to_postgres,
 )
+from eventing.postgresserver import OWN_SCHEMA, connect, quoted
 from eventing.problems import brief, first_line
 from eventing.sources.base import (
     ANOTHER_ADDRESS,
@@ -29,10 +29,6 @@ from eventing.sources.base import (
     SourceBlocked,
     SourceUnavailable,
 )
-
-OLDEST_VERSION: Final = 140_000
-# The schema of the product's own tables: never captured.
-OWN_SCHEMA: Final = "mission_control"
 
 # So that values arrive as `to_jsonb` would show them; see pgjson.
 _TEXT_SETTINGS: Final = {
@@ -265,7 +261,7 @@ class Server:
         fixed = {"client_encoding": "UTF8", "connect_timeout": "5"}
         address: dict[str, Any] = {**self._defaults, **self._address, **fixed}
         try:
-            opened: Connection = connect_to_postgres(address, factory)
+            opened: Connection = connect(address, factory)
         except psycopg2.Error as error:
             raise self._refused(first_line(error)) from None
         except ForbiddenPlace as error:
@@ -376,11 +372,6 @@ SELECT current_setting('server_version_num')::int,
        current_setting('max_slot_wal_keep_size') = '-1'
 FROM pg_roles AS role WHERE role.rolname = current_user
 """
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier, as in a statement that a person is to run."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def column_name(schema: str, table: str) -> str:
