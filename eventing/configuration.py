@@ -541,23 +541,14 @@ def _database_mapping(project: Project, database: Database) -> dict[str, Any]:
 
 
 def _trigger_mapping(project: Project, trigger: Trigger) -> dict[str, Any]:
-    return trigger_mapping(
-        trigger_definition_of(trigger),
-        lambda header: _reference(project.name, trigger.name, header),
-    )
-
-
-def trigger_mapping(
-    definition: TriggerDefinition, header_value: Callable[[str], str]
-) -> dict[str, Any]:
-    """A trigger as a configuration file writes it, its header values as `header_value` gives them.
-
-    A header that was written as a reference to the environment stays one.
-    """
+    """A trigger as a configuration file writes it, its headers' values as references: those that
+    were written as one stay as they are."""
+    definition = trigger_definition_of(trigger)
     mapping = asdict(definition)
     references = mapping.pop("header_references")
     mapping["headers"] = {
-        name: references.get(name) or header_value(name) for name in definition.headers
+        name: references.get(name) or _reference(project.name, trigger.name, name)
+        for name in definition.headers
     }
     for name in ("databases", "tables", "operations"):
         mapping[name] = list(mapping[name])

@@ -219,7 +219,7 @@ class _Search:
                 break
         return count
 
-    def _counted(self, select: "_Select", portion: "_Portion", most: int) -> int:
+    def _counted(self, select: _Select, portion: "_Portion", most: int) -> int:
         counting = select._replace(sql=f"SELECT count(*) FROM ({select.sql}) AS found")
         ((count,),) = self._selected(counting, portion, most)
         return int(count)
@@ -322,7 +322,7 @@ class _Search:
         self._kinds = [Kind(*row[:4]) for row in found]
         self._are_named_alike = all(row[4] for row in found)
 
-    def _of_kinds(self, portion: "_Portion", limit: int) -> "_Select":
+    def _of_kinds(self, portion: "_Portion", limit: int) -> _Select:
         """The newest of a portion, by event_log_kind."""
         kinds = """unnest(%(triggers)s::bigint[], %(tables)s::text[], %(operations)s::text[],
                           %(databases)s::bigint[])
@@ -359,7 +359,7 @@ class _Search:
         )
         return _Select(sql, columns, _WORK_MEM)
 
-    def _of_the_newest(self, portion: "_Portion") -> "_Select":
+    def _of_the_newest(self, portion: "_Portion") -> _Select:
         """Those that match among the newest of all projects, by primary key."""
         sql = f"""
             SELECT e.id::text FROM (
@@ -371,7 +371,7 @@ class _Search:
             ORDER BY e.id DESC LIMIT %(limit)s"""
         return _Select(sql)
 
-    def _of_the_attempted(self, portion: "_Portion") -> "_Select":
+    def _of_the_attempted(self, portion: "_Portion") -> _Select:
         """Those that match among the newest of all projects with an attempt, which every delivered
         event has and a backlog has not, by invocation_log_event and primary keys."""
         # OFFSET keeps the planner from joining them with all of the log.
@@ -392,7 +392,7 @@ class _Search:
             ORDER BY delivered.event_id DESC LIMIT %(limit)s"""
         return _Select(sql, {}, IN_ORDER_OF_THE_INDEX)
 
-    def _of_document(self, portion: "_Portion") -> "_Select":
+    def _of_document(self, portion: "_Portion") -> _Select:
         """The newest of one document, by event_log_doc_id."""
         sql = f"""
             SELECT e.id::text FROM mission_control.event_log e
@@ -402,7 +402,7 @@ class _Search:
             ORDER BY e.id DESC LIMIT %(limit)s"""
         return _Select(sql)
 
-    def _of_attempts(self, portion: "_Portion") -> "_Select":
+    def _of_attempts(self, portion: "_Portion") -> _Select:
         """The newest that were tried so often, by invocation_log_event; then each by primary key.
 
         One attempt may be there twice: as it was lost, and as a late worker has recorded it.
@@ -423,7 +423,7 @@ class _Search:
             ORDER BY tried.event_id DESC LIMIT %(limit)s"""
         return _Select(sql, {}, IN_ORDER_OF_THE_INDEX)
 
-    def _of_deliveries(self, portion: "_Portion") -> "_Select":
+    def _of_deliveries(self, portion: "_Portion") -> _Select:
         """The newest that are not delivered, from the small table.
 
         Failed and cancelled ones by delivery_due, where they are in order behind `infinity`; those
@@ -470,12 +470,10 @@ class _Search:
         triggers = sorted({kind.trigger_id for kind in self._kinds})
         return _Select(sql, {"triggers": triggers}, IN_ORDER_OF_THE_INDEX)
 
-    def _found(self, select: "_Select", portion: "_Portion", limit: int) -> list[UUID]:
+    def _found(self, select: _Select, portion: "_Portion", limit: int) -> list[UUID]:
         return [UUID(text) for (text,) in self._selected(select, portion, limit)]
 
-    def _selected(
-        self, select: "_Select", portion: "_Portion", limit: int
-    ) -> list[tuple[Any, ...]]:
+    def _selected(self, select: _Select, portion: "_Portion", limit: int) -> list[tuple[Any, ...]]:
         filters = self._filters
         arguments = {
             "project": self._project_id,

@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from eventing.changes import CatalogueTable, Finding, prerequisite
 
-OLDEST_VERSION: Final = (6, 0)
+_OLDEST_VERSION: Final = (6, 0)
 _SHORT_OPLOG_HOURS: Final = 24
 # The least that replSetResizeOplog takes.
 _LEAST_OPLOG_MB: Final = 990
@@ -82,7 +82,7 @@ def of_server(facts: Facts, database: str) -> Iterator[Finding]:
     """What server and user must have; without any of these nothing works."""
     yield prerequisite(
         "version",
-        facts.version >= OLDEST_VERSION,
+        facts.version >= _OLDEST_VERSION,
         f"MongoDB {facts.version_text}",
         "MongoDB 6.0 is the oldest that can be captured",
         "upgrade the server to MongoDB 6.0 or newer",

@@ -6,7 +6,6 @@ that change their names or places, no look at the row could tell.
 """
 
 import re
-import secrets
 import time
 from typing import Final, NamedTuple
 
@@ -15,7 +14,7 @@ from pymysqlreplication.constants.BINLOG import QUERY_EVENT, ROTATE_EVENT
 
 from eventing.mysqlserver import Facts
 from eventing.sources.myposition import LogPlace, Position
-from eventing.sources.myserver import Server
+from eventing.sources.myserver import Server, passing_server_id
 from eventing.sources.mywire import (
     FIRST_OFFSET,
     LAST_OFFSET,
@@ -120,14 +119,9 @@ class Alterations:
         # Further behind, from the file's beginning.
         offset = place.offset if place.offset <= LAST_OFFSET else FIRST_OFFSET
         self._reached = place._replace(offset=offset)
-        number = secrets.randbelow(2**31) + 2**31
+        start = Position("file", f"{place.file}:{offset}")
         try:
-            wire.start(
-                self._facts,
-                Position("file", f"{place.file}:{offset}"),
-                number,
-                f"{self._name}_ahead",
-            )
+            wire.start(self._facts, start, passing_server_id(), f"{self._name}_ahead")
         except BaseException:
             wire.close()
             raise

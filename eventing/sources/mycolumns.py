@@ -653,6 +653,7 @@ def _uuid(value: bytes) -> str:
 
 
 def float_reader(body: bytes, at: int) -> tuple[str, int]:
+    """A FLOAT with as few digits as tell it from its neighbours, and where what follows begins."""
     value = struct.unpack_from("<f", body, at)[0]
     for digits in (6, 7, 8):
         text = f"{value:.{digits}g}"
@@ -662,6 +663,7 @@ def float_reader(body: bytes, at: int) -> tuple[str, int]:
 
 
 def double_reader(body: bytes, at: int) -> tuple[str, int]:
+    """The same of a DOUBLE."""
     text = repr(struct.unpack_from("<d", body, at)[0])
     return text.removesuffix(".0"), at + 8
 

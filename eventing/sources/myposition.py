@@ -4,7 +4,7 @@ A transaction is known by its GTID, or by the file and offset where it begins. W
 known by its event and its place there, which are the same whatever triggers want.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 _MARIADB: Final = "mariadb"
@@ -154,10 +154,6 @@ class Position:
         if self.mark is not None:
             parts.append(str(self.mark))
         return ";".join(parts)
-
-    def finished(self, done: str) -> "Position":
-        """Whole transactions only."""
-        return replace(self, done=done, transaction="", place=BEFORE, index=0)
 
 
 def parse_position(text: str) -> Position:

@@ -3,6 +3,7 @@
 Errors that leave here name the server and what to do, never a password or a row's values.
 """
 
+import secrets
 import zlib
 from typing import Final, NamedTuple
 
@@ -64,6 +65,14 @@ class BinlogEnd(NamedTuple):
         return database in self.only if self.only else database not in self.without
 
 
+def passing_server_id() -> int:
+    """The server id of a replica that only looks into the log and goes: hardly anybody's.
+
+    Under the id of a capture it would end the stream of that.
+    """
+    return secrets.randbelow(2**31) + 2**31
+
+
 def shown_name(name: str) -> str:
     """A source's name as the server's list of replicas has room for it."""
     return name[:60]
@@ -113,7 +122,7 @@ class Server:
         except OSError as error:
             raise SourceUnavailable(f"{self.place}: {type(error).__name__}") from None
 
-    def binlog_end(self, opened: Opened, facts: Facts) -> "BinlogEnd | None":
+    def binlog_end(self, opened: Opened, facts: Facts) -> BinlogEnd | None:
         """Where the binary log ends now; None when it is off. Raises pymysql.MySQLError."""
         new_words = not facts.is_mariadb and facts.number >= (8, 2, 0)
         with opened.cursor() as at:

@@ -4,7 +4,6 @@ Nothing is made at the server. The position is the set of transactions read so f
 ids, or file and offset where the server keeps no ids, and the place within the next transaction.
 """
 
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from eventing.sources import mychecks, mysample
 from eventing.sources.base import Sample, SourceBlocked, SourceUnavailable, Watch, unreached
 from eventing.sources.myalters import Alterations
 from eventing.sources.myposition import LogPlace, Mark, Position, moment_of, parse_position
-from eventing.sources.myserver import Server
+from eventing.sources.myserver import Server, passing_server_id
 from eventing.sources.mystream import Stream
 from eventing.sources.mytables import Tables
 from eventing.sources.mywire import FIRST_OFFSET, Wire
@@ -142,7 +141,7 @@ class MySqlSource:
         wire = Wire(self._server.connect(), self._server.place)
         try:
             place = Position("file", f"{file}:{offset}")
-            wire.start(facts, place, secrets.randbelow(2**31) + 2**31, f"{self._name}_look")
+            wire.start(facts, place, passing_server_id(), f"{self._name}_look")
             yield wire
         finally:
             wire.close()
@@ -207,13 +206,10 @@ class MySqlSource:
             self.close()
 
     def _refusal_of_stream(self, facts: Facts, position: Position) -> str | None:
-        """Why the server would not send its binary log; None if it does.
-
-        Under a server id of its own: the same one would end the stream of a running capture.
-        """
+        """Why the server would not send its binary log; None if it does."""
         wire = Wire(self._server.connect(to_the_database=False), self._server.place)
         try:
-            wire.start(facts, position, secrets.randbelow(2**31) + 2**31, f"{self._name}_check")
+            wire.start(facts, position, passing_server_id(), f"{self._name}_check")
             wire.read(0.5)
         except pymysql.MySQLError as error:
             return str(error.args[1]) if len(error.args) > 1 else type(error).__name__

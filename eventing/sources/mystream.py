@@ -407,7 +407,7 @@ class Stream:
             # Else nothing tells this file from another of its name until something is committed.
             self._done = f"{self._done}@{self._moment}"
 
-    def _mark_of(self, at: "_Beginning | None") -> Mark | None:
+    def _mark_of(self, at: _Beginning | None) -> Mark | None:
         """The mark of a beginning; None if it could not be looked up."""
         if at is None or not at.file_begun_at or at.offset > LAST_OFFSET or ";" in at.file:
             return None
@@ -499,7 +499,7 @@ class Stream:
         self._rows = None
         return f"{problem}; neither this row nor those that the server logged together with it"
 
-    def _decoded(self, rows: _RowsAtHand, shape: RowFormat) -> "_Row":
+    def _decoded(self, rows: _RowsAtHand, shape: RowFormat) -> _Row:
         """The next row; goes on to the one after it."""
         if rows.is_too_large:
             raise RowsUnreadable(

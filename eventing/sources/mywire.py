@@ -180,9 +180,7 @@ class Wire:
     def begun_at(self) -> int:
         """When the file that was asked for was begun, in seconds since the epoch."""
         while True:
-            event = self.read(_SILENCE_SECONDS)
-            if event is None:
-                raise SourceUnavailable(f"{self._place}: the server has fallen silent")
+            event = self._awaited()
             if event.type == FORMAT_DESCRIPTION_EVENT and event.timestamp:
                 return event.timestamp
 
@@ -193,11 +191,19 @@ class Wire:
         if offset == FIRST_OFFSET:
             return checksum_of(begun_at)
         while True:
-            event = self.read(_SILENCE_SECONDS)
-            if event is None:
-                raise SourceUnavailable(f"{self._place}: the server has fallen silent")
+            event = self._awaited()
             if event.type in BEGINNINGS or event.type in _HEARTBEATS:
                 return checksum_of(begun_at, event)
+
+    def _awaited(self) -> Event:
+        """The next event. Raises SourceUnavailable if none comes."""
+        event = self.read(_SILENCE_SECONDS)
+        if event is None:
+            raise self._silent()
+        return event
+
+    def _silent(self) -> SourceUnavailable:
+        return SourceUnavailable(f"{self._place}: the server has fallen silent")
 
     def close(self) -> None:
         self._opened._force_close()  # a COM_QUIT would wait behind the stream
@@ -221,7 +227,7 @@ class Wire:
         is_pending = bool(pending and pending())
         if not is_pending and not select.select([self._socket], [], [], patience_seconds)[0]:
             if time.monotonic() - self._heard_at > _SILENCE_SECONDS:
-                raise SourceUnavailable(f"{self._place}: the server has fallen silent")
+                raise self._silent()
             return False
         try:
             chunk = self._socket.recv(_CHUNK_BYTES)

@@ -40,7 +40,7 @@ _TEXT_SETTINGS: Final = {
 }
 # Longer than deadlock_timeout, after which an autovacuum in the way gives up its lock.
 LOCK_TIMEOUT_MS: Final = 2000
-_STATEMENT_TIMEOUT_MS: Final = 10_000
+STATEMENT_TIMEOUT_MS: Final = 10_000
 # How much longer than a server may take for a statement its answer is waited for.
 GRACE_SECONDS: Final = 5.0
 _RIGHTS: Final = {"database": "CONNECT, CREATE", "schema": "USAGE", "table": "SELECT"}
@@ -49,7 +49,7 @@ _UNSENDABLE: Final = frozenset({"22", "54", "XX"})
 # Where the output plugin was, as an error's context has it in whatever language.
 _IN_A_CHANGE: Final = re.compile(r'"?pgoutput.*\bchange\b.*?\b([0-9A-F]{1,8}/[0-9A-F]{1,8})\b')
 _NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
-_ANSWER_SECONDS: Final = _STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
+_ANSWER_SECONDS: Final = STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
 
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)"
 
@@ -177,7 +177,7 @@ class Server:
             raise pooled
         limits = {
             "lock_timeout": str(LOCK_TIMEOUT_MS),
-            "statement_timeout": str(_STATEMENT_TIMEOUT_MS),
+            "statement_timeout": str(STATEMENT_TIMEOUT_MS),
         }
         self._configure(opened, {**_TEXT_SETTINGS, **limits})
         return opened
@@ -242,7 +242,7 @@ class Server:
             )
         return SourceUnavailable(f"{self.place}: {said_of(error)}")
 
-    def _pooler(self) -> "Pooled | None":
+    def _pooler(self) -> Pooled | None:
         """How a pooler that answers in the server's place can be told: it does not replicate."""
         try:
             self._open(WatchedReplication).close()

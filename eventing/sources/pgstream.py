@@ -111,8 +111,8 @@ class Stream:
     def start(self, slot: str, publications: tuple[str, ...]) -> None:
         """Start streaming what was committed at or after the position's LSN."""
         self._reader.start_replication_expert(  # type: ignore[no-untyped-call]
-            f"START_REPLICATION SLOT {slot} LOGICAL {self._after.lsn >> 32:X}/"
-            f"{self._after.lsn & 0xFFFFFFFF:X} (proto_version '1', messages 'true',"
+            f"START_REPLICATION SLOT {slot} LOGICAL {lsn_text(self._after.lsn)}"
+            f" (proto_version '1', messages 'true',"
             f" publication_names '{','.join(publications)}')",
             decode=False,
         )

@@ -23,6 +23,8 @@ from eventing.sources.pgpublishing import Publications
 from eventing.sources.pgrows import Rows
 from eventing.sources.pgserver import (
     GRACE_SECONDS,
+    LOCK_TIMEOUT_MS,
+    STATEMENT_TIMEOUT_MS,
     Facts,
     Server,
     Timeline,
@@ -40,7 +42,6 @@ _LOOK_SECONDS: Final = 0.5
 _LOOK_SHARE: Final = 0.05
 # What a look from within the stream may wait for a user's lock, and how long until it tries again.
 _STREAM_LOCK_TIMEOUT_MS: Final = 100
-_PATIENT_LOCK_TIMEOUT_MS: Final = 2000
 _POSTPONED_SECONDS: Final = 2.0
 # A slot becomes usable when the transactions open at that moment have ended.
 _SLOT_SECONDS: Final = 30
@@ -93,7 +94,7 @@ class PostgresSource:
             if after is not None:
                 self._refuse_missing(self._publications.missing(opened), after)
             self._publications.make(opened, facts)
-            self._look(_PATIENT_LOCK_TIMEOUT_MS)
+            self._look(LOCK_TIMEOUT_MS)
             sender = self._sender = self._server.connect_for_replication()
             timeline = self._server.timeline(sender)
             stored = None if after is None else self._stored_position(after, sender, timeline)
@@ -143,7 +144,7 @@ class PostgresSource:
             return
         self._rows.watch(watch)
         try:
-            self._look(_PATIENT_LOCK_TIMEOUT_MS)
+            self._look(LOCK_TIMEOUT_MS)
         except psycopg2.Error as error:
             raise self._failure(error) from None
 
@@ -323,9 +324,7 @@ class PostgresSource:
             at.execute("SELECT set_config('statement_timeout', %s, false)", [f"{_SLOT_SECONDS}s"])
             try:
                 at.execute(
-                    "SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput'"
-                    + extra
-                    + ")",
+                    f"SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput'{extra})",
                     [self._name],
                 )
                 made = at.fetchone()
@@ -334,7 +333,9 @@ class PostgresSource:
                     f"{self._server.place}: the slot waits for transactions that have been open"
                     f" for more than {_SLOT_SECONDS} s (see pg_stat_activity, pg_prepared_xacts)"
                 ) from None
-            at.execute("SELECT set_config('statement_timeout', '10s', false)")
+            at.execute(
+                "SELECT set_config('statement_timeout', %s, false)", [str(STATEMENT_TIMEOUT_MS)]
+            )
         opened.answer_seconds = patience
         logger.info("made a replication slot", slot=self._name, server=self._server.place)
         return Position(lsn_number(made[0] if made else "0/0"))
