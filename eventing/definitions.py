@@ -6,8 +6,8 @@ exists once. A parser returns a frozen definition or raises InvalidInput with ev
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -124,6 +124,10 @@ class DatabaseDefinition:
     url_reference: str = ""
     schemas: tuple[str, ...] | None = None
 
+    def at_address_of(self, stored: "DatabaseDefinition") -> "DatabaseDefinition":
+        """The same database at the address of another definition, which stays as it was written."""
+        return replace(self, url=stored.url, url_reference=stored.url_reference)
+
 
 @dataclass(frozen=True, slots=True)
 class TriggerDefinition:
@@ -144,6 +148,20 @@ class TriggerDefinition:
     concurrency: int = 64
     rate_per_second: int = 0
     ordered: bool = False
+
+    def with_headers_of(
+        self, stored: "TriggerDefinition", names: Collection[str]
+    ) -> "TriggerDefinition":
+        """The same trigger with headers of another definition in front of its own; what was written
+        as a reference to the environment stays one."""
+        kept = {name: stored.headers[name] for name in names}
+        written = stored.header_references
+        references = {name: written[name] for name in names if name in written}
+        return replace(
+            self,
+            headers={**kept, **self.headers},
+            header_references={**references, **self.header_references},
+        )
 
 
 @dataclass(frozen=True, slots=True)

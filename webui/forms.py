@@ -37,8 +37,6 @@ _ADVANCED: Final = frozenset(
     | {"format", "concurrency", "rate_per_second", "ordered"}
     | {"backoff_initial_ms", "backoff_factor", "backoff_max_ms"}
 )
-
-
 # Labels that differ from the name of their field.
 _WORDS: Final = {
     "databases": "Source (Database)",
@@ -248,7 +246,14 @@ def trigger_definition(
     source |= {name: post[name] for name in ("state", "format") if post.get(name)}
     source["ordered"] = "ordered" in post
     definition = parse_trigger(source, os.environ)
-    return _with_kept_headers(definition, post, stored) if stored else definition
+    if stored is None:
+        return definition
+    kept = [
+        name
+        for name in stored.headers
+        if post.get(f"header:{name}", "keep") not in ("replace", "remove")
+    ]
+    return definition.with_headers_of(stored, kept)
 
 
 def _new_headers(post: QueryDict) -> list[tuple[str, str]]:
@@ -273,25 +278,6 @@ def _written_headers(post: QueryDict, stored: TriggerDefinition | None) -> dict[
         taken.add(name.lower())
         headers[name] = value
     return headers
-
-
-def _with_kept_headers(
-    definition: TriggerDefinition, post: QueryDict, stored: TriggerDefinition
-) -> TriggerDefinition:
-    kept = [
-        name
-        for name in stored.headers
-        if post.get(f"header:{name}", "keep") not in ("replace", "remove")
-    ]
-    references = stored.header_references
-    return replace(
-        definition,
-        headers={**{name: stored.headers[name] for name in kept}, **definition.headers},
-        header_references={
-            **{name: references[name] for name in kept if name in references},
-            **definition.header_references,
-        },
-    )
 
 
 def header_names(trigger: Trigger) -> list[str]:
@@ -392,7 +378,7 @@ def _database_at(
         raise InvalidInput(problems)
     actor.refuse_local_parts(definition, stored.url if stored else "")
     if keep and stored is not None:
-        return replace(definition, url=stored.url, url_reference=stored.url_reference)
+        return definition.at_address_of(stored)
     return definition
 
 
@@ -469,7 +455,6 @@ def _is_port(text: str) -> bool:
 
 
 # Settings, their members and tokens
-
 
 # What a viewer without payloads is among the roles of a form.
 ROWLESS_VIEWER: Final = "viewer-without-payloads"

@@ -11,7 +11,7 @@ from django.db.models import Model, QuerySet
 from django.http import Http404, QueryDict
 
 from eventing import audit
-from eventing.models import AuditEntry, Project
+from eventing.models import AuditEntry
 from eventing.tags import tag_of
 from webui.requests import Request
 
@@ -47,16 +47,19 @@ class Seen:
 def seen(
     request: Request,
     kind: str,
-    object_id: int,
+    thing: Model | None,
     definition: Any,
     conflict: ChangedMeanwhile | None = None,
-) -> Seen:
+) -> Seen | None:
     """What the form of a stored thing is to carry along: the present state when it is opened, or
-    comes back since that is another one; else what it has carried until now."""
+    comes back since that is another one; else what it has carried until now. Without a thing:
+    what the form of a deleted one carries, and None for that of a new one."""
+    if thing is None:
+        return _seen_gone(request, kind)
     if request.method == "POST" and conflict is None:
         return Seen(request.POST.get("seen", ""))
     changes = conflict.entries if conflict else None
-    return replace(seen_now(kind, object_id, definition), changes=changes)
+    return replace(seen_now(kind, thing.pk, definition), changes=changes)
 
 
 def seen_now(kind: str, object_id: int, definition: Any) -> Seen:
@@ -98,8 +101,7 @@ def makes_anew(request: Request) -> bool:
     return request.POST.get("seen") == _GONE
 
 
-def seen_gone(request: Request, project: Project, kind: str) -> Seen | None:
-    """What the form of a deleted thing is to carry along; None for the form of a new one."""
+def _seen_gone(request: Request, kind: str) -> Seen | None:
     if makes_anew(request):
         return Seen(_GONE)
     _, entry_id, object_id = _carried(request.POST)
@@ -108,7 +110,7 @@ def seen_gone(request: Request, project: Project, kind: str) -> Seen | None:
     entries = [
         each
         for each in audit.entries_since(kind, object_id, entry_id)
-        if each.action == f"{kind}.delete" and each.project_id == project.pk
+        if each.action == f"{kind}.delete" and each.project_id == request.project.pk
     ]
     return Seen(_GONE, entries, is_gone=True)
 

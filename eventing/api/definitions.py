@@ -4,7 +4,6 @@ lies only what HTTP adds: partial changes, fields that are read only, and masks 
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from eventing.access import Actor
@@ -109,7 +108,7 @@ def _with_stored_address(
     url = stored.url or f"{SCHEMES[stored.type][0]}://h/d"
     literally = {name: f"${{{name}}}" for name in references_in(url)}
     definition = parse_database({**written, "url": url}, literally)
-    return replace(definition, url=stored.url, url_reference=stored.url_reference)
+    return definition.at_address_of(stored)
 
 
 def changed_database(
@@ -137,20 +136,7 @@ def trigger_definition(
     if unknown:
         allowed = "the value itself; none is stored under this name"
         raise InvalidInput([Problem(f"headers.{name}", "a mask", allowed) for name in unknown])
-    return _with_stored_headers(definition, stored, kept) if stored else definition
-
-
-def _with_stored_headers(
-    definition: TriggerDefinition, stored: TriggerDefinition, names: list[str]
-) -> TriggerDefinition:
-    references = {
-        name: stored.header_references[name] for name in names if name in stored.header_references
-    }
-    return replace(
-        definition,
-        headers={**{name: stored.headers[name] for name in names}, **definition.headers},
-        header_references={**references, **definition.header_references},
-    )
+    return definition.with_headers_of(stored, kept) if stored else definition
 
 
 def changed_trigger(

@@ -42,7 +42,6 @@ from webui.lost_updates import (
     makes_anew,
     refuse_lost_update,
     seen,
-    seen_gone,
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
@@ -179,10 +178,12 @@ def _page(
     begins: bool = False,
 ) -> HttpResponse:
     reference = database.url_reference if database else ""
+    stored = database_definition_of(database) if database else None
+    carried = seen(request, "database", database, stored, conflict)
     context: dict[str, Any] = {
         "form": form,
         "database": database,
-        "seen": seen_gone(request, request.project, "database"),
+        "seen": carried,
         "types": [(kind, _TYPE_NAMES[kind], DEFAULT_PORTS[kind]) for kind in DATABASE_TYPES],
         "tls_modes": [
             (kind, _TYPE_NAMES[kind], TLS_MODES[kind]) for kind in DATABASE_TYPES if TLS_MODES[kind]
@@ -192,11 +193,8 @@ def _page(
         "steps": steps(request, "begin-database") if begins else None,
         **(found or {}),
     }
-    if database is not None:
-        stored = database_definition_of(database)
-        context["seen"] = seen(request, "database", database.pk, stored, conflict)
-    template, is_late = "databases/form.html", bool(context["seen"] and context["seen"].is_late)
-    return form_answer(request, template, context, refused=refused, is_late=is_late)
+    is_late = carried is not None and carried.is_late
+    return form_answer(request, "databases/form.html", context, refused=refused, is_late=is_late)
 
 
 @project_page(ADMIN)

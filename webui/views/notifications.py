@@ -1,6 +1,6 @@
 """Settings, Notifications: where the project's troubles are told, and whether that gets there."""
 
-from typing import Any, Final
+from typing import Final
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -29,7 +29,6 @@ from webui.lost_updates import (
     makes_anew,
     refuse_lost_update,
     seen,
-    seen_gone,
 )
 from webui.pages import SeeOther, form_answer, project_page
 from webui.requests import Request
@@ -154,16 +153,15 @@ def _page(
     refused: bool = False,
     conflict: ChangedMeanwhile | None = None,
 ) -> HttpResponse:
-    context: dict[str, Any] = {
+    stored = notification_definition_of(notification) if notification else None
+    carried = seen(request, "notification", notification, stored, conflict)
+    context = {
         "form": form,
         "notification": notification,
-        "seen": seen_gone(request, request.project, "notification"),
+        "seen": carried,
         "kinds": [(kind, *KIND_WORDS[kind]) for kind in TROUBLE_KINDS],
     }
-    if notification is not None:
-        stored = notification_definition_of(notification)
-        context["seen"] = seen(request, "notification", notification.pk, stored, conflict)
-    is_late = bool(context["seen"] and context["seen"].is_late)
+    is_late = carried is not None and carried.is_late
     template = "settings/notification.html"
     return form_answer(request, template, context, refused=refused, is_late=is_late)
 

@@ -90,7 +90,7 @@ def _page(
     conflict: ChangedMeanwhile | None = None,
     asked: tuple[Losses, str] | None = None,
 ) -> HttpResponse:
-    carried = seen(request, "settings", project.pk, settings_of(project), conflict)
+    carried = seen(request, "settings", project, settings_of(project), conflict)
     context = {**_context(project, form), "seen": carried}
     if asked:
         context |= {"losses": asked[0], "kept": asked[1], "most_counted": _MOST_COUNTED}

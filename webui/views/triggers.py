@@ -55,7 +55,6 @@ from webui.lost_updates import (
     makes_anew,
     refuse_lost_update,
     seen,
-    seen_gone,
 )
 from webui.pages import SeeOther, form_answer, live_answer, project_page
 from webui.requests import Request
@@ -67,7 +66,7 @@ from webui.views.overview import charts_of, period_asked_for
 _FILTERS: Final = ("q", "database", "table", "operation", "state")
 # Among the states to filter by: what a person on call looks for first.
 FAILING: Final = "failing"
-_LATEST = 10
+_LATEST: Final = 10
 _LATELY: Final = timedelta(hours=23)
 _STEP: Final = timedelta(hours=1)
 
@@ -235,22 +234,21 @@ def _form_page(
     words: dict[str, Any] | None = None,
     begins: bool = False,
 ) -> HttpResponse:
+    stored = trigger_definition_of(trigger) if trigger else None
+    carried = seen(request, "trigger", trigger, stored, conflict)
     context: dict[str, Any] = {
         "steps": steps(request, "begin-trigger") if begins else None,
         "form": form,
         "trigger": trigger,
-        "seen": seen_gone(request, project, "trigger"),
+        "seen": carried,
         "aliases": list(project.databases.values_list("alias", flat=True)),
         "operations": OPERATIONS,
         "states": TRIGGER_STATES,
         "formats": FORMATS,
         **(_description(form) if words is None else words),
     }
-    if trigger is not None:
-        stored = trigger_definition_of(trigger)
-        context["seen"] = seen(request, "trigger", trigger.pk, stored, conflict)
-    template, is_late = "triggers/form.html", bool(context["seen"] and context["seen"].is_late)
-    return form_answer(request, template, context, refused=refused, is_late=is_late)
+    is_late = carried is not None and carried.is_late
+    return form_answer(request, "triggers/form.html", context, refused=refused, is_late=is_late)
 
 
 @require_POST
@@ -332,7 +330,7 @@ def preview(request: Request, project: Project) -> HttpResponse:
     return render(request, "triggers/_preview.html", {**context, "checked": errors})
 
 
-_CHECKED = (
+_CHECKED: Final = (
     *("name", "url", "operations", "tables"),
     *("retries", "timeout_ms", "concurrency", "rate_per_second"),
 )
