@@ -9,13 +9,14 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from bench import captures, comparison, deliveries, live, logs, pages
 from bench.endpoint import nginx_program
 from bench.product import MOST_WORKERS, Bench
 from bench.results import Figure, table, version_of, write_json
 
-BENCHMARKS = {
+BENCHMARKS: Final = {
     "capture": captures.measure_capture,
     "capture-mysql": captures.measure_capture_mysql,
     "capture-mariadb": captures.measure_capture_mariadb,

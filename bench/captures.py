@@ -3,6 +3,7 @@
 import time
 import urllib.request
 from datetime import UTC, datetime
+from typing import Final
 
 import psutil
 
@@ -12,11 +13,13 @@ from bench.results import Figure
 from tests.databases import MySqlServer, execute, new_mariadb, new_mongodb, new_mysql
 from tests.waiting import wait_until
 
-_MYSQL_TABLE = """
+_MYSQL_TABLE: Final = """
 CREATE TABLE orders (id int PRIMARY KEY, number bigint, customer varchar(60), status varchar(20),
  total decimal(10,2), note text, placed_at datetime(3))
 """
-_MYSQL_VALUES = "'ada@example.com','paid',19.90,'leave it at the door','2026-01-02 03:04:05.678'"
+_MYSQL_VALUES: Final = (
+    "'ada@example.com','paid',19.90,'leave it at the door','2026-01-02 03:04:05.678'"
+)
 
 
 def measure_capture(bench: Bench, events: int) -> list[Figure]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from demo.servers import free_port
 
@@ -35,7 +36,7 @@ def endpoint(folder: Path, *, timed: bool) -> Iterator[tuple[str, Path]]:
         process.wait(10)
 
 
-_NGINX = """
+_NGINX: Final = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid;
 events {{ worker_connections 4096; }}
 http {{

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import psycopg2
 import requests
@@ -19,22 +20,22 @@ from tests.servers import new_postgres, new_redis
 from tests.stack import Stack
 from tests.waiting import wait_until
 
-_TABLE = (
+_TABLE: Final = (
     "CREATE TABLE {table} (id bigint PRIMARY KEY, customer text, total numeric(12,2),"
     " paid boolean, placed_at timestamptz DEFAULT now())"
 )
-_INSERT = (
+_INSERT: Final = (
     "INSERT INTO {table} SELECT i, 'customer ' || i, i * 1.01, i %% 2 = 0"
     " FROM generate_series(%s, %s) i"
 )
 
 
-MOST_WORKERS = 4
+MOST_WORKERS: Final = 4
 
 # Nothing is delivered while captures are measured.
-NOWHERE = {"url": "http://127.0.0.1:9/", "state": "paused"}
+NOWHERE: Final = {"url": "http://127.0.0.1:9/", "state": "paused"}
 # What the log has counted: settled, and not yet.
-_COUNTED = (
+_COUNTED: Final = (
     "SELECT coalesce(sum({what}), 0) FROM (SELECT trigger_id, {what}"
     " FROM mission_control.event_stats_span WHERE span_seconds = 86400 UNION ALL"
     " SELECT trigger_id, {what} FROM mission_control.event_stats) AS counted WHERE true{only}"

@@ -12,12 +12,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
-_WAIT = re.compile(rb"POST /(?:wait/(\d+)|hang)")
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+_LENGTH: Final = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_WAIT: Final = re.compile(rb"POST /(?:wait/(\d+)|hang)")
 # The product's payload, or Debezium's.
-_DOCUMENT = re.compile(rb'"(?:docId":"|after":\{"id":)([^",]*)')
+_DOCUMENT: Final = re.compile(rb'"(?:docId":"|after":\{"id":)([^",]*)')
 
 
 class Endpoint(asyncio.Protocol):

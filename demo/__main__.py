@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from demo.processes import ROOT, Processes, procfile
 from demo.servers import (
@@ -31,10 +31,10 @@ from demo.servers import (
     wheel_redis,
 )
 
-FOLDER = ROOT / "var" / "demo"
-_DEFAULT_PORT = 8000
-_READY_SECONDS = 90.0
-_LOOK_EVERY_SECONDS = 0.25
+FOLDER: Final = ROOT / "var" / "demo"
+_DEFAULT_PORT: Final = 8000
+_READY_SECONDS: Final = 90.0
+_LOOK_EVERY_SECONDS: Final = 0.25
 
 
 class DemoError(Exception):

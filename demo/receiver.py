@@ -9,10 +9,10 @@ import random
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import ClassVar, Final
 
 # Longer than the two seconds that the demo's triggers allow.
-_TOO_LATE_SECONDS = 3.0
+_TOO_LATE_SECONDS: Final = 3.0
 
 
 class Receiver(BaseHTTPRequestHandler):

@@ -7,13 +7,14 @@ have changed, so what was edited in the console outlives a restart.
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import django
 from django.core.management import CommandError, call_command
 
 from demo.servers import execute
 
-_FOLDER = Path(__file__).resolve().parent
+_FOLDER: Final = Path(__file__).resolve().parent
 
 
 def main(applied: Path) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import psutil
 import psycopg2
@@ -27,8 +27,8 @@ _STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+_START_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 10.0
 
 
 class ServerError(Exception):

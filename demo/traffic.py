@@ -7,17 +7,37 @@ import os
 import random
 import time
 from collections.abc import Callable
+from typing import Final
 
 import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 — it is a class
 
-_PAUSE_SECONDS = (0.1, 0.5)
-_ORDERS_KEPT = 300
+_PAUSE_SECONDS: Final = (0.1, 0.5)
+_ORDERS_KEPT: Final = 300
 
-_FIRST_NAMES = ("Ada", "Björn", "Chidi", "Dolores", "Emre", "Fatima", "Grace", "Haruki", "Inès")
-_LAST_NAMES = ("Achebe", "Brontë", "Çelik", "Dąbrowska", "Eriksen", "Fernández", "Gupta", "Ito")
-_INTERESTS = ["green tea", "black tea", "oolong", "ceramics", "honey", "gifts"]
-_NEXT_STATUS = {"placed": "packed", "packed": "shipped", "shipped": "delivered"}
+_FIRST_NAMES: Final = (
+    "Ada",
+    "Björn",
+    "Chidi",
+    "Dolores",
+    "Emre",
+    "Fatima",
+    "Grace",
+    "Haruki",
+    "Inès",
+)
+_LAST_NAMES: Final = (
+    "Achebe",
+    "Brontë",
+    "Çelik",
+    "Dąbrowska",
+    "Eriksen",
+    "Fernández",
+    "Gupta",
+    "Ito",
+)
+_INTERESTS: Final = ["green tea", "black tea", "oolong", "ceramics", "honey", "gifts"]
+_NEXT_STATUS: Final = {"placed": "packed", "packed": "shipped", "shipped": "delivered"}
 
 chance = random.Random()  # noqa: S311 — no secret
 

@@ -82,17 +82,19 @@ MAX_MS: Final = Range(1, 604_800_000)
 REPEAT_HOURS: Final = Range(1, 720)
 LAG_SECONDS: Final = Range(10, 604_800)
 
-_OPTION = re.compile(r"[a-z_]{1,40}")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_PROJECT_NAME_ALLOWED = "1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit"
-_NAME_ALLOWED = "1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter or digit"
-_LABEL_ALLOWED = f"at most {LONGEST_LABEL} characters on one line"
-_ADDRESS_ALLOWED = "the address of a webhook, or one that begins with mailtos:// or the like"
-_USER_NAME = re.compile(rf"[\w.@+-]{{1,{LONGEST_USER_NAME}}}")
-_USER_NAME_ALLOWED = "1 to 150 letters, digits and `@`, `.`, `+`, `-`, `_`"
-_MOMENT_ALLOWED = "an ISO 8601 time such as 2026-01-31T12:00:00Z"
-_RESERVED_HEADERS = frozenset(
+_OPTION: Final = re.compile(r"[a-z_]{1,40}")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PROJECT_NAME_ALLOWED: Final = "1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit"
+_NAME_ALLOWED: Final = (
+    "1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+)
+_LABEL_ALLOWED: Final = f"at most {LONGEST_LABEL} characters on one line"
+_ADDRESS_ALLOWED: Final = "the address of a webhook, or one that begins with mailtos:// or the like"
+_USER_NAME: Final = re.compile(rf"[\w.@+-]{{1,{LONGEST_USER_NAME}}}")
+_USER_NAME_ALLOWED: Final = "1 to 150 letters, digits and `@`, `.`, `+`, `-`, `_`"
+_MOMENT_ALLOWED: Final = "an ISO 8601 time such as 2026-01-31T12:00:00Z"
+_RESERVED_HEADERS: Final = frozenset(
     {"content-length", "content-type", "host", "transfer-encoding", "connection"}
     | {"webhook-id", "webhook-timestamp", "webhook-signature", "expect", "te", "upgrade"}
 )

@@ -41,7 +41,7 @@ MOST_CHOSEN: Final = 1000
 MOST_REASONED: Final = 100
 # Of an error's text, in characters; addresses are no longer than some.
 _MOST_LOOKED_FOR: Final = 200
-_PAGE = 500
+_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)

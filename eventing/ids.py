@@ -5,11 +5,12 @@ place among its neighbours, then 62 bits of a hash over trigger, database and po
 """
 
 from hashlib import blake2b
+from typing import Final
 from uuid import UUID
 
-_VARIANT = 0b10 << 62
-_LOW_62 = (1 << 62) - 1
-_MAX_MS = (1 << 48) - 1
+_VARIANT: Final = 0b10 << 62
+_LOW_62: Final = (1 << 62) - 1
+_MAX_MS: Final = (1 << 48) - 1
 
 
 def event_id_text(

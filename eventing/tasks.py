@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -32,11 +33,11 @@ from eventing.sweep import settle_statistics as settle_statistics_once
 from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
 
-STOP_SECONDS = 4.0
+STOP_SECONDS: Final = 4.0
 # What is asked for once a second is not done much more often when its messages have piled up. They
 # have no time to expire: that would compare the clocks of two machines.
-_LEAST_SECONDS = 0.5
-_SIGN_OFF_SECONDS = 1.0
+_LEAST_SECONDS: Final = 0.5
+_SIGN_OFF_SECONDS: Final = 1.0
 
 logger = structlog.get_logger(__name__)
 

@@ -217,18 +217,18 @@ def catalogue(server: Server, opened: Opened, facts: Facts) -> list[CatalogueTab
     return sorted(found, key=lambda table: table.name)
 
 
-_CASCADING = """
+_CASCADING: Final = """
 SELECT TABLE_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS
 WHERE CONSTRAINT_SCHEMA = %s
   AND (DELETE_RULE IN ('CASCADE', 'SET NULL') OR UPDATE_RULE IN ('CASCADE', 'SET NULL'))
 """
 
-_BY_TRANSACTIONS = """
+_BY_TRANSACTIONS: Final = """
 SELECT TABLE_NAME FROM information_schema.COLUMNS
 WHERE TABLE_SCHEMA = %s AND GENERATION_EXPRESSION = 'ROW END' AND DATA_TYPE = 'bigint'
 """
 
-_TABLES = """
+_TABLES: Final = """
 SELECT t.TABLE_NAME, c.COLUMN_NAME
 FROM information_schema.TABLES AS t
 JOIN information_schema.COLUMNS AS c

@@ -301,7 +301,7 @@ class Server:
 
 
 # By the primary keys of information_schema's tables: schema, then table.
-_COLUMNS = """
+_COLUMNS: Final = """
 SELECT t.TABLE_TYPE, c.COLUMN_NAME, c.DATA_TYPE, c.COLUMN_TYPE, c.CHARACTER_SET_NAME,
        c.CHARACTER_OCTET_LENGTH, c.GENERATION_EXPRESSION, s.SEQ_IN_INDEX
 FROM information_schema.TABLES AS t
@@ -314,7 +314,7 @@ WHERE t.TABLE_SCHEMA = %s AND t.TABLE_NAME = %s
 ORDER BY c.ORDINAL_POSITION
 """
 
-_JSON_CHECKS = """
+_JSON_CHECKS: Final = """
 SELECT substring(CHECK_CLAUSE, 12, char_length(CHECK_CLAUSE) - 12)
 FROM information_schema.CHECK_CONSTRAINTS
 WHERE CONSTRAINT_SCHEMA = %s AND TABLE_NAME = %s AND CHECK_CLAUSE LIKE 'json\\_valid(`%%`)'

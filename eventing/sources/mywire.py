@@ -55,7 +55,7 @@ _BEGINNING_BYTES: Final = 128 * 1024
 # No statement that alters a table is nearly as long.
 LONGEST_STATEMENT_BYTES: Final = 16 * 1024 * 1024
 _THROUGH_GTID: Final = 4
-_HEADER = struct.Struct("<IBIIIH")
+_HEADER: Final = struct.Struct("<IBIIIH")
 # Behind the byte that says that all is well, and the header.
 _BODY_AT: Final = 1 + _HEADER.size
 _CRC32: Final = 1

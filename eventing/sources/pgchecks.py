@@ -4,6 +4,7 @@ The doctor's findings and the refusals of `PostgresSource.open` come from the sa
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import psycopg2
 from psycopg2.extensions import connection
@@ -14,8 +15,8 @@ from eventing.sources.base import MUCH_LOG_BYTES, SourceBlocked, SourceUnavailab
 from eventing.sources.pgpublishing import Publications, Table
 from eventing.sources.pgserver import WAL_LEVEL_MEND, Facts, Server
 
-_NO_IDENTITY = "updates and deletes cannot be captured: no primary key or replica identity"
-_NOT_OURS = "cannot be captured: another role owns it"
+_NO_IDENTITY: Final = "updates and deletes cannot be captured: no primary key or replica identity"
+_NOT_OURS: Final = "cannot be captured: another role owns it"
 
 
 def refuse(place: str, facts: Facts) -> None:
@@ -168,7 +169,7 @@ def _kept_log(opened: connection, name: str) -> Iterator[Finding]:
         yield Finding("kept log", "ok", what)
 
 
-_KEPT_LOG = """
+_KEPT_LOG: Final = """
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn),
     pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))
 FROM pg_replication_slots WHERE slot_name = %s AND NOT pg_is_in_recovery()
@@ -218,7 +219,7 @@ def _slot_exists(opened: connection, name: str) -> bool:
         return at.fetchone() is not None
 
 
-_COLUMN_NAMES = """
+_COLUMN_NAMES: Final = """
 SELECT attrelid::bigint, array_agg(attname::text ORDER BY attnum)
 FROM pg_attribute
 WHERE attrelid = ANY(%s::oid[]) AND attnum > 0 AND NOT attisdropped

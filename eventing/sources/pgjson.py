@@ -114,11 +114,11 @@ _SCALARS: Final[Mapping[int, Converter]] = {
     3802: same,  # jsonb
 }
 
-_QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)"'
-_HSTORE_PAIR = re.compile(rf"{_QUOTED}=>(?:NULL|{_QUOTED})", re.DOTALL)
-_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_FIELD = re.compile(r'"([^"\\]*(?:(?:""|\\.)[^"\\]*)*)"|([^,()"\\]*)', re.DOTALL)
-_FIELD_ESCAPE = re.compile(r'""|\\(.)', re.DOTALL)
+_QUOTED: Final = r'"([^"\\]*(?:\\.[^"\\]*)*)"'
+_HSTORE_PAIR: Final = re.compile(rf"{_QUOTED}=>(?:NULL|{_QUOTED})", re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_FIELD: Final = re.compile(r'"([^"\\]*(?:(?:""|\\.)[^"\\]*)*)"|([^,()"\\]*)', re.DOTALL)
+_FIELD_ESCAPE: Final = re.compile(r'""|\\(.)', re.DOTALL)
 
 
 def _unescaped(text: str) -> str:

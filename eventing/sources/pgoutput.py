@@ -88,13 +88,13 @@ _KEPT: Final = ord("u")
 # Microseconds from the Unix epoch to 2000-01-01, which Postgres counts from.
 _EPOCH_US: Final = 946_684_800_000_000
 
-_BEGIN_BODY = Struct(">QqI")
-_COMMIT_BODY = Struct(">BQQq")
-_COLUMN_TAIL = Struct(">Ii")
-_OID = Struct(">I")
-_COUNT = Struct(">H")
+_BEGIN_BODY: Final = Struct(">QqI")
+_COMMIT_BODY: Final = Struct(">BQQq")
+_COLUMN_TAIL: Final = Struct(">Ii")
+_OID: Final = Struct(">I")
+_COUNT: Final = Struct(">H")
 # A negative one is then longer than any message.
-_LENGTH = Struct(">I")
+_LENGTH: Final = Struct(">I")
 _read_length = _LENGTH.unpack_from
 
 

@@ -275,13 +275,13 @@ def _attempt(at: cursor, statement: sql.Composed, *, quiet: bool = False) -> boo
     return True
 
 
-_MISSING = """
+_MISSING: Final = """
 SELECT name FROM unnest(%s::text[]) AS name
 WHERE name NOT IN (SELECT pubname FROM pg_publication)
 LIMIT 1
 """
 
-_STATE = f"""
+_STATE: Final = f"""
 SELECT pg_current_wal_lsn(),
        (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
         FROM pg_replication_slots WHERE slot_name = %s),
@@ -289,14 +289,14 @@ SELECT pg_current_wal_lsn(),
        (SELECT pubinsert FROM pg_publication WHERE pubname = %s)
 """
 
-_SCHEMAS = r"""
+_SCHEMAS: Final = r"""
 SELECT nspname
 FROM pg_namespace
 WHERE nspname NOT LIKE 'pg\_%%' AND nspname <> 'information_schema' AND nspname <> %(own)s
     AND (%(schemas)s::text[] IS NULL OR nspname = ANY (%(schemas)s))
 """
 
-_PUBLISHED_SCHEMAS = """
+_PUBLISHED_SCHEMAS: Final = """
 SELECT n.nspname
 FROM pg_publication_namespace AS pn
 JOIN pg_publication AS p ON p.oid = pn.pnpubid
@@ -306,7 +306,7 @@ WHERE p.pubname = %s
 
 # What CheckCmdReplicaIdentity asks of a table before an UPDATE or DELETE of it may go on. A whole
 # row cannot be the identity if part of it can never be published (Postgres 18, virtual columns).
-_HAS_IDENTITY = """
+_HAS_IDENTITY: Final = """
 CASE {table}.relreplident
   WHEN 'f' THEN NOT EXISTS (
     SELECT FROM pg_attribute AS a
@@ -324,7 +324,7 @@ END
 
 # A new partition has the default identity, so its root must give it a primary key; and each leaf
 # that is there must have a usable identity. pg_partition_tree would say the same, but locks tables.
-_TABLES = f"""
+_TABLES: Final = f"""
 WITH RECURSIVE below AS (
   SELECT i.inhparent AS root, i.inhrelid AS oid
   FROM pg_inherits AS i

@@ -422,7 +422,7 @@ def _document_id(table: Table, shape: Row, texts: Sequence[Text]) -> str:
     return shape.json_of(padded, key)
 
 
-_COLUMNS = """
+_COLUMNS: Final = """
 SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint,
        a.attgenerated <> '',
        -- From 1: an int2vector counts from 0.
@@ -433,7 +433,7 @@ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
 
-_TYPES = f"""
+_TYPES: Final = f"""
 SELECT t.oid::bigint,
        CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
             THEN t.typelem::bigint ELSE 0 END,

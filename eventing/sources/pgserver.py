@@ -51,7 +51,9 @@ _IN_A_CHANGE: Final = re.compile(r'"?pgoutput.*\bchange\b.*?\b([0-9A-F]{1,8}/[0-
 _NOT_POSTGRES: Final = "what answers does not speak Postgres's protocol"
 _ANSWER_SECONDS: Final = STATEMENT_TIMEOUT_MS / 1000 + GRACE_SECONDS
 
-_SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)"
+_SET: Final = (
+    "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +353,7 @@ def unsendable_change(error: psycopg2.Error) -> int | None:
 
 WAL_LEVEL_MEND: Final = "ALTER SYSTEM SET wal_level = 'logical';"
 
-_FACTS = """
+_FACTS: Final = """
 SELECT current_setting('server_version_num')::int,
        current_setting('server_version'),
        current_setting('wal_level'),

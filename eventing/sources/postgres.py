@@ -412,17 +412,17 @@ class PostgresSource:
             logger.info("a stale reader could not be ended", code=error.pgcode)
 
 
-_SLOT = """
+_SLOT: Final = """
 SELECT plugin, database, wal_status, confirmed_flush_lsn
 FROM pg_replication_slots WHERE slot_name = %s
 """
 
-_END_READER = """
+_END_READER: Final = """
 SELECT pg_terminate_backend(active_pid)
 FROM pg_replication_slots WHERE slot_name = %s AND active_pid IS NOT NULL
 """
 
-_END_STALE_READER = """
+_END_STALE_READER: Final = """
 SELECT pg_terminate_backend(r.pid)
 FROM pg_replication_slots AS s
 JOIN pg_stat_replication AS r ON r.pid = s.active_pid

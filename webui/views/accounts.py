@@ -1,5 +1,7 @@
 """Signing in and out, one's own account, the first administrator, and the theme of this browser."""
 
+from typing import Final
+
 from allauth.account.internal.flows.login import perform_password_login
 from allauth.account.models import Login
 from allauth.mfa.models import Authenticator
@@ -28,9 +30,9 @@ from webui.pages import SeeOther, form_answer, signed_in
 from webui.requests import Request
 from webui.sign_in import PROVIDER, note, refused
 
-_YEAR_SECONDS = 365 * 86_400
-_REFUSED = "That user name and password do not match."
-_SLOW_DOWN = (
+_YEAR_SECONDS: Final = 365 * 86_400
+_REFUSED: Final = "That user name and password do not match."
+_SLOW_DOWN: Final = (
     f"There were too many attempts. Wait {throttle.WINDOW_MINUTES} minutes, then try again."
 )
 

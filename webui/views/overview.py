@@ -21,7 +21,7 @@ from webui.charts import Chart, latency_chart, outcomes_chart, sparkline
 from webui.pages import live_answer, project_page
 from webui.requests import Request
 
-_LATEST = 10
+_LATEST: Final = 10
 # Of more triggers or databases than one reads, those that need somebody.
 _MOST_ROWS: Final = 50
 

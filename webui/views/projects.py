@@ -36,7 +36,7 @@ from webui.views.begin import steps
 # So many are looked over quicker than searched.
 _FEW: Final = 7
 _MOST_CARDS: Final = 100
-_ALL_STATES = ("streaming", "starting", "retrying", "blocked")
+_ALL_STATES: Final = ("streaming", "starting", "retrying", "blocked")
 
 
 @require_safe

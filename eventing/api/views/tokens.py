@@ -1,5 +1,7 @@
 """API tokens: one's own, and for administrators of the project all of it."""
 
+from typing import Final
+
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from rest_framework.request import Request
@@ -15,7 +17,7 @@ from eventing.models import ApiToken
 from eventing.tokens import create_token, revoke_token, tokens_open_to
 
 # Shown with a token, and left alone when they are sent back.
-_READ_ONLY = frozenset({"id", "user", "project", "created_at", "last_used_at", "token"})
+_READ_ONLY: Final = frozenset({"id", "user", "project", "created_at", "last_used_at", "token"})
 
 
 class Tokens(ProjectView):

@@ -16,7 +16,7 @@ import sys
 import time
 from multiprocessing.context import ForkProcess
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from django.core.management.base import BaseCommand, CommandError
@@ -34,11 +34,11 @@ from eventing.capture import (
 from eventing.problems import first_line
 from eventing.sharing import FairShare
 
-_LOOK_SECONDS = 0.5
-_SWITCH_SECONDS = 0.0005
-_STOP_SECONDS = 4.0
-_RESTART_SECONDS = 2.0
-_PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS: Final = 0.5
+_SWITCH_SECONDS: Final = 0.0005
+_STOP_SECONDS: Final = 4.0
+_RESTART_SECONDS: Final = 2.0
+_PR_SET_PDEATHSIG: Final = 1
 
 logger = structlog.get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from django.core.management.base import CommandError
@@ -12,7 +12,7 @@ from eventing.doctor import check_database, passes
 from eventing.management.control import ControlCommand
 from eventing.models import Database, Project
 
-_MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
+_MARKS: Final = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
 
 class Command(ControlCommand):
