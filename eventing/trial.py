@@ -31,6 +31,8 @@ from eventing.projects import draft_of
 from eventing.sources import troubles
 from eventing.sources.base import Sample
 
+# Where a draft goes that is not to be sent.
+NOWHERE: Final = "https://example.com"
 # A page waits for it.
 _DATABASES_SAMPLED: Final = 2
 

@@ -38,7 +38,7 @@ from eventing.projects import (
 )
 from eventing.sources.base import SourceUnavailable
 from eventing.stats import Bucket, Period, Series, series_by_trigger
-from eventing.trial import Trial, sample_payload, send_test_event, try_out
+from eventing.trial import NOWHERE, Trial, sample_payload, send_test_event, try_out
 from webui.charts import Chart, outcomes_chart
 from webui.forms import (
     Form,
@@ -257,7 +257,7 @@ def sample(request: Request, project: Project) -> HttpResponse:
     """What the form beside it would send for a row that is there now; read on request alone."""
     context: dict[str, Any] = {"asked": True}
     try:
-        found = sample_payload(project, _drafted(request, None, url=_NOWHERE))
+        found = sample_payload(project, _drafted(request, None, url=NOWHERE))
     except InvalidInput as error:
         context["problems"] = given_trigger_form(request.POST, error.problems, None).summary
     except SourceUnavailable as error:
@@ -293,10 +293,6 @@ def _drafted(request: Request, trigger: Trigger | None, url: str = "") -> Trigge
         if not given.get(field, "").strip():
             given[field] = value
     return trigger_definition(given, stored, request.actor)
-
-
-# Where a trigger goes that is not to be sent.
-_NOWHERE: Final = "https://example.com"
 
 
 def _trial_answer(

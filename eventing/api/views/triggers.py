@@ -1,7 +1,6 @@
 """The triggers of a project, and test events."""
 
 from collections.abc import Callable
-from typing import Final
 
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -31,7 +30,7 @@ from eventing.projects import (
     trigger_definition_of,
 )
 from eventing.sources.base import SourceUnavailable
-from eventing.trial import sample_payload, send_test_event, try_out
+from eventing.trial import NOWHERE, sample_payload, send_test_event, try_out
 
 
 def _answer(trigger: Trigger, status: int = 200, **headers: str) -> Response:
@@ -185,7 +184,7 @@ class DraftSample(ProjectView):
     def post(self, request: Request, project: str) -> Response:
         """What a trigger would send for a row that is there now, read on request; nothing is saved
         or sent. 503 if its database does not answer."""
-        given = {**mapping_of(request.data), "url": _NOWHERE}
+        given = {**mapping_of(request.data), "url": NOWHERE}
         _, definition = drafted_trigger(self.project, given, self.actor)
         try:
             return Response(sample_shown(sample_payload(self.project, definition)))
@@ -204,7 +203,3 @@ class DraftTest(ProjectView):
         exchange."""
         stored, definition = drafted_trigger(self.project, mapping_of(request.data), self.actor)
         return Response(trial_shown(try_out(self.project, definition, stored)))
-
-
-# Where a trigger goes that is not to be sent.
-_NOWHERE: Final = "https://example.com"
