@@ -35,7 +35,7 @@ from tests.servers import (
     ExternalPostgres,
     PostgresServer,
     RedisServer,
-    drop_database,
+    new_database,
     new_postgres,
     new_redis,
     session_postgres,
@@ -230,17 +230,15 @@ def flush() -> None:
 @pytest.fixture
 def source_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
     """The URL of a new database on the shared server; gone afterwards, with its slots."""
-    url = postgres_server.create_database()
-    yield url
-    drop_database(postgres_server, urlsplit(url).path.lstrip("/"))
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture
 def source_database18(postgres18_server: PostgresServer) -> Iterator[str]:
     """The URL of a new database on Postgres 18; gone afterwards, with its slots."""
-    url = postgres18_server.create_database()
-    yield url
-    drop_database(postgres18_server, urlsplit(url).path.lstrip("/"))
+    with new_database(postgres18_server) as url:
+        yield url
 
 
 @pytest.fixture
@@ -260,12 +258,32 @@ def stack_redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
+def broker_url(stack_redis: RedisServer) -> str:
+    """The stack's broker; a module may have another."""
+    return stack_redis.url()
+
+
+@pytest.fixture(scope="module")
+def copies() -> dict[str, int]:
+    """Of which kinds of process the stack has several; a module may say so."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def environments() -> dict[str, dict[str, str]]:
+    """What some of the stack's processes alone are run with; a module may say so."""
+    return {}
+
+
+@pytest.fixture(scope="module")
 def stack(
     postgres_server: PostgresServer | ExternalPostgres,
-    stack_redis: RedisServer,
+    broker_url: str,
+    copies: dict[str, int],
+    environments: dict[str, dict[str, str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """The whole product, running; one for all the tests of a module."""
     folder = tmp_path_factory.mktemp("stack")
-    with running_stack(postgres_server, stack_redis.url(), folder) as running:
+    with running_stack(postgres_server, broker_url, folder, copies, environments) as running:
         yield running

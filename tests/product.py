@@ -12,6 +12,7 @@ from typing import Any
 import psycopg2
 import yaml
 
+from tests.receiver import Receiver
 from tests.stack import Stack
 from tests.waiting import wait_until
 
@@ -37,6 +38,16 @@ class Product:
         self.source_type = source_type
         self.more_databases = more_databases
         self.token = _token(stack)
+
+    @classmethod
+    def of_orders(
+        cls, stack: Stack, name: str, source_url: str, receiver: Receiver, **trigger: Any
+    ) -> "Product":
+        """One with a table `orders`, and one trigger `all`, which sends to `/all` what happens."""
+        product = cls(stack, name, source_url)
+        product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
+        product.apply({"name": "all", "url": receiver.url("/all"), **trigger})
+        return product
 
     def apply(
         self,

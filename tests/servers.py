@@ -45,6 +45,8 @@ __all__ = [
     "ServerError",
     "drop_database",
     "execute",
+    "name_in",
+    "new_database",
     "new_pgbouncer",
     "new_postgres",
     "new_rabbitmq",
@@ -164,7 +166,7 @@ class PgBouncer(Server):
 
     def through(self, url: str) -> str:
         """The URL of the same database by way of the pooler."""
-        return self.url(url.rpartition("/")[2])
+        return self.url(name_in(url))
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -348,8 +350,26 @@ def backup_of(url: str) -> Iterator[None]:
     connection.close()
 
 
-def drop_database(server: PostgresServer | ExternalPostgres, name: str) -> None:
+def name_in(url: str) -> str:
+    """The name of the database that a URL leads to."""
+    return urlsplit(url).path.lstrip("/")
+
+
+@contextlib.contextmanager
+def new_database(
+    server: PostgresServer | ExternalPostgres, template: str = "template1"
+) -> Iterator[str]:
+    """The URL of a new database, which is dropped afterwards."""
+    url = server.create_database(template=template)
+    try:
+        yield url
+    finally:
+        drop_database(server, url)
+
+
+def drop_database(server: PostgresServer | ExternalPostgres, url: str) -> None:
     """Drop a database with its replication slots, whoever is still reading them."""
+    name = name_in(url)
 
     def slots_are_gone() -> bool:
         server.execute(

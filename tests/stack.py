@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from demo.processes import ROOT, Processes, procfile
 from demo.servers import execute
 from tests.folders import temporary_folder
 from tests.ports import free_port
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
+from tests.servers import ExternalPostgres, PostgresServer, drop_database, name_in
 from tests.waiting import wait_until
 
 _READY_SECONDS = 60.0
@@ -206,7 +205,7 @@ def running_stack(
         yield stack
     finally:
         stack.stop_all()
-        drop_database(server, urlsplit(url).path.lstrip("/"))
+        drop_database(server, url)
 
 
 def new_control_database(server: PostgresServer | ExternalPostgres) -> str:
@@ -221,9 +220,9 @@ def new_control_database(server: PostgresServer | ExternalPostgres) -> str:
 def _migrated(server: PostgresServer | ExternalPostgres) -> str:
     """The name of a migrated database of `server`, to which nobody connects."""
     url = server.create_database()
-    name = urlsplit(url).path.lstrip("/")
+    name = name_in(url)
     if isinstance(server, ExternalPostgres):
-        atexit.register(drop_database, server, name)
+        atexit.register(drop_database, server, url)
     # No broker is asked.
     Stack(url, "redis://127.0.0.1:1", temporary_folder()).migrate()
     return name

@@ -18,7 +18,7 @@ from eventing.sources.mongodb import MongoSource
 from eventing.sources.mysql import MySqlSource
 from eventing.sources.postgres import PostgresSource
 from tests.databases import MongoDbServer, MySqlServer, connect
-from tests.servers import PostgresServer, drop_database
+from tests.servers import PostgresServer, drop_database, name_in
 from tests.waiting import wait_until
 
 Row = tuple[int, str]
@@ -48,7 +48,7 @@ class Subject(ABC):
 
     @property
     def database(self) -> str:
-        return urlsplit(self.url).path.lstrip("/")
+        return name_in(self.url)
 
     @property
     def port(self) -> int:
@@ -251,7 +251,7 @@ class PostgresSubject(SqlSubject):
         self.source().remove()
         if self._role:
             self.run(f"REASSIGN OWNED BY {self._role} TO postgres", f"DROP ROLE {self._role}")
-        drop_database(self._server, self.database)
+        drop_database(self._server, self.url)
 
 
 class MySqlSubject(SqlSubject):

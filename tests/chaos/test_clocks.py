@@ -11,8 +11,7 @@ from demo.processes import ROOT
 from demo.servers import RedisServer
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
-from tests.servers import ExternalPostgres, PostgresServer
-from tests.stack import Stack, running_stack
+from tests.stack import Stack
 from tests.waiting import wait_until
 
 PROCESSES = ("capture", "worker", "beat")
@@ -48,17 +47,9 @@ def clocks(tmp_path_factory: pytest.TempPathFactory) -> Clocks:
 
 
 @pytest.fixture(scope="module")
-def stack(
-    postgres_server: PostgresServer | ExternalPostgres,
-    stack_redis: RedisServer,
-    clocks: Clocks,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
-    """The product, the clocks of whose processes can be set."""
-    broker_url, folder = stack_redis.url(), tmp_path_factory.mktemp("clocks-stack")
-    environments = {name: clocks.environment(name) for name in PROCESSES}
-    with running_stack(postgres_server, broker_url, folder, environments=environments) as running:
-        yield running
+def environments(clocks: Clocks) -> dict[str, dict[str, str]]:
+    """Of the processes whose clocks can be set."""
+    return {name: clocks.environment(name) for name in PROCESSES}
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +63,9 @@ def _right_again(clocks: Clocks) -> Iterator[None]:
 def test_a_retry_comes_after_its_pause_whatever_the_worker_takes_for_now(
     off: int, stack: Stack, clocks: Clocks, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, f"retry-{'ahead' if off > 0 else 'behind'}", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
     receiver.behave("/all", Behaviour(statuses=(500, 200)))
-    backoff = {"initial_ms": 3000, "factor": 1}
-    product.apply({"name": "all", "url": receiver.url("/all"), "backoff": backoff})
+    name, backoff = f"retry-{'ahead' if off > 0 else 'behind'}", {"initial_ms": 3000, "factor": 1}
+    product = Product.of_orders(stack, name, source_database, receiver, backoff=backoff)
     clocks.set("worker", off)
     product.run_sql("INSERT INTO orders VALUES (1)")
     first, second, *_ = receiver.wait_for(2, "/all", timeout=FOUND_AGAIN_SECONDS)
@@ -94,9 +83,8 @@ def test_what_the_broker_loses_is_found_again_whatever_capture_takes_for_now(
     source_database: str,
     receiver: Receiver,
 ) -> None:
-    product = Product(stack, f"lost-{'ahead' if off > 0 else 'behind'}", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/all")})
+    name = f"lost-{'ahead' if off > 0 else 'behind'}"
+    product = Product.of_orders(stack, name, source_database, receiver)
     clocks.set("capture", off)
     before = lost_messages(stack)
     stack_redis.kill()
@@ -114,11 +102,9 @@ def test_what_the_broker_loses_is_found_again_whatever_capture_takes_for_now(
 def test_retries_go_on_when_the_clock_of_beat_jumps(
     off: int, stack: Stack, clocks: Clocks, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, f"beat-{'ahead' if off > 0 else 'back'}", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
     receiver.behave("/all", Behaviour(statuses=(500, 500, 200)))
-    backoff = {"initial_ms": 100, "factor": 1}
-    product.apply({"name": "all", "url": receiver.url("/all"), "backoff": backoff})
+    name, backoff = f"beat-{'ahead' if off > 0 else 'back'}", {"initial_ms": 100, "factor": 1}
+    product = Product.of_orders(stack, name, source_database, receiver, backoff=backoff)
     clocks.set("beat", off)
     product.run_sql("INSERT INTO orders VALUES (1)")
     receiver.wait_for(3, "/all", timeout=FOUND_AGAIN_SECONDS)
@@ -128,9 +114,7 @@ def test_retries_go_on_when_the_clock_of_beat_jumps(
 def test_a_worker_two_months_ahead_forgets_nothing_that_is_to_be_kept(
     stack: Stack, clocks: Clocks, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, "retention", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/all")})
+    product = Product.of_orders(stack, "retention", source_database, receiver)
     product.run_sql("INSERT INTO orders VALUES (1)")
     product.wait_for(delivered=1)
     clocks.set("worker", 60 * DAY)

@@ -182,12 +182,9 @@ def test_while_the_broker_is_away_web_says_so_and_does_not_hang(
 def test_an_event_whose_worker_dies_mid_request_is_sent_again_with_the_same_id(
     stack: Stack, source_database: str, receiver: Receiver
 ) -> None:
-    from tests.receiver import Behaviour
-
     receiver.behave("/all", Behaviour(hang=True))
-    product = Product(stack, "die-mid-request", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/all"), "timeout_ms": 1000, "retries": 0})
+    limits = {"timeout_ms": 1000, "retries": 0}
+    product = Product.of_orders(stack, "die-mid-request", source_database, receiver, **limits)
     product.run_sql("INSERT INTO orders VALUES (1)")
     (first,) = receiver.wait_for(1, "/all", timeout=20)
     stack.kill("worker")

@@ -15,12 +15,12 @@ import psutil
 import psycopg2
 import pytest
 
-from demo.servers import RedisServer, execute
+from demo.servers import execute
 from tests.chaos.storm import family, freeze, thaw
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
-from tests.stack import Stack, running_stack
+from tests.servers import ExternalPostgres, PostgresServer, name_in, new_database
+from tests.stack import Stack
 from tests.waiting import wait_until
 from tests.writing import BackgroundWriter
 
@@ -49,22 +49,20 @@ COMERS_AND_GOERS = tuple(
 
 
 @pytest.fixture(scope="module")
-def machines(
-    postgres_server: PostgresServer | ExternalPostgres,
-    stack_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
+def copies() -> dict[str, int]:
+    return COPIES
+
+
+@pytest.fixture(scope="module")
+def machines(stack: Stack) -> Stack:
     """The product with several of each process, on one log and one broker."""
-    folder = tmp_path_factory.mktemp("machines")
-    with running_stack(postgres_server, stack_redis.url(), folder, COPIES) as running:
-        yield running
+    return stack
 
 
 @pytest.fixture
 def second_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
-    url = postgres_server.create_database()
-    yield url
-    drop_database(postgres_server, url.rpartition("/")[2])
+    with new_database(postgres_server) as url:
+        yield url
 
 
 class Writer(BackgroundWriter):
@@ -256,7 +254,7 @@ def assert_one_reader_each(product: Product, urls: Iterable[str]) -> None:
     assert leases == [("streaming", True)] * 2
     for url in urls:
         slots = "SELECT count(*), count(active_pid) FROM pg_replication_slots WHERE database = %s"
-        assert execute(url, slots, [url.rpartition("/")[2]]) == [(1, 1)]
+        assert execute(url, slots, [name_in(url)]) == [(1, 1)]
 
 
 def capturer(stack: Stack, url: str) -> str:
@@ -265,7 +263,7 @@ def capturer(stack: Stack, url: str) -> str:
         url,
         "SELECT a.client_port FROM pg_replication_slots s JOIN pg_stat_activity a"
         " ON a.pid = s.active_pid WHERE s.database = %s",
-        [url.rpartition("/")[2]],
+        [name_in(url)],
     )
     for name in ("capture", "capture-2"):
         family = psutil.Process(stack.pid(name)).children() if stack.is_running(name) else []

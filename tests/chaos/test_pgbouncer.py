@@ -12,6 +12,8 @@ from tests.servers import (
     PostgresServer,
     drop_database,
     execute,
+    name_in,
+    new_database,
     new_pgbouncer,
     new_postgres,
     new_redis,
@@ -57,7 +59,7 @@ def stack(
     finally:
         ended_late = running.stop_all()
         pooler.stop()
-        drop_database(postgres, url.rpartition("/")[2])
+        drop_database(postgres, url)
         redis.stop()
     assert ended_late == []
 
@@ -65,9 +67,8 @@ def stack(
 @pytest.fixture
 def source(postgres: PostgresServer) -> Iterator[str]:
     """A source database, which no pooler is ever before."""
-    url = postgres.create_database()
-    yield url
-    drop_database(postgres, url.rpartition("/")[2])
+    with new_database(postgres) as url:
+        yield url
 
 
 def finish(product: Product) -> None:
@@ -123,7 +124,7 @@ def test_an_eventing_db_behind_the_pooler_is_as_good_as_any(
     # Asked whether it could be captured too, the pooler's connections are left as they were.
     assert "a pooler answers" in product.get("databases/log/")["capture"]["error"]
     slots = "SELECT count(*) FROM pg_replication_slots WHERE database = %s"
-    assert execute(log, slots, [log.rpartition("/")[2]]) == [(0,)]
+    assert execute(log, slots, [name_in(log)]) == [(0,)]
     assert execute(pooler.through(log), "SHOW lock_timeout") == [("0",)]
     finish(product)
 

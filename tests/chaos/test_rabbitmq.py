@@ -12,14 +12,8 @@ from eventing.logs.base import DueChunk
 from tests.product import Product
 from tests.proxy import Proxy
 from tests.receiver import Receiver
-from tests.servers import (
-    ExternalPostgres,
-    PostgresServer,
-    RabbitMqServer,
-    drop_database,
-    new_rabbitmq,
-)
-from tests.stack import Stack, new_control_database
+from tests.servers import RabbitMqServer, new_rabbitmq
+from tests.stack import Stack
 from tests.waiting import wait_until
 
 ROWS = 500
@@ -34,22 +28,20 @@ def rabbitmq() -> Iterator[RabbitMqServer]:
 
 
 @pytest.fixture(scope="module")
-def stack(
-    postgres_server: PostgresServer | ExternalPostgres,
-    rabbitmq: RabbitMqServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
-    """The product with RabbitMQ for its broker."""
-    url = new_control_database(postgres_server)
-    folder = tmp_path_factory.mktemp("rabbitmq")
-    running = Stack(url, rabbitmq.url(), folder, copies={"worker": 2})
-    try:
-        running.start_processes()
-        yield running
-    finally:
-        ended_late = running.stop_all()
-        drop_database(postgres_server, url.rpartition("/")[2])
-    assert ended_late == []
+def broker_url(rabbitmq: RabbitMqServer) -> str:
+    return rabbitmq.url()
+
+
+@pytest.fixture(scope="module")
+def copies() -> dict[str, int]:
+    return {"worker": 2}
+
+
+@pytest.fixture(scope="module")
+def stack(stack: Stack) -> Iterator[Stack]:
+    """The product with RabbitMQ for its broker; its processes end in time."""
+    yield stack
+    assert stack.stop_all() == []
 
 
 def test_a_message_goes_out_although_rabbitmq_has_closed_the_idle_connection(
@@ -75,9 +67,7 @@ def test_a_message_goes_out_although_rabbitmq_has_closed_the_idle_connection(
 def test_a_change_is_delivered_at_once(
     stack: Stack, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, "rabbit-at-once", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/all")})
+    product = Product.of_orders(stack, "rabbit-at-once", source_database, receiver)
     product.run_sql("INSERT INTO orders VALUES (1)")
     # Sooner than the sweep looks for lost messages, so it was the message that did it.
     receiver.wait_for(1, "/all", timeout=3)
@@ -94,9 +84,8 @@ def test_a_broker_that_restarts_loses_no_event(
     source_database: str,
     receiver: Receiver,
 ) -> None:
-    product = Product(stack, f"rabbit-{'empty' if empty else 'kept'}", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/all")})
+    name = f"rabbit-{'empty' if empty else 'kept'}"
+    product = Product.of_orders(stack, name, source_database, receiver)
     product.run_sql(f"INSERT INTO orders SELECT generate_series(1, {ROWS})")
     rabbitmq.restart(empty=empty)
     product.run_sql(f"INSERT INTO orders SELECT generate_series({ROWS + 1}, {2 * ROWS})")

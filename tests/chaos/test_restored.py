@@ -10,7 +10,7 @@ import pytest
 from tests.databases import MariaDbServer, MongoDbServer, MySqlServer
 from tests.product import Product
 from tests.receiver import Receiver
-from tests.servers import ExternalPostgres, PostgresServer, RedisServer
+from tests.servers import ExternalPostgres, PostgresServer, RedisServer, name_in
 from tests.stack import Stack, running_stack
 from tests.subjects import MongoSubject, MySqlSubject, PostgresSubject, Subject
 from tests.waiting import wait_until
@@ -174,14 +174,14 @@ def back_up(stack: Stack, server: PostgresServer | ExternalPostgres) -> str:
     """Stop the product, and copy its database as it is; returns the copy's name."""
     stack.stop_all()
     backup = f"backup_{secrets.token_hex(4)}"
-    name = stack.database_url.rpartition("/")[2]
+    name = name_in(stack.database_url)
     server.execute(f'CREATE DATABASE "{backup}" TEMPLATE "{name}"')
     return backup
 
 
 def restore(stack: Stack, server: PostgresServer | ExternalPostgres, backup: str) -> None:
     """Have the database of the stopped product be what it was."""
-    name = stack.database_url.rpartition("/")[2]
+    name = name_in(stack.database_url)
     server.execute(f'DROP DATABASE "{name}"')
     server.execute(f'ALTER DATABASE "{backup}" RENAME TO "{name}"')
 

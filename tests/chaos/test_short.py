@@ -3,33 +3,23 @@
 import json
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
-from demo.servers import RedisServer
 from tests.chaos.storm import MIB, family, freeze, lift_limit, limit_memory, thaw
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
-from tests.servers import ExternalPostgres, PostgresServer
-from tests.stack import Stack, running_stack
+from tests.stack import Stack
 from tests.waiting import wait_until
 
 LEFT_BYTES = 64 * MIB
 
 
 @pytest.fixture(scope="module")
-def stack(
-    postgres_server: PostgresServer | ExternalPostgres,
-    stack_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
-    """The product with two workers."""
-    folder = tmp_path_factory.mktemp("short")
-    with running_stack(postgres_server, stack_redis.url(), folder, {"worker": 2}) as running:
-        yield running
+def copies() -> dict[str, int]:
+    return {"worker": 2}
 
 
 def insert_files(product: Product, count: int, size_bytes: int) -> None:
@@ -146,11 +136,9 @@ def test_web_without_memory_for_a_thread_says_so_and_goes_on(
 def test_a_worker_that_stood_still_for_longer_than_its_claims_changes_nothing_by_what_it_knows(
     stack: Stack, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, "stood-still", source_database)
-    product.run_sql("CREATE TABLE orders (id bigint PRIMARY KEY)")
     receiver.behave("/all", Behaviour(delay_seconds=1.0))
-    timeout = {"timeout_ms": 2000, "retries": 0}
-    product.apply({"name": "all", "url": receiver.url("/all"), "concurrency": 5, **timeout})
+    limits = {"timeout_ms": 2000, "retries": 0, "concurrency": 5}
+    product = Product.of_orders(stack, "stood-still", source_database, receiver, **limits)
     stack.stop("worker-2")
     product.run_sql("INSERT INTO orders SELECT generate_series(1, 20)")
     receiver.wait_for(1, "/all", timeout=20)

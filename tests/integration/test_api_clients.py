@@ -162,7 +162,7 @@ def installation(
     finally:
         stack.stop_all()
         for each in (url, source):
-            drop_database(postgres_server, each.rpartition("/")[2])
+            drop_database(postgres_server, each)
 
 
 def _made_token(stack: Stack, role: str) -> str:

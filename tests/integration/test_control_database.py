@@ -10,7 +10,7 @@ from django.db import connection, transaction
 
 from demo.processes import ROOT
 from tests.ports import free_port
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
+from tests.servers import ExternalPostgres, PostgresServer, new_database
 
 
 @pytest.fixture
@@ -57,10 +57,9 @@ def said_by(command: str, url: str) -> str:
 def test_a_command_says_in_one_line_that_migrations_are_missing_or_the_database_is_away(
     command: str, postgres_server: PostgresServer | ExternalPostgres
 ) -> None:
-    url = postgres_server.create_database()
     told = "CommandError: migrations are missing: run `python manage.py migrate`\n"
-    assert said_by(command, url) == told
-    drop_database(postgres_server, url.rpartition("/")[2])
+    with new_database(postgres_server) as url:
+        assert said_by(command, url) == told
     away = f"postgresql://ada:word@127.0.0.1:{free_port()}/none"
     told = "CommandError: the control database (DATABASE_URL) does not answer\n"
     assert said_by(command, away) == told

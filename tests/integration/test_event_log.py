@@ -31,7 +31,8 @@ from tests.servers import (
     ExternalPostgres,
     PostgresServer,
     backup_of,
-    drop_database,
+    name_in,
+    new_database,
     new_postgres,
 )
 from tests.waiting import wait_until
@@ -40,11 +41,10 @@ from tests.waiting import wait_until
 @pytest.fixture(scope="module")
 def tables(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
     """The name of a database with the tables of a log, of which others are copies."""
-    url = postgres_server.create_database()
-    with closing(PostgresEventLog(url)) as log:
-        log.make_tables()
-    yield url.rpartition("/")[2]
-    drop_database(postgres_server, url.rpartition("/")[2])
+    with new_database(postgres_server) as url:
+        with closing(PostgresEventLog(url)) as log:
+            log.make_tables()
+        yield name_in(url)
 
 
 class TestPostgres(LogContract):
@@ -52,9 +52,8 @@ class TestPostgres(LogContract):
     def source_database(
         self, postgres_server: PostgresServer | ExternalPostgres, tables: str
     ) -> Iterator[str]:
-        url = postgres_server.create_database(template=tables)
-        yield url
-        drop_database(postgres_server, url.rpartition("/")[2])
+        with new_database(postgres_server, tables) as url:
+            yield url
 
     @pytest.fixture
     def open_log(self, source_database: str) -> Callable[[], Log]:

@@ -18,7 +18,7 @@ from tests.databases import execute as run_on_mysql
 from tests.factories import make_change, make_events, make_origin, make_project, make_trigger
 from tests.product import Product
 from tests.receiver import Behaviour, Receiver
-from tests.servers import ExternalPostgres, PostgresServer, drop_database
+from tests.servers import ExternalPostgres, PostgresServer, name_in, new_database
 from tests.stack import Stack
 from tests.waiting import wait_until
 from tests.writing import BackgroundWriter
@@ -26,9 +26,8 @@ from tests.writing import BackgroundWriter
 
 @pytest.fixture
 def logs_database(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[str]:
-    url = postgres_server.create_database()
-    yield url
-    drop_database(postgres_server, urlsplit(url).path.lstrip("/"))
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture
@@ -229,7 +228,7 @@ def test_a_database_that_cannot_hold_the_log_is_refused_and_nothing_changes(
     product: Product, receiver: Receiver, logs_database: str
 ) -> None:
     product.apply(trigger(receiver))
-    name = urlsplit(logs_database).path.lstrip("/")
+    name = name_in(logs_database)
     execute(logs_database, "CREATE ROLE reader LOGIN PASSWORD 'weak'")
     try:
         parts = urlsplit(logs_database)

@@ -16,37 +16,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demo.servers import give_away
-from eventing.changes import Change, Finding
+from eventing.changes import Finding
 from eventing.matching import Matcher, Rule
 from eventing.sources.base import START_ANEW, SourceBlocked, SourceUnavailable
 from eventing.sources.mongodb import MongoSource
+from tests import reading
 from tests.databases import ExternalMongoDb, MongoDbServer, new_mongodb
+from tests.reading import EVERYTHING
 from tests.waiting import wait_until
 
-ALL = frozenset({"insert", "update", "delete"})
-EVERYTHING = Matcher([Rule(1, "all", (), ALL)])  # type: ignore[arg-type]
 
-
-class Capture:
-    """An open source, and the position it was last read to."""
+class Capture(reading.Capture):
+    """A capture of MongoDB."""
 
     def __init__(self, url: str, watch: Matcher = EVERYTHING, after: str | None = None) -> None:
-        self.source = MongoSource(url, "mission_control_test")
-        self.source.open(watch, after)
-        self.position = after
-
-    def read(self, timeout_seconds: float = 0.2) -> list[Change]:
-        batch = self.source.read(1000, timeout_seconds)
-        self.position = batch.position
-        return batch.changes
-
-    def until(self, count: int) -> list[Change]:
-        """Exactly `count` changes: as many come, and no more."""
-        changes: list[Change] = []
-        wait_until(lambda: len(changes.extend(self.read()) or changes) >= count, 20, "changes")  # type: ignore[func-returns-value]
-        changes += self.read()
-        assert len(changes) == count
-        return changes
+        super().__init__(MongoSource(url, "mission_control_test"), watch, after)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,6 +10,7 @@ from eventing.matching import Matcher, Rule
 from eventing.sources.base import SourceBlocked
 from eventing.sources.mysql import MySqlSource
 from tests.databases import MariaDbServer, MySqlServer, execute, new_mariadb, new_mysql
+from tests.servers import name_in
 
 EVERYTHING = Matcher([Rule(1, "all", (), frozenset({"insert"}))])  # type: ignore[arg-type]
 
@@ -73,7 +73,7 @@ def test_a_setting_that_is_wrong_is_found_and_mended(
 
 def test_rights_that_are_missing_are_found_and_mended(server: MySqlServer, url: str) -> None:
     user = f"reader_{secrets.token_hex(4)}"
-    database = urlsplit(url).path.lstrip("/")
+    database = name_in(url)
     execute(url, f"CREATE USER {user}@'%' IDENTIFIED BY 'secret'")
     theirs = f"mysql://{user}:secret@127.0.0.1:{server.port}/{database}"
     found = findings(theirs)
@@ -99,7 +99,7 @@ def test_a_user_who_may_not_look_into_the_database_is_told_of_all_else_too(
     server: MySqlServer, url: str
 ) -> None:
     user = f"reader_{secrets.token_hex(4)}"
-    database = urlsplit(url).path.lstrip("/")
+    database = name_in(url)
     execute(url, f"CREATE USER {user}@'%' IDENTIFIED BY 'secret'")
     execute(url, f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user}@'%'")
     execute(url, "SET GLOBAL binlog_row_image = 'MINIMAL'")

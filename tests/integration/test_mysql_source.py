@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventing.changes import Change
+from eventing.changes import OPERATIONS, Change
 from eventing.matching import Matcher, Rule
 from eventing.sources.base import MOST_ROW_BYTES, START_ANEW, SourceBlocked
 from eventing.sources.myposition import (
@@ -32,15 +32,14 @@ from eventing.sources.myposition import (
     parse_position,
 )
 from eventing.sources.mysql import MySqlSource
+from tests import reading
 from tests.databases import MySqlServer, connect, execute, new_mariadb, new_mysql
+from tests.reading import EVERYTHING
 from tests.waiting import wait_until
 
-ALL = frozenset({"insert", "update", "delete"})
-EVERYTHING = Matcher([Rule(1, "all", (), ALL)])  # type: ignore[arg-type]
 
-
-class Capture:
-    """An open source, and the position it was last read to."""
+class Capture(reading.Capture):
+    """A capture of MySQL or MariaDB."""
 
     def __init__(
         self,
@@ -49,24 +48,7 @@ class Capture:
         after: str | None = None,
         name: str = "mission_control_test",
     ) -> None:
-        self.source = MySqlSource(url, name)
-        self.source.open(watch, after)
-        self.position = after
-        self.seen: list[Change] = []
-
-    def read(self, timeout_seconds: float = 0.2) -> list[Change]:
-        batch = self.source.read(1000, timeout_seconds)
-        self.seen += batch.changes
-        self.position = batch.position
-        return batch.changes
-
-    def until(self, count: int) -> list[Change]:
-        """Exactly `count` changes: as many come, and no more."""
-        changes: list[Change] = []
-        wait_until(lambda: len(changes.extend(self.read()) or changes) >= count, 20, "changes")  # type: ignore[func-returns-value]
-        changes += self.read()
-        assert len(changes) == count
-        return changes
+        super().__init__(MySqlSource(url, name), watch, after)
 
     def one_by_one(self, count: int) -> tuple[list[Change], list[str]]:
         """Exactly `count` changes, and the position after each; then the source is closed."""
@@ -106,6 +88,17 @@ def capture(database: str) -> Iterator[Capture]:
     opened = Capture(database)
     yield opened
     opened.source.close()
+
+
+def is_mariadb(database: str) -> bool:
+    return "MariaDB" in str(execute(database, "SELECT version()")[0][0])
+
+
+def set_global(request: pytest.FixtureRequest, database: str, name: str, value: str | int) -> None:
+    """Set a variable of the server until the end of the test."""
+    ((before,),) = execute(database, f"SELECT @@GLOBAL.{name}")
+    execute(database, f"SET GLOBAL {name} = %s", [value])
+    request.addfinalizer(lambda: execute(database, f"SET GLOBAL {name} = %s", [before]))
 
 
 def documents(changes: Sequence[Change]) -> list[Any]:
@@ -208,9 +201,7 @@ def test_every_type_becomes_what_the_contract_says(
 ) -> None:
     columns = ", ".join(f"c{n} {kind} NULL" for n, (kind, _, _) in enumerate(VALUES))
     values = ", ".join(value for _, value, _ in VALUES)
-    before = execute(database, "SELECT @@GLOBAL.binlog_row_metadata")[0][0]
-    execute(database, f"SET GLOBAL binlog_row_metadata = '{metadata}'")
-    request.addfinalizer(lambda: execute(database, f"SET GLOBAL binlog_row_metadata = '{before}'"))
+    set_global(request, database, "binlog_row_metadata", metadata)
     writer = connect(database, sql_mode="", init_command="SET time_zone = '+01:00'")
     with writer.cursor() as at:
         at.execute(f"CREATE TABLE things (id int PRIMARY KEY AUTO_INCREMENT, {columns})")
@@ -337,7 +328,7 @@ def test_a_change_shows_where_its_transaction_begins_and_its_number_there(
     shown = [str(change.shown_position).split("#") for change in capture.until(2)]
     assert [number for _, number in shown] == ["0", "1"]
     (place,) = {place for place, _ in shown}
-    if "MariaDB" in str(execute(database, "SELECT version()")[0][0]):
+    if is_mariadb(database):
         assert execute(database, "SELECT @@gtid_binlog_pos") == [(place,)]
     else:
         file, _, offset = place.partition(":")
@@ -349,20 +340,13 @@ def test_a_change_shows_where_its_transaction_begins_and_its_number_there(
 
 def test_compressed_logs_are_read(capture: Capture, database: str) -> None:
     execute(database, "CREATE TABLE users (id int PRIMARY KEY, v text)")
-    is_mariadb = "MariaDB" in str(execute(database, "SELECT version()")[0][0])
-    if is_mariadb:
-        execute(database, "SET GLOBAL log_bin_compress = ON")
-    connection = connect(database, autocommit=False)
-    with connection.cursor() as at:
-        if not is_mariadb:
-            at.execute("SET SESSION binlog_transaction_compression = ON")
-        at.execute("INSERT INTO users VALUES (1, repeat('x', 5000)), (2, repeat('y', 5000))")
-        at.execute("UPDATE users SET v = repeat('z', 5000) WHERE id = 2")
-        at.execute("DELETE FROM users WHERE id = 1")
-    connection.commit()
-    connection.close()
-    if is_mariadb:
-        execute(database, "SET GLOBAL log_bin_compress = OFF")
+    with compressing(database) as writer:
+        execute_at(
+            writer, "INSERT INTO users VALUES (1, repeat('x', 5000)), (2, repeat('y', 5000))"
+        )
+        execute_at(writer, "UPDATE users SET v = repeat('z', 5000) WHERE id = 2")
+        execute_at(writer, "DELETE FROM users WHERE id = 1")
+        writer.commit()
     changes = capture.until(4)
     assert [document["v"][0] for document in documents(changes)] == ["x", "y", "z", "x"]
     assert len({change.position for change in changes}) == 4
@@ -374,25 +358,22 @@ def test_compressed_logs_are_read(capture: Capture, database: str) -> None:
 
 
 @pytest.fixture
-def large_packets(database: str) -> Iterator[None]:
+def large_packets(request: pytest.FixtureRequest, database: str) -> None:
     """Connections made meanwhile may send what is as large as can be."""
-    before = execute(database, "SELECT @@GLOBAL.max_allowed_packet")[0][0]
-    execute(database, f"SET GLOBAL max_allowed_packet = {1 << 30}")
-    yield
-    execute(database, f"SET GLOBAL max_allowed_packet = {before}")
+    set_global(request, database, "max_allowed_packet", 1 << 30)
 
 
 @contextmanager
 def compressing(database: str) -> Iterator["pymysql.Connection[Any]"]:
     """A connection whose transactions are compressed in the binary log."""
-    is_mariadb = "MariaDB" in str(execute(database, "SELECT version()")[0][0])
-    if is_mariadb:
+    is_of_the_server = is_mariadb(database)
+    if is_of_the_server:
         execute(database, "SET GLOBAL log_bin_compress = ON")
     with closing(connect(database, autocommit=False)) as connection:
-        if not is_mariadb:
+        if not is_of_the_server:
             execute_at(connection, "SET SESSION binlog_transaction_compression = ON")
         yield connection
-    if is_mariadb:
+    if is_of_the_server:
         execute(database, "SET GLOBAL log_bin_compress = OFF")
 
 
@@ -418,7 +399,7 @@ def test_a_row_that_is_far_too_large_is_not_even_taken_into_memory(
 ) -> None:
     execute(database, "CREATE TABLE files (id int PRIMARY KEY, content longtext)")
     execute(database, "CREATE TABLE unwanted (id int PRIMARY KEY, content longtext)")
-    capture = Capture(database, Matcher([Rule(1, "files", ("files",), ALL)]))  # type: ignore[arg-type]
+    capture = Capture(database, Matcher([Rule(1, "files", ("files",), frozenset(OPERATIONS))]))
     capture.read()
     with compressing(database) if is_compressed else closing(connect(database)) as writer:
         execute_at(writer, "INSERT INTO unwanted VALUES (1, repeat('x', 20000000))")
@@ -431,7 +412,7 @@ def test_a_row_that_is_far_too_large_is_not_even_taken_into_memory(
         while sum(len(batch.changes) for batch in batches) < 3:
             batches.append(capture.source.read(1, 5.0))
         # MariaDB compresses a row to what fits into one packet, which unpacks in memory.
-        if not (is_compressed and "MariaDB" in str(execute(database, "SELECT version()"))):
+        if not (is_compressed and is_mariadb(database)):
             assert most_taken() < 64 * 1024 * 1024
     capture.source.close()
     (before, _), (large, stored_up_to), (behind, _) = [
@@ -521,7 +502,7 @@ def test_every_way_to_write_rows_is_read(capture: Capture, database: str) -> Non
 def test_rows_written_before_an_alter_table_are_read_or_reported_and_never_guessed(
     request: pytest.FixtureRequest, database: str
 ) -> None:
-    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+    set_global(request, database, "binlog_row_metadata", "MINIMAL")
     execute(database, "CREATE TABLE users (id int PRIMARY KEY, size enum('small', 'large'))")
     capture = Capture(database)
     capture.read()
@@ -535,8 +516,7 @@ def test_rows_written_before_an_alter_table_are_read_or_reported_and_never_guess
     execute(database, "ALTER TABLE users MODIFY COLUMN fit enum('tiny', 'small', 'large')")
     execute(database, "INSERT INTO users VALUES (3, 'small', '')")
     assert documents(capture.until(1)) == [{"id": 3, "fit": "small", "email": ""}]
-    execute(database, "SET GLOBAL binlog_row_metadata = 'FULL'")
-    request.addfinalizer(lambda: execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'"))
+    set_global(request, database, "binlog_row_metadata", "FULL")
     execute(database, "INSERT INTO users VALUES (4, 'tiny', '')")
     execute(database, "ALTER TABLE users RENAME COLUMN fit TO width, DROP COLUMN email")
     execute(database, "INSERT INTO users VALUES (5, 'large')")
@@ -561,9 +541,9 @@ def test_rows_written_before_an_alter_table_are_read_or_reported_and_never_guess
     ],
 )
 def test_columns_of_the_same_shape_are_not_taken_for_those_of_before_an_alter_table(
-    database: str, alter: str
+    request: pytest.FixtureRequest, database: str, alter: str
 ) -> None:
-    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+    set_global(request, database, "binlog_row_metadata", "MINIMAL")
     people = "(id int PRIMARY KEY, size enum('small', 'large'), first varchar(9), last varchar(9))"
     execute(database, f"CREATE TABLE users {people}")
     capture = Capture(database)
@@ -582,8 +562,10 @@ def test_columns_of_the_same_shape_are_not_taken_for_those_of_before_an_alter_ta
     assert documents([other]) == [{"id": 3}]
 
 
-def test_what_leaves_the_columns_as_they_are_leaves_earlier_rows_readable(database: str) -> None:
-    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+def test_what_leaves_the_columns_as_they_are_leaves_earlier_rows_readable(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    set_global(request, database, "binlog_row_metadata", "MINIMAL")
     execute(database, "CREATE TABLE users (id int PRIMARY KEY, v varchar(9))")
     execute(database, "CREATE TABLE users2 (id int PRIMARY KEY, v varchar(9))")
     capture = Capture(database)
@@ -606,8 +588,10 @@ def test_what_leaves_the_columns_as_they_are_leaves_earlier_rows_readable(databa
     capture.source.close()
 
 
-def test_an_alter_table_far_behind_the_rows_at_hand_is_found(database: str) -> None:
-    execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+def test_an_alter_table_far_behind_the_rows_at_hand_is_found(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    set_global(request, database, "binlog_row_metadata", "MINIMAL")
     execute(database, "CREATE TABLE users (id int PRIMARY KEY, a varchar(9), b varchar(9))")
     execute(database, "CREATE TABLE others (id int PRIMARY KEY, v longtext)")
     capture = Capture(database)
@@ -627,21 +611,19 @@ def test_an_alter_table_far_behind_the_rows_at_hand_is_found(database: str) -> N
     capture.source.close()
 
 
-def test_a_stream_that_is_not_read_for_long_as_during_a_look_ahead_goes_on(database: str) -> None:
+def test_a_stream_that_is_not_read_for_long_as_during_a_look_ahead_goes_on(
+    request: pytest.FixtureRequest, database: str
+) -> None:
     execute(database, "CREATE TABLE users (id int PRIMARY KEY, v longtext)")
-    before = execute(database, "SELECT @@global.net_write_timeout")[0][0]
-    execute(database, "SET GLOBAL net_write_timeout = 1")
-    try:
-        capture = Capture(database)
-        # More than fits into what lies between the server and us.
-        for number in range(40):
-            execute(database, f"INSERT INTO users VALUES ({number}, repeat('x', 1000000))")
-        for _ in range(2):
-            wait_until_an_unread_answer_is_given_up(database)
-        assert len(capture.until(40)) == 40
-        capture.source.close()
-    finally:
-        execute(database, f"SET GLOBAL net_write_timeout = {before}")
+    set_global(request, database, "net_write_timeout", 1)
+    capture = Capture(database)
+    # More than fits into what lies between the server and us.
+    for number in range(40):
+        execute(database, f"INSERT INTO users VALUES ({number}, repeat('x', 1000000))")
+    for _ in range(2):
+        wait_until_an_unread_answer_is_given_up(database)
+    assert len(capture.until(40)) == 40
+    capture.source.close()
 
 
 def wait_until_an_unread_answer_is_given_up(database: str) -> None:
@@ -669,8 +651,7 @@ def test_a_table_with_its_history_tells_what_was_done_and_not_the_history(
     request: pytest.FixtureRequest, mariadb_database: str, metadata: str, columns: str
 ) -> None:
     database = mariadb_database
-    execute(database, f"SET GLOBAL binlog_row_metadata = '{metadata}'")
-    request.addfinalizer(lambda: execute(database, "SET GLOBAL binlog_row_metadata = 'NO_LOG'"))
+    set_global(request, database, "binlog_row_metadata", metadata)
     execute(
         database,
         f"CREATE TABLE users (id int PRIMARY KEY, v varchar(9){columns}) WITH SYSTEM VERSIONING",
@@ -875,8 +856,7 @@ def test_updates_that_are_logged_in_parts_are_reported(mysql_database: str) -> N
 def test_invisible_and_generated_columns_are_part_of_the_row(
     request: pytest.FixtureRequest, database: str, metadata: str
 ) -> None:
-    execute(database, f"SET GLOBAL binlog_row_metadata = '{metadata}'")
-    request.addfinalizer(lambda: execute(database, "SET GLOBAL binlog_row_metadata = 'MINIMAL'"))
+    set_global(request, database, "binlog_row_metadata", metadata)
     execute(
         database,
         "CREATE TABLE users (id int PRIMARY KEY, a int, kept int AS (a + 1) STORED,"
@@ -892,17 +872,17 @@ def test_invisible_and_generated_columns_are_part_of_the_row(
     capture.source.close()
 
 
-def test_a_value_that_its_type_does_not_allow_fails_alone(capture: Capture, database: str) -> None:
+def test_a_value_that_its_type_does_not_allow_fails_alone(mariadb_database: str) -> None:
     """MariaDB's JSON is text: switched off checks let anything in, and it stays text."""
-    if "MariaDB" not in str(execute(database, "SELECT version()")[0][0]):
-        return
-    execute(database, "CREATE TABLE users (id int PRIMARY KEY, j json)")
-    connection = connect(database)
+    execute(mariadb_database, "CREATE TABLE users (id int PRIMARY KEY, j json)")
+    capture = Capture(mariadb_database)
+    connection = connect(mariadb_database)
     with connection.cursor() as at:
         at.execute("SET SESSION check_constraint_checks = OFF")
         at.execute("INSERT INTO users VALUES (1, '{oops'), (2, '{\"a\": 1}')")
     connection.close()
     assert documents(capture.until(2)) == [{"id": 1, "j": "{oops"}, {"id": 2, "j": {"a": 1}}]
+    capture.source.close()
 
 
 def test_changes_of_a_session_that_sets_its_clock_back_are_no_older_than_their_log(
@@ -922,10 +902,7 @@ def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
     server.start()
     url = server.create_database()
     execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
-    capture = Capture(url)
-    execute(url, "INSERT INTO users VALUES (1)")
-    capture.until(1)
-    capture.source.close()
+    capture = having_read_one(url)
     execute(url, "RESET BINARY LOGS AND GTIDS")
     if gtid_mode == "OFF":
         # The place that was reached is there again.
@@ -938,9 +915,7 @@ def test_a_binary_log_that_was_begun_anew_blocks(gtid_mode: str) -> None:
             20,
             "the log stays small",
         )
-    with pytest.raises(SourceBlocked) as blocked:
-        _resume(url, capture.position)
-    assert blocked.value.mend == START_ANEW
+    refused_anew(url, capture.position)
     server.kill()
 
 
@@ -958,9 +933,7 @@ def test_a_place_within_an_event_is_no_event_that_is_too_large() -> None:
     place, _, moment = stored.done.partition("@")
     file, _, offset = place.rpartition(":")
     execute(url, "INSERT INTO users VALUES (2, repeat('z', 2000000))")
-    with pytest.raises(SourceBlocked, match="begun anew") as blocked:
-        _resume(url, f"file;{file}:{int(offset) + 1_000_000}@{moment}")
-    assert blocked.value.mend == START_ANEW
+    refused_anew(url, f"file;{file}:{int(offset) + 1_000_000}@{moment}", "begun anew")
     # An event larger than a packet may be now is sent all the same.
     execute(url, "SET GLOBAL max_allowed_packet = 1048576")
     _resume(url, capture.position)
@@ -983,9 +956,7 @@ def test_a_file_of_the_same_name_at_another_server_blocks_though_nothing_was_com
     execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
     while execute(url, "SHOW BINARY LOG STATUS")[0][1] <= reached:
         execute(url, "INSERT INTO users SELECT count(*) + 1 FROM users")
-    with pytest.raises(SourceBlocked, match="begun anew") as blocked:
-        _resume(url, capture.position)
-    assert blocked.value.mend == START_ANEW
+    refused_anew(url, capture.position, "begun anew")
     second.kill()
 
 
@@ -998,10 +969,7 @@ def test_a_log_begun_anew_blocks_though_it_has_passed_the_old_transactions(kind:
     server.start()
     url = server.create_database()
     execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
-    capture = Capture(url)
-    execute(url, "INSERT INTO users VALUES (1)")
-    capture.until(1)
-    capture.source.close()
+    capture = having_read_one(url)
     # An old file that is purged is no reason to block.
     execute(url, "FLUSH BINARY LOGS")
     last = execute(url, "SHOW BINARY LOGS")[-1][0]
@@ -1015,9 +983,7 @@ def test_a_log_begun_anew_blocks_though_it_has_passed_the_old_transactions(kind:
     # Without a mark, as a position of an earlier version, or of another server of the group.
     stored = parse_position(str(capture.position))
     for position in (stored, replace(stored, mark=None)):
-        with pytest.raises(SourceBlocked, match="begun anew") as blocked:
-            _resume(url, str(position))
-        assert blocked.value.mend == START_ANEW
+        refused_anew(url, str(position), "begun anew")
     server.kill()
 
 
@@ -1034,10 +1000,7 @@ def test_a_log_begun_anew_blocks_whatever_its_clock_says(kind: str) -> None:
     server.start()
     url = server.create_database()
     execute(url, "CREATE TABLE users (id int PRIMARY KEY)")
-    capture = Capture(url)
-    execute(url, "INSERT INTO users VALUES (1)")
-    capture.until(1)
-    capture.source.close()
+    capture = having_read_one(url)
     read = parse_position(str(capture.position))
     _begin_log_anew(url, kind)
     # As if the log was begun in the second in which the latest transaction was committed, or the
@@ -1049,9 +1012,7 @@ def test_a_log_begun_anew_blocks_whatever_its_clock_says(kind: str) -> None:
         done = f"{file}:{end}@{begun_at}"
     else:
         done = f"{read.done.partition('@')[0]}@{int(time.time()) + 3600}"
-    with pytest.raises(SourceBlocked, match="begun anew") as blocked:
-        _resume(url, str(replace(read, done=done)))
-    assert blocked.value.mend == START_ANEW
+    refused_anew(url, str(replace(read, done=done)), "begun anew")
     # It would be read on otherwise, past what was written in place of what had been read.
     _resume(url, str(replace(read, done=done, mark=None)))
     server.kill()
@@ -1080,18 +1041,14 @@ def test_a_log_that_was_put_back_blocks_though_it_has_grown_past_what_was_read(k
     server.start()
     for number in range(10, 40):
         execute(url, "INSERT INTO users VALUES (%s, 'c')", [number])
-    with pytest.raises(SourceBlocked, match="put back to an earlier state") as blocked:
-        _resume(url, again.position)
-    assert blocked.value.mend == START_ANEW
+    refused_anew(url, again.position, "put back to an earlier state")
     # That file may be purged some day, which would hide it.
     execute(url, "FLUSH BINARY LOGS")
     stored = parse_position(str(again.position))
     assert stored.mark is not None
     last = execute(url, "SHOW BINARY LOGS")[-1][0]
     beginning = replace(stored, mark=stored.mark._replace(file=last, offset=4))
-    with pytest.raises(SourceBlocked) as blocked:
-        _resume(url, str(beginning))
-    assert blocked.value.for_good == (kind != "mariadb")
+    assert refused_anew(url, str(beginning)).for_good == (kind != "mariadb")
     # What was read before that is still there.
     before = Capture(url, after=capture.position)
     before.until(30)
@@ -1142,9 +1099,7 @@ def test_another_server_that_knows_nothing_of_what_was_read_blocks() -> None:
     execute(urls[0], "INSERT INTO users VALUES (1)")
     capture.until(1)
     capture.source.close()
-    with pytest.raises(SourceBlocked, match="knows none of the transactions") as blocked:
-        _resume(urls[1], capture.position)
-    assert blocked.value.mend == START_ANEW
+    refused_anew(urls[1], capture.position, "knows none of the transactions")
     for server in servers:
         server.kill()
 
@@ -1170,6 +1125,15 @@ def test_positions_of_binary_logs_are_read_with_and_without_a_mark(
     assert parse_position(str(position)) == position
 
 
+def having_read_one(url: str) -> Capture:
+    """What has read a row of `users`, and is closed."""
+    capture = Capture(url)
+    execute(url, "INSERT INTO users VALUES (1)")
+    capture.until(1)
+    capture.source.close()
+    return capture
+
+
 def _server_of(kind: str) -> MySqlServer:
     if kind == "mariadb":
         return new_mariadb()
@@ -1181,6 +1145,14 @@ def purge_all_but_the_last(url: str) -> None:
     execute(url, "FLUSH BINARY LOGS")
     last = execute(url, "SHOW BINARY LOGS")[-1][0]
     execute(url, f"PURGE BINARY LOGS TO '{last}'")
+
+
+def refused_anew(url: str, position: str | None, words: str | None = None) -> SourceBlocked:
+    """Going on behind a position is refused, in such `words`, and can only be begun anew."""
+    with pytest.raises(SourceBlocked, match=words) as blocked:
+        _resume(url, position)
+    assert blocked.value.mend == START_ANEW
+    return blocked.value
 
 
 def _resume(url: str, position: str | None) -> None:

@@ -35,7 +35,7 @@ from eventing.sources.base import (
 )
 from eventing.sources.pgserver import lsn_number
 from eventing.sources.postgres import PostgresSource
-from tests.servers import PostgresServer, drop_database, execute, new_postgres
+from tests.servers import PostgresServer, drop_database, execute, name_in, new_postgres
 from tests.waiting import wait_until
 
 
@@ -709,7 +709,7 @@ def test_of_a_row_that_is_far_too_large_no_document_is_made(source_database: str
 
 
 def test_settings_of_role_and_database_do_not_change_documents(capture: Capture) -> None:
-    database = urlsplit(capture.url).path.lstrip("/")
+    database = name_in(capture.url)
     run(
         capture.url,
         f"ALTER DATABASE \"{database}\" SET datestyle = 'SQL, DMY'",
@@ -1182,7 +1182,7 @@ def left_behind() -> Iterator[tuple[Capture, PostgresServer]]:
     capture.source.close()
     server.kill()
     capture.stored.clear()
-    name = urlsplit(capture.url).path.lstrip("/")
+    name = name_in(capture.url)
     capture.url = copy.url(name)
     yield capture, copy
     capture.source.close()
@@ -1339,7 +1339,7 @@ def test_a_role_that_is_not_let_in_is_told_what_lets_it_in(url: str, role_url: s
 
 
 def test_a_role_with_the_least_rights_captures_its_own_tables(url: str, role_url: str) -> None:
-    role, database = urlsplit(role_url).username, urlsplit(url).path.lstrip("/")
+    role, database = urlsplit(role_url).username, name_in(url)
     run(
         url,
         f"ALTER ROLE {role} REPLICATION",
@@ -1363,7 +1363,7 @@ def test_a_role_with_the_least_rights_captures_its_own_tables(url: str, role_url
 
 
 def test_what_makes_another_s_table_ours_takes_it_from_nobody(url: str, role_url: str) -> None:
-    role, database = urlsplit(role_url).username, urlsplit(url).path.lstrip("/")
+    role, database = urlsplit(role_url).username, name_in(url)
     owner = f"owner_of_{role}"
     run(
         url,
@@ -1399,7 +1399,7 @@ def test_removing_a_source_leaves_nothing_even_while_it_is_read(capture: Capture
 
 def test_a_source_of_a_dropped_database_is_removed(postgres_server: PostgresServer) -> None:
     url = postgres_server.create_database()
-    drop_database(postgres_server, urlsplit(url).path.lstrip("/"))
+    drop_database(postgres_server, url)
     Capture(url).source.remove()
 
 
@@ -1476,7 +1476,7 @@ def test_an_address_that_pg_hba_refuses_is_found() -> None:
     url = server.create_database()
     capture = Capture(url)
     assert finding(capture, "replication connection").status == "ok"
-    database = urlsplit(url).path.lstrip("/")
+    database = name_in(url)
     rules = server.folder / "cluster" / "pg_hba.conf"
     rules.write_text(f"host {database} all all reject\n" + rules.read_text())
     server.restart()

@@ -313,7 +313,7 @@ def places(
     for subject in others.values():
         subject.close()
     for name in ("control", "main", "chosen"):
-        drop_database(postgres_server, urlsplit(urls[name]).path.lstrip("/"))
+        drop_database(postgres_server, urls[name])
     for role in roles:
         postgres_server.execute(f"DROP ROLE {role}")
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
@@ -35,6 +34,8 @@ from tests.servers import (
     backup_of,
     drop_database,
     execute,
+    name_in,
+    new_database,
 )
 from tests.stack import Stack, new_control_database
 from tests.waiting import wait_until
@@ -47,7 +48,7 @@ def newest_database(postgres_server: PostgresServer | ExternalPostgres) -> Itera
     """A control database of this version."""
     url = new_control_database(postgres_server)
     yield url
-    drop_database(postgres_server, name_in(url))
+    drop_database(postgres_server, url)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def made_older(postgres_server: PostgresServer | ExternalPostgres) -> Iterator[s
     migrated(url, "eventing", BEFORE)
     execute(url, "COMMENT ON TABLE mission_control.event_log IS 'older'")
     yield name_in(url)
-    drop_database(postgres_server, name_in(url))
+    drop_database(postgres_server, url)
 
 
 @pytest.fixture
@@ -65,13 +66,8 @@ def older_database(
     postgres_server: PostgresServer | ExternalPostgres, made_older: str
 ) -> Iterator[str]:
     """A control database, and a log in it, as an earlier version would have left them."""
-    url = postgres_server.create_database(template=made_older)
-    yield url
-    drop_database(postgres_server, name_in(url))
-
-
-def name_in(url: str) -> str:
-    return urlsplit(url).path.lstrip("/")
+    with new_database(postgres_server, made_older) as url:
+        yield url
 
 
 def migrate(url: str, *arguments: str) -> "subprocess.Popen[str]":
@@ -462,9 +458,7 @@ UPDATE mission_control.capture_position SET position = {changed} WHERE database_
 def test_a_position_of_another_version_blocks_and_that_version_goes_on_from_it(
     stack: Stack, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, "forward", source_database)
-    product.run_sql("CREATE TABLE orders (id int PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/forward")})
+    product = Product.of_orders(stack, "forward", source_database, receiver)
     product.run_sql("INSERT INTO orders VALUES (1)")
     product.wait_for(delivered=1)
     stack.stop("capture")
@@ -480,7 +474,7 @@ def test_a_position_of_another_version_blocks_and_that_version_goes_on_from_it(
     stack.start("capture")
     product.wait_for(delivered=3)
     assert sorted(event["doc_id"] for event in product.events()) == ["1", "2", "3"]
-    assert len(receiver.received("/forward")) == 3
+    assert len(receiver.received("/all")) == 3
     product.disable()
 
 
@@ -504,9 +498,7 @@ WHERE e.project = %s
 def test_messages_that_a_worker_does_not_know_are_dropped_and_their_events_found_in_the_log(
     stack: Stack, stack_redis: RedisServer, source_database: str, receiver: Receiver
 ) -> None:
-    product = Product(stack, "messages", source_database)
-    product.run_sql("CREATE TABLE orders (id int PRIMARY KEY)")
-    product.apply({"name": "all", "url": receiver.url("/messages")})
+    product = Product.of_orders(stack, "messages", source_database, receiver)
     # Of a trigger that was changed lately the workers look for events themselves.
     stack.execute("UPDATE eventing_trigger SET changed_at = now() - interval '1 minute'")
     with closing(Redis.from_url(stack_redis.url())) as broker:
@@ -521,7 +513,7 @@ def test_messages_that_a_worker_does_not_know_are_dropped_and_their_events_found
             broker.lset("deliver", number, json.dumps(message))
     stack.start("worker")
     product.wait_for(delivered=2)
-    assert len(receiver.received("/messages")) == 2
+    assert len(receiver.received("/all")) == 2
     written = stack.everything_written()
     assert "deliver_in_a_new_way" in written
     assert "unexpected keyword argument 'in_a_new_way'" in written

@@ -117,12 +117,17 @@ def seen(page: str) -> str:
     return str(found)
 
 
+def opened_at(client: Client, path: str) -> str:
+    """What a form carries along that is opened now."""
+    return seen(client.get(path).content.decode())
+
+
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_a_form_that_others_were_faster_than_comes_back_with_what_they_did(
     shop: Shop, admin: Client, other: Api, edit: Edit
 ) -> None:
     path = shop.path(edit.path)
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     their_path, theirs = edit.theirs
     assert other.patch(f"projects/shop/{their_path}", theirs).status == 200
     for _ in range(2):
@@ -147,7 +152,7 @@ def test_a_form_that_nobody_was_faster_than_is_saved(
     shop: Shop, admin: Client, other: Api, edit: Edit
 ) -> None:
     path = shop.path(edit.path)
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     # Another thing of the project is none of this one.
     assert other.patch("projects/shop/", {"title": "The shop"}).status == 200
     assert admin.post(path, {**edit.form, "seen": opened}).status_code == 303
@@ -168,7 +173,7 @@ def test_a_form_of_what_others_have_renamed_comes_back_and_can_be_saved(
 ) -> None:
     edit, (field, _) = EDITS[kind], NAMED[kind]
     path = shop.path(edit.path)
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     theirs = Client()
     theirs.force_login(User.objects.get(username="ada"))
     renamed = {**edit.form, field: "renamed", "seen": opened}
@@ -193,7 +198,7 @@ def test_a_form_of_what_others_have_deleted_comes_back_to_add_it_anew(
 ) -> None:
     edit, (field, theirs) = EDITS[kind], NAMED[kind]
     path = shop.path(edit.path)
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     if kind == "database":
         assert other.delete("projects/shop/triggers/welcome-email/").status == 204
     assert other.delete(f"projects/shop/{theirs}").status == 204
@@ -218,7 +223,7 @@ def test_headers_of_a_deleted_trigger_are_asked_for_again(
     shop: Shop, admin: Client, other: Api
 ) -> None:
     path = shop.path("triggers/welcome-email/edit/")
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     assert other.delete("projects/shop/triggers/welcome-email/").status == 204
     given = {**TRIGGER, "header:Authorization": "keep", "seen": opened}
     page = admin.post(path, given).content.decode()
@@ -236,7 +241,7 @@ def test_what_was_changed_and_changed_back_is_as_it_was_seen(
     shop: Shop, admin: Client, other: Api
 ) -> None:
     path = shop.path("triggers/welcome-email/edit/")
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     for retries in (9, 3):
         other.patch("projects/shop/triggers/welcome-email/", {"retries": retries})
     assert admin.post(path, {**TRIGGER, "seen": opened}).status_code == 303
@@ -246,7 +251,7 @@ def test_a_secret_that_others_have_replaced_is_kept_and_not_told(
     shop: Shop, admin: Client, other: Api
 ) -> None:
     path = shop.path("triggers/welcome-email/edit/")
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     changed = {"headers": {"Authorization": "Bearer another-s3cret"}}
     other.patch("projects/shop/triggers/welcome-email/", changed)
     given = {**TRIGGER, "header:Authorization": "replace", "header_value:Authorization": "mine"}
@@ -263,7 +268,7 @@ def test_a_form_that_comes_back_for_another_reason_still_carries_what_was_seen(
     shop: Shop, admin: Client, other: Api, way: str
 ) -> None:
     path = shop.path("databases/main/")
-    opened = seen(admin.get(path).content.decode())
+    opened = opened_at(admin, path)
     other.patch("projects/shop/databases/main/", {"schemas": ["theirs"]})
     more = {"action": "check"} if way == "tested" else {"port": "x"}
     page = admin.post(path, {**DATABASE, **more, "seen": opened}).content.decode()
