@@ -99,6 +99,19 @@ def page_sent_from(request: Request) -> str | None:
     return page_come_from(request) if request.method == "POST" else None
 
 
+def page_asked_for(request: Request) -> str:
+    """The page of ours that a form (`next`) asks to be shown once it is done; empty if none."""
+    return own_address(request, request.POST.get("next", ""))
+
+
+def own_address(request: Request, address: str) -> str:
+    """`address` if it is one of this site, else nothing."""
+    is_own = url_has_allowed_host_and_scheme(
+        address, {request.get_host()}, require_https=request.is_secure()
+    )
+    return address if is_own else ""
+
+
 def page_come_from(request: Request) -> str | None:
     """The page of ours that a request comes from."""
     came_from = request.headers.get("Referer", "")

@@ -16,7 +16,6 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST, require_safe
@@ -26,7 +25,7 @@ from eventing.audit import history_of_user
 from eventing.models import Installation
 from webui import throttle
 from webui.frame import THEMES
-from webui.pages import SeeOther, form_answer, signed_in
+from webui.pages import SeeOther, form_answer, own_address, page_asked_for, signed_in
 from webui.requests import Request
 from webui.sign_in import PROVIDER, note, refused
 
@@ -45,7 +44,7 @@ def sign_in(request: Request) -> HttpResponse:
         return redirect("projects")
     if not User.objects.exists():
         return redirect("first-run")
-    following = _own_address(request, request.POST.get("next") or request.GET.get("next") or "")
+    following = own_address(request, request.POST.get("next") or request.GET.get("next") or "")
     username = request.POST.get("username", "")
     page = {"username": username, "next": following, "provider": _provider_name()}
     if request.method != "POST":
@@ -79,7 +78,7 @@ def sign_in_at_provider(request: Request) -> HttpResponse:
     """
     if not settings.OIDC_APPS:
         raise Http404("There is no provider to sign in through.")
-    following = _own_address(request, request.GET.get("next") or "")
+    following = own_address(request, request.GET.get("next") or "")
     provider = get_adapter().get_provider(request, PROVIDER)
     try:
         answer: HttpResponse = provider.redirect(
@@ -202,16 +201,8 @@ def _problems_of_password(user: User, post: dict[str, str]) -> dict[str, str]:
 def set_theme(request: Request) -> HttpResponse:
     """Keep the theme of this browser in a cookie, so that the server can render it at once."""
     theme = request.POST.get("theme", "")
-    back = _own_address(request, request.POST.get("next", "")) or "/"
+    back = page_asked_for(request) or "/"
     response = HttpResponse(status=204) if request.htmx else SeeOther(back)
     if theme in THEMES:
         response.set_cookie("theme", theme, max_age=_YEAR_SECONDS, samesite="Lax", httponly=True)
     return response
-
-
-def _own_address(request: Request, address: str) -> str:
-    """`address` if it is one of this site, else nothing."""
-    own = url_has_allowed_host_and_scheme(
-        address, {request.get_host()}, require_https=request.is_secure()
-    )
-    return address if own else ""

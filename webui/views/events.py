@@ -13,7 +13,6 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render, resolve_url
 from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 from django_htmx.http import HttpResponseClientRedirect
 
@@ -27,7 +26,7 @@ from eventing.ids import event_id_in
 from eventing.logs.base import EventDetail, InvalidCursor, LogUnavailable, SearchTooDeep
 from eventing.models import Project
 from webui.filters import ATTEMPTS, PERIODS, LogQuery, log_query
-from webui.pages import SeeOther, page_come_from, project_page
+from webui.pages import SeeOther, page_asked_for, page_come_from, project_page
 from webui.requests import Request
 from webui.templatetags.console import MOST_SHOWN, body_of, event_token
 
@@ -305,9 +304,7 @@ def chosen(request: Request, project: Project) -> HttpResponse:
 
 
 def _list_come_from(request: Request, project: Project) -> str:
-    back = request.POST.get("next", "")
-    ours = url_has_allowed_host_and_scheme(back, {request.get_host()})
-    return back if ours else resolve_url("events", project.name)
+    return page_asked_for(request) or resolve_url("events", project.name)
 
 
 def _too_many(request: Request, project: Project, number: int) -> HttpResponse:

@@ -10,7 +10,6 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render, resolve_url
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
@@ -56,7 +55,7 @@ from webui.lost_updates import (
     refuse_lost_update,
     seen,
 )
-from webui.pages import SeeOther, form_answer, live_answer, project_page
+from webui.pages import SeeOther, form_answer, live_answer, page_asked_for, project_page
 from webui.requests import Request
 from webui.sentences import first_change_of, limits_of, retries_of, sentence_of, timetable_of
 from webui.templatetags.console import MOST_SHOWN
@@ -407,7 +406,10 @@ def _shown(trigger: Trigger, period: Period) -> dict[str, Any]:
         )
         context["is_waiting"] = context["live"] and not context["rows"]
         since, _ = period.bounds(timezone.now())
-        context["reasons"] = history.reasons(trigger.project, replace(latest, after=since))
+        context["reasons"] = [
+            (reason, _log_address(trigger, period, reason.error))
+            for reason in history.reasons(trigger.project, replace(latest, after=since))
+        ]
         context["most_reasoned"] = history.MOST_REASONED
     except LogUnavailable as error:
         context["log_error"] = str(error)
@@ -415,6 +417,12 @@ def _shown(trigger: Trigger, period: Period) -> dict[str, Any]:
         # What they are is then told by the log.
         context["reasons"] = []
     return context
+
+
+def _log_address(trigger: Trigger, period: Period, error: str) -> str:
+    """The event log of a trigger's events that failed in a period, and how."""
+    query = urlencode({"trigger": trigger.name, "within": period.name, "error": error})
+    return f"{resolve_url('events', trigger.project.name)}?{query}"
 
 
 @require_POST
@@ -426,10 +434,7 @@ def set_state(request: Request, project: Project, name: str) -> HttpResponse:
     if state not in TRIGGER_STATES:
         return HttpResponse("state: allowed are " + ", ".join(TRIGGER_STATES), status=422)
     set_trigger_state(trigger, state, by=request.actor)
-    back = request.POST.get("next", "")
-    if not url_has_allowed_host_and_scheme(back, {request.get_host()}):
-        back = resolve_url("trigger", project.name, trigger.name)
-    return SeeOther(back)
+    return SeeOther(page_asked_for(request) or resolve_url("trigger", project.name, trigger.name))
 
 
 @require_POST
