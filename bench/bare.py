@@ -14,7 +14,7 @@ from pymongo.database import Database
 from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication.row_event import WriteRowsEvent
 
-from tests.databases import execute
+from tests.databases import execute, is_mariadb
 
 
 def capture(source_url: str, log_url: str, rows: int) -> float:
@@ -69,7 +69,6 @@ def end_of_binary_log(url: str) -> tuple[str, int]:
 def binary_log(url: str, end: tuple[str, int], rows: int) -> float:
     """Rows per second out of pymysqlreplication, for `rows` that wait behind a place in the log."""
     parts = urlsplit(url)
-    is_mariadb = "MariaDB" in str(execute(url, "SELECT version()")[0][0])
     reader = BinLogStreamReader(
         connection_settings={
             "host": parts.hostname,
@@ -78,7 +77,7 @@ def binary_log(url: str, end: tuple[str, int], rows: int) -> float:
             "passwd": parts.password,
         },
         server_id=4_000_000_000,
-        is_mariadb=is_mariadb,
+        is_mariadb=is_mariadb(url),
         resume_stream=True,
         log_file=end[0],
         log_pos=end[1],

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn, cast
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import dj_database_url
 import structlog
@@ -149,8 +150,6 @@ def _name(variable: str) -> str:
 
 
 def _node_id(variable: str) -> str:
-    from uuid import UUID
-
     value = env.str(variable, "")
     try:
         return str(UUID(value)) if value else ""

@@ -69,6 +69,10 @@ def execute(url: str, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]
         connection.close()
 
 
+def is_mariadb(url: str) -> bool:
+    return "MariaDB" in str(execute(url, "SELECT version()")[0][0])
+
+
 class SqlServer(ABC):
     """What tests do in a MySQL or MariaDB, ours or somebody's."""
 

@@ -6,13 +6,15 @@ begins with: a trigger called `add` is at `triggers/~add/`.
 
 from typing import Final
 
+from eventing.definitions import NAME
+
 _RESERVED: Final = frozenset({"add", "preview", "sample", "try"})
 
 
 class NameConverter:
     """The path converter `named`."""
 
-    regex = r"~?[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+    regex = f"~?{NAME.pattern}"
 
     def to_python(self, value: str) -> str:
         return value.removeprefix("~")

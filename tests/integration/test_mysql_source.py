@@ -33,7 +33,7 @@ from eventing.sources.myposition import (
 )
 from eventing.sources.mysql import MySqlSource
 from tests import reading
-from tests.databases import MySqlServer, connect, execute, new_mariadb, new_mysql
+from tests.databases import MySqlServer, connect, execute, is_mariadb, new_mariadb, new_mysql
 from tests.reading import EVERYTHING
 from tests.waiting import wait_until
 
@@ -88,10 +88,6 @@ def capture(database: str) -> Iterator[Capture]:
     opened = Capture(database)
     yield opened
     opened.source.close()
-
-
-def is_mariadb(database: str) -> bool:
-    return "MariaDB" in str(execute(database, "SELECT version()")[0][0])
 
 
 def set_global(request: pytest.FixtureRequest, database: str, name: str, value: str | int) -> None:
