@@ -45,7 +45,7 @@ class Masked:
     value: str = field(repr=False)
 
 
-# What is told of a thing, by field; an update keeps the fields that differ.
+# What is noted of a thing, by field; of an update only the fields that differ are kept.
 Facts = Mapping[str, Any]
 
 

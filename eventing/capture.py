@@ -32,8 +32,8 @@ from eventing.projects import configuration_version, leave_for_removal
 from eventing.sources import source_of
 from eventing.sources.base import START_ANEW, Source, SourceBlocked, SourceUnavailable
 
-# What is stored at once, at most: so many events, or so many characters of payloads. A change is an
-# event for each trigger that it matches, so that fewer changes are read the more those are.
+# The most that is stored at once: so many events, or so many characters of payloads. Since a change
+# becomes an event for each trigger that it matches, fewer changes are read where many match.
 _BATCH_EVENTS: Final = 3000
 _BATCH_CHARACTERS: Final = 8 * 1024 * 1024
 # How many events the first batch may make if all triggers match.
@@ -103,7 +103,7 @@ def capture_database(database_id: int, stopping: Callable[[], bool]) -> None:
 
 
 def _untold(error: Exception) -> Exception:
-    """What can be said of an error that nobody foresaw: its message may quote what is in a row."""
+    """What may be said of an unforeseen error, whose own message may quote a row."""
     logger.exception("capture failed")
     name = type(error).__name__
     return RuntimeError(f"capture failed ({name}); where, is in the log of its process")
@@ -155,7 +155,7 @@ class CaptureLoop:
         )
         self._enqueuer = BackgroundEnqueuer()
         self._storer = ThreadPoolExecutor(1, "stores")
-        # What the next batch's reading need not wait for.
+        # The batch that is being stored while the next one is read.
         self._storing: tuple[Batch, Future[None]] | None = None
         self._stored: str | None = None
         self._stored_at = 0.0
@@ -184,7 +184,7 @@ class CaptureLoop:
         """Open the source and stream until told to stop. Raises what ends the stay."""
         self._lease.publish(state="starting")
         self._load_rules()
-        # A log in a project's own database has never seen `migrate`.
+        # `migrate` does not reach a log in a project's own database.
         self._log.make_tables()
         if self._wants_restart():
             self._start_anew()
@@ -198,8 +198,8 @@ class CaptureLoop:
         finally:
             self._give_up_if_unwanted()
         if self._stored == _BEGUN:
-            # Where it begins is stored before anybody is told that it does: a connection that
-            # breaks in between would else begin anew, later.
+            # Where it begins is stored before anybody is told that it streams; else a connection
+            # that breaks in between would make it begin again at a later place.
             self._step(self._source.read(self._most_changes, _READ_SECONDS))
             self._finish_storing()
         self._lease.publish(
@@ -316,7 +316,7 @@ class CaptureLoop:
             store = partial(self._store, events, self._stored, batch.position)
             self._stored = batch.position
             if batch.drained:
-                # Nothing is there to be read meanwhile, for which another thread would be worth it.
+                # There is nothing to read meanwhile, so another thread would gain nothing.
                 store()
                 self._acknowledge(batch)
             else:
@@ -346,7 +346,7 @@ class CaptureLoop:
         self._publish(batch)
 
     def _fit(self, changes: int, events: Sequence[Event]) -> None:
-        """Have as many changes read next time as one may expect to make a batch of events."""
+        """Next time read about as many changes as make one batch of events."""
         characters = sum(len(event.payload) for event in events)
         fitting = min(
             _BATCH_EVENTS * changes // len(events),

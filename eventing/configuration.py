@@ -63,7 +63,7 @@ class Plan:
         return self.deleted_triggers if self.is_carried_out else ()
 
 
-# As the file has them: a plan speaks of nothing else.
+# The names that settings have in the file, which are those of a plan.
 _SETTINGS_PLACES: Final = {
     "eventing_enabled": "eventing.enabled",
     "eventing_db": "eventing.db",
@@ -369,9 +369,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _lines_of(root: yaml.Node | None) -> dict[str, int]:
-    """The line, from 1, on which each dotted path begins; of a long file, of the first of them.
+    """The line, from 1, on which each dotted path begins; of a long file, only the first paths.
 
-    Aliases are walked anew wherever they stand, so a short file may have paths without number.
+    Aliases are followed wherever they stand, so even a short file may have countless paths.
     """
     lines: dict[str, int] = {}
     waiting = [("", root, root, 0)] if root is not None else []

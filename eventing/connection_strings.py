@@ -142,7 +142,7 @@ class ConnectionString:
 
     @property
     def spoken(self) -> str:
-        """Everything that a driver says to a server before that has answered."""
+        """Everything that a driver says to a server before the server has answered."""
         options = [text for pair in self.options for text in pair]
         return "".join((self.host, self.port, self.database, self.user, self.tls, *options))
 
@@ -170,7 +170,7 @@ class ConnectionString:
 
     @property
     def local_parts(self) -> tuple[str, ...]:
-        """What of this means the machine that connects: its files, its sockets, its identity."""
+        """The parts that refer to the machine that connects: its files, sockets or identity."""
         if self._is_nowhere:
             return ()
         found = []

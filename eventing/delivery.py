@@ -39,11 +39,11 @@ _LONGEST_PAUSE_SECONDS: Final = 2.0
 _LAST_RECORD_SECONDS: Final = 1.0
 _LEAST_PACE_SECONDS: Final = 0.005
 _TEST_SPARE_SECONDS: Final = 15.0
-# Which retries this process remembers by itself; all others wait for the sweep's next second.
+# Retries that are due within this time are remembered by this process; the sweep finds the others.
 _SOON_MS: Final = 60_000
 _MOST_RETRIES: Final = 10_000
 
-# How long something is told of that keeps this process from its work, after it was last so.
+# How long a hindrance is still reported after it was last seen.
 _TOLD_SECONDS: Final = 15.0
 _SHORT_OF_MEMORY: Final = "short of memory: some events are sent later"
 _LOG_REFUSES: Final = "an Eventing DB cannot be read or written: some events are sent later"
@@ -114,7 +114,7 @@ class Dispatcher:
         self._to_claim: deque[Lane] = deque()
         self._paced: set[Lane] = set()
         self._outcomes: deque[Outcome] = deque()
-        # Somebody waits for one of these to be recorded: followers of an ordered trigger do.
+        # Set when something waits for one of these to be recorded, as in an ordered trigger.
         self._hurry = threading.Event()
         self._recorded_at = 0.0
         self._to_release: deque[Claim] = deque()
@@ -540,7 +540,7 @@ class Dispatcher:
         fails: dict[int, str] = {}
         now = time.monotonic()
         if all(outcome.exchange.succeeded for outcome in outcomes):
-            # One says as much as all of its trigger's, and whoever sends needs the lock.
+            # One outcome of each trigger says as much as all, and others want the lock.
             outcomes = list({outcome.claim.trigger_id: outcome for outcome in outcomes}.values())
         with self._lock:
             for outcome in outcomes:

@@ -38,8 +38,7 @@ _MOMENT_SECONDS: Final = 0.2
 CONNECT_SECONDS: Final = 5.0
 # Where Linux' struct tcp_info tells how many bytes have come (tcpi_bytes_received, since 4.2).
 _BYTES_RECEIVED: Final = struct.Struct("128xQ")
-
-# What drivers, and we, trip over where an answer is none of the protocol.
+# What drivers, and our own code, raise when an answer does not follow the protocol.
 NOT_THE_PROTOCOL: Final = (
     struct.error,
     LookupError,
@@ -52,7 +51,7 @@ NOT_THE_PROTOCOL: Final = (
 
 
 class ForbiddenPlace(OSError):
-    """An address that no database is connected to at; the message names it."""
+    """An address at which no database may be connected to; the message names it."""
 
 
 # An IP address and a port.
@@ -60,7 +59,7 @@ Place = tuple[str, int]
 
 
 def refusal(address: str) -> str | None:
-    """Why no database is connected to at an IP address; None if one is."""
+    """Why no database may be connected to at an IP address; None if one may."""
     parsed = ip_address(address.partition("%")[0])
     for what in special_kinds(parsed):
         if what in _REFUSED:
@@ -144,7 +143,7 @@ class EndlessAnswer(OSError):
 
 @contextmanager
 def bounded(fileno: int, seconds: float, most_bytes: int | None = None) -> Iterator[None]:
-    """Within it an answer is waited for on a connection, by a driver that knows no end itself.
+    """Around a wait for an answer, by a driver that would itself wait for ever.
 
     The connection is shut down when that takes longer than `seconds`, or when about so many bytes
     have come, which ends the wait. Raises EndlessAnswer then.
@@ -210,10 +209,10 @@ def received_bytes(opened: socket.socket) -> int:
 
 
 def guard_connections_of(package: str, local_sockets: Container[str]) -> None:
-    """From now on a package of Python's connects to no address that is no database's.
+    """From now on a Python package connects only to addresses at which a database may be.
 
-    It is for drivers that look names up by themselves, and go wherever a server sends them: the
-    decision is made on the address of each connection. Local sockets are those named alone.
+    For drivers that look names up by themselves and go wherever a server sends them: each
+    connection is decided on by its address. Of local sockets, only `local_sockets` are let through.
     """
 
     def decide(event: str, arguments: tuple[Any, ...]) -> None:

@@ -56,7 +56,7 @@ def log_numbered(number: int) -> EventLog:
 
 
 def owner_of(number: int) -> int | None:
-    """The id of the project whose log has this number; None for the built-in one, which is all's.
+    """The id of the project whose log has this number; None for the built-in one, which all share.
 
     Raises LogUnavailable if there is none any more.
     """

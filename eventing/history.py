@@ -39,7 +39,7 @@ LONG_PATIENCE_SECONDS: Final = 20.0
 MOST_CHOSEN: Final = 1000
 # How many events of a status tell why events fail.
 MOST_REASONED: Final = 100
-# Of an error's text, in characters; addresses are no longer than some.
+# How many characters of an error's text a filter looks for: an address of a page may not be long.
 _MOST_LOOKED_FOR: Final = 200
 _PAGE: Final = 500
 
@@ -200,7 +200,7 @@ def cancel_events(project: Project, event_ids: Sequence[UUID], *, by: Actor) -> 
 
 @dataclass(slots=True)
 class _Done:
-    """To how many events something was done so far."""
+    """How many events something was done to so far."""
 
     events: int = 0
 
@@ -213,7 +213,7 @@ def _noted(
     event_ids: Sequence[UUID] = (),
     filters: EventFilter | None = None,
 ) -> Iterator[_Done]:
-    """Note to how many events something was done, even if a log fails when others have done it."""
+    """Note how many events something was done to, even if a later log fails."""
     done = _Done()
     try:
         yield done

@@ -28,7 +28,7 @@ _NO_SECRETS: Final = frozenset(
 )
 # Ids a lane remembers; what does not fit is claimed from the log, in order, once there is room.
 _MOST_WAITING: Final = 2_000
-# Claims a lane holds beyond those under way: what it sends in a second, between these.
+# Claims that a lane holds beyond those under way: what it sends in a second, within these limits.
 _FEWEST_AHEAD: Final = 1
 _MOST_AHEAD: Final = 400
 _EFFICIENT_CLAIM: Final = 200
@@ -39,7 +39,7 @@ LONGEST_WAIT_SECONDS: Final = 10.0
 _LEASE_SPARE_SECONDS: Final = 15.0
 # A batch that is not full goes once nothing of its lane is under way, or after so long.
 _BATCH_FILLS_SECONDS: Final = 0.1
-# How often a busy lane asks for its allotment anew, and when one that it did not use is void.
+# How often a busy lane asks for its allotment anew.
 _ASK_EVERY_SECONDS: Final = 0.2
 # A lane keeps its slots for so long after its last request, lest the next one wait for them.
 _KEEPS_SLOTS_SECONDS: Final = 1.0
@@ -211,7 +211,7 @@ class Lane:
         return max(0, min(room, most, self._portion)) if is_worth_it else 0
 
     def note_claims(self, asked: int, failed: bool) -> None:
-        """After a claim that failed ask for half as much, after another one for twice as much."""
+        """After a claim that failed ask for half as much, else for twice as much."""
         if failed:
             self._portion = max(1, min(asked, self._portion) // 2)
         else:
@@ -336,5 +336,5 @@ class Lane:
             self._turns_at = now + max(_TURNS_EVERY_SECONDS, allotment.again_in_seconds)
 
     def ask_at_once(self) -> None:
-        """Do not wait with the next question: slots are wanted now."""
+        """Ask for an allotment as soon as possible: slots are wanted now."""
         self._ask_at = self._turns_at = 0.0

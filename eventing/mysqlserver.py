@@ -79,8 +79,9 @@ class Facts:
 
 @contextmanager
 def speaking() -> Iterator[None]:
-    """Around what reads a server's answer: the driver trips over what is none of a MySQL's, a
-    request for our files included. Raises pymysql.OperationalError then, which quotes nothing."""
+    """Around what reads a server's answer. The driver fails in many ways on one that does not
+    follow MySQL's protocol (or that asks for our files); raises pymysql.OperationalError instead,
+    which quotes nothing of it."""
     try:
         yield
     except (pymysql.MySQLError, OSError, UnicodeEncodeError):
@@ -124,7 +125,7 @@ class _Connection(_Driver):
 
 
 def address_of(url: str) -> ConnectionString:
-    """The parts of a connection string; all of them empty where it is none."""
+    """The parts of a connection string; all empty if it cannot be read as one."""
     try:
         return ConnectionString.parse("mysql", url)
     except ValueError:

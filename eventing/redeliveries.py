@@ -28,16 +28,16 @@ MOST_PER_SECOND: Final = 100_000
 MOST_COUNTED: Final = 1_000_000
 _PAGE: Final = 500
 _STEP_SECONDS: Final = 0.8
-# Of a page whose process died: longer than the longest search and what follows it. And of one that
-# found its log away.
+# How long a step is left to its process, should that have died: longer than the longest search and
+# what follows it.
 BUSY: Final = timedelta(seconds=60)
-# Of what has become of the events of one, status by status.
+# How far, and for how long, the events of a redelivery are counted in each status.
 MOST_STANDING: Final = 10_000
 _STANDING_SECONDS: Final = 0.5
-# Together with a page that takes as long as it may, less than a step may be busy.
+# Together with the longest search for a page, this takes less than `BUSY`.
 _COUNT_SECONDS: Final = 5.0
-# Of those of a status that are not finished, which a small table has; and of those of triggers that
-# are gone, of which most projects have none.
+# For counting what a redelivery would leave alone: unfinished events, which are in a small table,
+# and events of deleted triggers, which most projects do not have.
 _LEFT_ALONE_SECONDS: Final = 1.0
 _PAUSE: Final = timedelta(seconds=10)
 KEPT: Final = timedelta(days=30)

@@ -7,7 +7,7 @@ taking all of them while others stand idle. Pure: the clock and the counts are h
 from collections.abc import Sequence
 from typing import Final
 
-# Whoever has fewer than its share goes first; then anybody takes what is still free.
+# A process with fewer databases than its share goes first; then any takes what is still free.
 OTHERS_FIRST_SECONDS: Final = 1.5
 # A process that died still counts for a while, and until then none of its share is given away.
 PATIENCE_SECONDS: Final = 25.0

@@ -39,7 +39,7 @@ _EXPIRE_AT_LEAST_EVERY_SECONDS: Final = 60.0
 # While a backup keeps what is gone in the indexes, a sweep reads all of it.
 _SWEEP_SHARE: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 10.0
-# Long enough for every worker to have read the change.
+# Long enough for every worker to have read a change of a trigger.
 _LATELY_SECONDS: Final = 4
 
 logger = structlog.get_logger(__name__)

@@ -34,8 +34,8 @@ from eventing.sweep import sweep_patiently
 from eventing.sweep import upkeep as upkeep_once
 
 STOP_SECONDS: Final = 4.0
-# What is asked for once a second is not done much more often when its messages have piled up. They
-# have no time to expire: that would compare the clocks of two machines.
+# How often at most is done what beat asks for once a second, should its messages have piled up. The
+# messages do not expire: that would compare the clocks of two machines.
 _LEAST_SECONDS: Final = 0.5
 _SIGN_OFF_SECONDS: Final = 1.0
 

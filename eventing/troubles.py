@@ -33,7 +33,7 @@ from eventing.projects import configuration_held
 from eventing.quantities import duration, size
 from eventing.sources.troubles import TABLE
 
-# A lag that nobody has set a limit for is trouble from here on.
+# From this lag on it is trouble, where no notification sets a limit of its own.
 LAG_SECONDS: Final = 300
 FAILING_MINUTES: Final = 10
 _GONE_SECONDS: Final = 60
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is wrong now. What is of a kind in `unknown` could not be looked up."""
+    """What is wrong now. Troubles of the kinds in `unknown` could not be looked for."""
 
     seen: Mapping[What, Seen]
     unknown: frozenset[TroubleKind]

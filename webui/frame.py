@@ -152,7 +152,7 @@ def ask_broker() -> None:
 
 _BROKER_ASKED: Final = "health.broker-asked"
 _BROKER_ANSWERS: Final = "health.broker-answers"
-# The dot asks this often at most, all open pages together, and what it was told then holds.
+# How often at most the broker is asked for all open pages together, and how long its answer holds.
 _BROKER_SECONDS: Final = 8
 _BROKER_KNOWN_SECONDS: Final = 60
 

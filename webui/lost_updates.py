@@ -1,6 +1,6 @@
-"""Two people who edit the same thing: a form carries along which state of which thing it was filled
-in for, and one that was filled in for an earlier state is not saved. It comes back as it was typed,
-with what the others have changed since; also where they have renamed or deleted the thing.
+"""Two people who edit the same thing. A form carries along which state of which thing it was filled
+in for; if that is no longer the present state, nothing is saved. The form comes back as it was
+typed, with what others have changed since, even if they have renamed or deleted the thing.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _GONE: Final = "gone"
 
 
 class ChangedMeanwhile(Exception):
-    """What a form was filled in for is not so any more; `entries` say who did what since."""
+    """What a form was filled in for has been changed since; `entries` say who did what."""
 
     def __init__(self, entries: Sequence[AuditEntry]) -> None:
         super().__init__("changed meanwhile")

@@ -336,7 +336,7 @@ class WebhookDestination:
         self._wake()
         self._thread.join(timeout_seconds + 5)
 
-    # Everything below runs on the thread, but for the first.
+    # All but the first of these run on the destination's thread.
 
     def _wake(self) -> None:
         with self._lock:
@@ -346,10 +346,10 @@ class WebhookDestination:
     def _run(self) -> None:
         self._epoll = select.epoll()
         self._epoll.register(self._wake_file, select.EPOLLIN)
-        # What epoll is told of each socket, and of those that libcurl does not care for at present.
+        # What epoll watches of each socket, and of those that libcurl has no use for at present.
         self._watched: dict[int, int] = {}
         self._parked: dict[int, int] = {}
-        # Of the parked ones, those that may have been closed, and others have their numbers.
+        # Parked sockets that may have been closed, so that others may have got their numbers.
         self._doubted: set[int] = set()
         # Sockets of HTTP/2, on which an endpoint may speak unasked.
         self._multiplexed: set[int] = set()

@@ -26,7 +26,7 @@ from eventing.logs.counting import Statistic
 MOST_MIN_ATTEMPTS: Final = 1_000
 # How long a page may be searched for.
 PATIENCE_SECONDS: Final = 3.0
-# What the log says of an attempt of which nobody has told what came of it.
+# What the log says of an attempt whose outcome nobody has reported.
 LOST_ATTEMPT: Final = (
     "the worker stopped before it could record an answer; the endpoint may or may not have received"
     " this attempt"
@@ -48,7 +48,7 @@ class LogUnavailable(Exception):
 
 
 class LogBusy(LogUnavailable):
-    """What is to be altered is being read by somebody else, whom nobody shall wait behind."""
+    """Somebody reads what is to be altered; to wait for them would make everybody else wait."""
 
 
 class LogOutdated(LogUnavailable):
@@ -96,7 +96,7 @@ class DueChunk(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """How many events moved on, and the events of ordered triggers whose turn has come by that."""
+    """How many events moved on, and the events of ordered triggers that may now be sent."""
 
     moved: int
     freed: list[DueChunk]
@@ -296,8 +296,8 @@ class EventLog(Protocol):
         ...
 
     def cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
-        """Cancel those of `event_ids` that are pending. What is being sent just now is left alone,
-        and what is finished. Followers in an ordered trigger have their turn by that."""
+        """Cancel those of `event_ids` that are pending; what is being sent or has ended is left
+        alone. In an ordered trigger the events that waited for these may then be sent."""
         ...
 
     def triggers_with_deliveries(self) -> list[int]:

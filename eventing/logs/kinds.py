@@ -1,7 +1,7 @@
 """Which kinds of events a process has noted in a log, so that a usual batch has none to write.
 
-What is remembered is forgotten after an hour: whoever goes on storing events of a kind thereby
-notes it anew, and a kind that was not noted for longer than events are kept has none.
+What is remembered is forgotten after an hour, so that a kind is noted anew as long as it has new
+events. A kind that was not noted for longer than events are kept has no event left.
 """
 
 import time
@@ -9,8 +9,8 @@ from collections.abc import Hashable, Iterable
 from typing import Final, Generic, TypeVar
 
 REMEMBERED_SECONDS: Final = 3_600.0
-# A kind outlives its last event by so much: it is noted anew no oftener than once an hour, and the
-# clock of the log's server may be another than the one that tells the day.
+# How long a kind outlives its last event: it is noted anew at most once an hour, and the clock of
+# the log's server may differ from the one that tells the day.
 SPARE_SECONDS: Final = 86_400
 
 Kind = TypeVar("Kind", bound=Hashable)

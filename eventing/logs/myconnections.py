@@ -1,7 +1,7 @@
 """Transactions on a MySQL or MariaDB that holds a log: a connection for each thread that asks.
 
-What leaves here as an error is the log's own and quotes no values; a transaction that the server
-gave up for another is done again.
+Errors that leave here are the log's own and quote no values. A transaction that the server rolled
+back in favour of another one is done again.
 """
 
 import threading
@@ -21,9 +21,9 @@ from eventing.mysqlserver import Opened, address_of, connect
 
 _ANSWER_SECONDS: Final = 60
 _LOCK_SECONDS: Final = 15
-# A change of partitions waits for whoever reads, and everybody else waits for it meanwhile.
+# A change of partitions waits for whoever reads the table, and everybody else waits for it.
 _DEFINITION_LOCK_SECONDS: Final = 3
-# What may cut idle connections does so after minutes.
+# Whatever cuts idle connections does so after minutes at the earliest.
 _IDLE_SECONDS: Final = 30
 _DEADLOCK_TRIES: Final = 5
 _STATEMENT_CHARACTERS: Final = 1_000_000

@@ -313,7 +313,7 @@ class MySqlEventLog:
             )
 
     def cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
-        """Cancel those of `event_ids` that are pending; their followers have their turn by that."""
+        """Cancel those of `event_ids` that are pending; what waited for them may then be sent."""
         cancelled, freed = 0, []
         for portion in portions(sorted(event_ids)):
             some = self._cancel_events(project_id, portion)

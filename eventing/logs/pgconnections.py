@@ -1,6 +1,6 @@
 """Transactions on a Postgres that holds a log: a connection for each thread that asks.
 
-What may pass leaves here as an error of the log's own, which quotes no values.
+Errors that another try may get past leave here as the log's own, which quote no values.
 """
 
 import select
@@ -22,10 +22,10 @@ from eventing.problems import first_line
 # What the tables lack of a version that has yet to change them.
 _OF_ANOTHER_VERSION: Final = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
 
-# Of a COPY: few enough that the server has begun before all are made.
+# How much of a COPY is made at a time: little enough that the server begins before all is made.
 _LINES_AT_ONCE: Final = 300
 _CHARACTERS_AT_ONCE: Final = 1 << 19
-# libpq keeps a buffer of the most bytes that it was ever given at once.
+# libpq never shrinks its buffer, which is as large as the most that it was ever given at once.
 _SENT_AT_ONCE: Final = 1 << 17
 
 
@@ -142,7 +142,7 @@ class Connections:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: psycopg2.Error) -> LogUnavailable:
-        """What may pass, in the log's own words; this thread's connection is thrown away."""
+        """Such an error in the log's own words; this thread's connection is thrown away."""
         self.close()
         if isinstance(error, _OF_ANOTHER_VERSION):
             return LogOutdated()

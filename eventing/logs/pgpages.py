@@ -3,10 +3,10 @@
 A page costs the same however many events there are. A filter by trigger, table, operation or
 database is a choice among the *kinds* of events that the project ever had, and events of one kind
 are read off the end of an index; a page is the newest of the newest of each. Days are looked at
-from the newest on, in three portions, so that a page of new events plans for few partitions. A page
-of delivered events is looked for among what was attempted, and passes by a backlog with a hash of a
-part of it at a time where that is not enough. What none of that makes quick is given up when the
-time for it is over.
+from the newest on, in three portions, so that the plan for a page of new events has few partitions.
+A page of delivered events is looked for among what was attempted; where that is not enough, a
+backlog is passed by with a hash of a part of it at a time. What none of that makes quick is given
+up when the time for it is over.
 """
 
 import time
@@ -572,7 +572,7 @@ class _Portion(NamedTuple):
         return cls(id_at(filters.after) or UUID(int=0), min(ends, default=UUID(int=(1 << 128) - 1)))
 
     def condition(self, column: str) -> str:
-        """The ids as they are, not as parameters of a plan: partitions are left out by them."""
+        """The ids themselves, not as parameters of a plan, so that partitions can be left out."""
         conditions = f"AND {column} < %(until)s::uuid"
         if self.since.int:
             conditions = f"AND {column} >= %(since)s::uuid {conditions}"

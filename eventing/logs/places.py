@@ -1,8 +1,8 @@
 """Where the next claim of a trigger's due events begins: behind those that the ones before took.
 
-What was delivered stands in the index until nobody's snapshot can see it any more, and a backup or
-a long search keeps one for as long as it takes. Claims that began with the first entry each time
-would read all of that again, the more the longer the backlog.
+What was delivered stays in the index until no snapshot can see it any more, and a backup or a long
+search holds a snapshot for as long as it takes. If each claim began with the first entry, it would
+read all of that again, and ever more of it the longer the backlog lasts.
 """
 
 import time

@@ -604,7 +604,7 @@ class PostgresEventLog:
             return at.rowcount
 
     def cancel_events(self, project_id: int, event_ids: Sequence[UUID]) -> Recorded:
-        """Cancel those of `event_ids` that are pending; their followers have their turn by that."""
+        """Cancel those of `event_ids` that are pending; what waited for them may then be sent."""
         texts = [str(event_id) for event_id in event_ids]
         with self._connections.transaction() as at:
             # By primary key, and no row locked yet: the locks of orders come before those of rows.

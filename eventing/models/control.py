@@ -377,8 +377,8 @@ class TroubleNumber(models.Model):
 class TroubleReader(models.Model):
     """How far a database of type `mission-control` has been read: what a slot is in Postgres.
 
-    Troubles behind `position` are kept; `forgotten` is the last change that is not. Without a
-    foreign key, lest an earlier version that does not know it fail to delete a project.
+    Troubles after `position` are kept; `forgotten` is the last change that is not kept any more.
+    Without a foreign key, so that earlier versions, which do not know it, can delete a project.
     """
 
     source_name = models.CharField(max_length=63, unique=True)
@@ -464,8 +464,8 @@ class Heartbeat(models.Model):
 class Allotment(models.Model):
     """What of a trigger's limits each worker holds: the ledger of `eventing.allotments`, as JSON.
 
-    Of no worth after a crash, so the table is not in the server's log. Without a foreign key, lest
-    a deleted trigger fail what is asked together with others.
+    Worth nothing after a crash, so the table is not in the server's log. Without a foreign key, so
+    that a deleted trigger does not make a statement about several triggers fail.
     """
 
     trigger_id = models.BigIntegerField(primary_key=True)

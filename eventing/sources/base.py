@@ -32,7 +32,7 @@ class SourceBlocked(Exception):
     """A person must act before this source can be read.
 
     `str(error)` says what is wrong and why it matters; `mend` is the exact statement or command.
-    `for_good`: the source may cease to show it, and then would be read on past what it has lost.
+    `for_good`: what is wrong may later not show any more, and reading on would then skip changes.
     """
 
     def __init__(self, message: str, mend: str, *, for_good: bool = False) -> None:
@@ -97,10 +97,10 @@ class Source(Protocol):
         ...
 
     def refuse_if_read_before(self) -> None:
-        """To be asked before the first `open` of all, by whose log nothing was ever captured.
+        """To be called before the very first `open`, when the log knows of no earlier capture.
 
-        Raises SourceBlocked if the server shows that something was: the log was restored from a
-        backup that is older, and lacks it. Raises SourceUnavailable.
+        Raises SourceBlocked if the server shows that there was one: the log was then restored from
+        a backup that is older than that. Raises SourceUnavailable.
         """
         ...
 

@@ -50,7 +50,7 @@ _SELECT_MS: Final = 5_000
 # The server answers a read within its time; a connection that says nothing for longer is dead.
 _SOCKET_MS: Final = 30_000
 _SAMPLE_MS: Final = 2000
-# All that somebody waits for together.
+# For all the questions together that somebody waits for.
 _LOOK_SECONDS: Final = 20
 _OPERATIONS: Final[Mapping[str, Operation]] = {
     "insert": "insert",
@@ -67,7 +67,7 @@ _EVENT_TOO_LARGE: Final = 10334
 _LOST: Final = frozenset({222, 260, 280, 286})
 _LOST_WORDS: Final = "the oplog no longer holds the place where capture stopped"
 
-# Sockets of this machine that an address names, which is for those to whom it belongs.
+# Sockets of this machine that some address names; only administrators may store such an address.
 _local_sockets: set[str] = set()
 guard_connections_of("pymongo", _local_sockets)
 
@@ -209,8 +209,8 @@ class MongoSource:
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
-        """Around whatever is asked of the server. Raises SourceBlocked, SourceUnavailable, which
-        quote nothing of an answer; also where it is none of a MongoDB's."""
+        """Around whatever is asked of the server. Raises SourceBlocked, SourceUnavailable, also for
+        an answer that does not follow MongoDB's protocol; their texts quote nothing of it."""
         try:
             yield
         except PyMongoError as error:

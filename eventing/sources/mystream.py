@@ -95,9 +95,9 @@ _MOST_HELD_BYTES: Final = 8 * 1024 * 1024
 _ROLLED_BACK: Final = -1
 # The rest of a transaction whose beginning is here is about to arrive.
 _REST_SECONDS: Final = 0.005
-# What a file's name hardly has, and is not shown of it.
+# Characters that are shown as `?` in the name of a file; hardly any name has one.
 _ODD: Final = re.compile(r"[^A-Za-z0-9_.-]")
-# How many events that nobody wants are read between two looks at the clock.
+# How many unwanted events are read between two looks at the clock.
 _EVENTS_A_LOOK: Final = 2000
 _ROWS_NOT_LOGGED: Final = (
     "a statement may have changed rows of this table, and the binary log does not say which: its"
@@ -107,7 +107,7 @@ _ROWS_NOT_LOGGED: Final = (
 
 
 class _RowsAtHand(NamedTuple):
-    """A rows event that is being read; not at all if it is too large."""
+    """A rows event that is being read, unless it is too large."""
 
     table: Table
     operation: Operation

@@ -21,7 +21,7 @@ from eventing.sources.pgserver import Facts, column_name, lsn_number
 
 logger = structlog.get_logger(__name__)
 
-# TABLES IN SCHEMA is there from 15 on, published generated columns from 18 on.
+# The first versions with TABLES IN SCHEMA, and with generated columns that can be published.
 _SCHEMAS_SINCE: Final = 150_000
 _GENERATED_SINCE: Final = 180_000
 

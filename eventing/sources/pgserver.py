@@ -41,7 +41,7 @@ _TEXT_SETTINGS: Final = {
 # Longer than deadlock_timeout, after which an autovacuum in the way gives up its lock.
 LOCK_TIMEOUT_MS: Final = 2000
 STATEMENT_TIMEOUT_MS: Final = 10_000
-# How much longer than a server may take for a statement its answer is waited for.
+# How much longer than a statement may take at the server its answer is waited for.
 GRACE_SECONDS: Final = 5.0
 _RIGHTS: Final = {"database": "CONNECT, CREATE", "schema": "USAGE", "table": "SELECT"}
 # Data exceptions, limits of the program and internal errors: trying again gives the same.
@@ -90,7 +90,7 @@ class Timeline:
 
 
 class Watched(connection):
-    """A connection on which no answer is waited for without end; libpq knows no time for that."""
+    """A connection on which no answer is waited for without end, as libpq would do."""
 
     answer_seconds: float = _ANSWER_SECONDS
     # None where rows are read that may be as large as Postgres has them.
@@ -323,8 +323,8 @@ class Server:
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
-        """Around what makes something of the server's answers. Raises SourceUnavailable where they
-        are none of a Postgres, which quotes nothing of them."""
+        """Around what reads the server's answers. Raises SourceUnavailable if they do not follow
+        Postgres's protocol; its text quotes nothing of them."""
         try:
             yield
         except NOT_THE_PROTOCOL:

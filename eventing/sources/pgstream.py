@@ -43,7 +43,7 @@ _SOONEST_FEEDBACK_SECONDS: Final = 0.25
 _LATEST_FEEDBACK_SECONDS: Final = 5.0
 # A server that is asked for a word answers within a fraction of this, whatever it is doing.
 _SILENCE_SECONDS: Final = 300.0
-# How many messages that nobody wants are read between two looks at the clock.
+# How many unwanted messages are read between two looks at the clock.
 _MESSAGES_A_LOOK: Final = 2000
 
 
@@ -274,7 +274,7 @@ class Stream:
         return changes
 
     def _wait(self, changes: list[Change], deadline: float) -> bool:
-        """Nothing is there to be read. Whether there is something to be read now."""
+        """Called when there is nothing to read; waits, and tells whether there is something now."""
         if not self._in_transaction:
             # All that was committed before this point has been sent to us.
             wal_end = self._reader.wal_end

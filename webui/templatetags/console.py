@@ -57,7 +57,7 @@ def status(name: str, note: str = "") -> dict[str, str]:
 def when(moment: datetime | None, is_due: bool = False) -> SafeString | str:
     """An instant: UTC until the browser makes it local and relative.
 
-    `is_due`: at which something is to be done; once it has passed that is due, and was not done.
+    `is_due`: something is to be done then; once that time has passed, it says `due` instead.
     """
     if moment is None:
         return "—"

@@ -31,7 +31,7 @@ from webui.requests import Request
 from webui.templatetags.console import MOST_SHOWN, body_of, event_token
 
 _PAGE_ROWS: Final = 50
-# Of a document's id in an address; servers take no address of more than 4 kB.
+# The longest document id, quoted, that is put into an address: servers take 4 kB of one.
 _MOST_IN_ADDRESS: Final = 2000
 
 

@@ -86,7 +86,7 @@ class ApiView(APIView):
     content_negotiation_class = JSONOnly
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     read_role: Membership.Role = VIEWER
-    # What anything but reading takes.
+    # What everything but reading requires.
     write_role: Membership.Role = ADMIN
     takes_parameters = False
 
