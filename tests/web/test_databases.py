@@ -348,7 +348,7 @@ def test_mission_control_itself_is_a_database_without_an_address(shop: Shop, adm
     change = OWN | {"alias": "own", "seen": page.context["seen"].token}
     assert admin.post(shop.path("databases/mission-control/"), change).status_code == 303
     deleting = admin.get(shop.path("databases/own/delete/")).content.decode()
-    assert "Troubles of this project become no events any more." in deleting
+    assert "Troubles of this project no longer become events." in deleting
 
 
 @pytest.mark.parametrize("field", ["url", "host", "database", "user", "password"])
