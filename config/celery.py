@@ -42,7 +42,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_connection_timeout=2,
-    # Of RabbitMQ: how soon either side notices that the other is gone without a word.
+    # For RabbitMQ: how soon either side notices that the other is gone without a word.
     broker_heartbeat=10,
     broker_transport_options={
         # Whoever publishes is told at once that the broker is away; a worker still waits for it.
@@ -50,7 +50,7 @@ app.conf.update(
         "interval_start": 0,
         "interval_step": 0,
         "interval_max": 0,
-        # Of Redis; other brokers' clients pass them over.
+        # For Redis; other brokers' clients ignore them.
         "socket_timeout": 10,
         "socket_connect_timeout": 2,
         "socket_keepalive": True,
@@ -70,7 +70,7 @@ app.conf.update(
     worker_prefetch_multiplier=2,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     # Each process tells that it lives in the control database; what Celery has for it takes queues
-    # of their own, which RabbitMQ gives to one worker a machine only.
+    # of their own, which RabbitMQ gives to one worker per machine only.
     worker_enable_remote_control=False,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,

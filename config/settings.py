@@ -267,7 +267,7 @@ ACCOUNT_ADAPTER = "webui.sign_in.AccountAdapter"
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
-# What the provider says of an address neither makes nor merges users.
+# An address that the provider gives neither makes nor merges users.
 ACCOUNT_UNIQUE_EMAIL = False
 MFA_ADAPTER = "webui.sign_in.SecondFactorAdapter"
 MFA_ALLOW_UNVERIFIED_EMAIL = True
@@ -278,7 +278,7 @@ SOCIALACCOUNT_ADAPTER = "webui.sign_in.ProviderAdapter"
 SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"APPS": OIDC_APPS}}
 CACHES = {
     "default": {
-        # Of the web processes alone, and small: which codes were used, how often something failed.
+        # For the web processes alone, and small: which codes were used, how often something failed.
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
         "LOCATION": "webui_cache",
         "OPTIONS": {"MAX_ENTRIES": 10_000},

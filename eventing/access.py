@@ -23,7 +23,7 @@ from eventing.problems import InvalidInput, Problem
 VIEWER: Final = Membership.Role.VIEWER
 EDITOR: Final = Membership.Role.EDITOR
 ADMIN: Final = Membership.Role.ADMIN
-# Of each API token; far above what a program that waits between its requests makes.
+# Per API token; far above what a program makes that waits between its requests.
 REQUESTS_PER_MINUTE: Final = 6000
 RANK: Final = {VIEWER: 1, EDITOR: 2, ADMIN: 3}
 
@@ -132,7 +132,7 @@ def command_line() -> Actor:
 
 
 class TooManyRequests(Exception):
-    """A token was used too often; it may be used again after so many seconds."""
+    """A token was used too often; it may be used again after the seconds given."""
 
     def __init__(self, wait_seconds: int) -> None:
         super().__init__(f"try again in {wait_seconds} s")

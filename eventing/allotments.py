@@ -7,9 +7,9 @@ of them see, so that their sum keeps the limit. Pure: the clock and the ledger a
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-# A worker that has not asked for so long is gone, and so are its requests.
+# A worker that has not asked for this long is gone, and so are its requests.
 HOLDS_SECONDS: Final = 3.0
-# So much of a second may be made up for at once after a pause.
+# This part of a second may be made up for at once after a pause.
 _BURST_SECONDS: Final = 0.2
 # Where there are fewer slots than workers, they go round this often.
 _ROUND_SECONDS: Final = 1.0

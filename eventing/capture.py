@@ -32,8 +32,8 @@ from eventing.projects import configuration_version, leave_for_removal
 from eventing.sources import source_of
 from eventing.sources.base import START_ANEW, Source, SourceBlocked, SourceUnavailable
 
-# The most that is stored at once: so many events, or so many characters of payloads. Since a change
-# becomes an event for each trigger that it matches, fewer changes are read where many match.
+# The most that is stored at once: this many events, or this many characters of payloads. Since a
+# change becomes an event for each trigger that it matches, fewer changes are read where many match.
 _BATCH_EVENTS: Final = 3000
 _BATCH_CHARACTERS: Final = 8 * 1024 * 1024
 # How many events the first batch may make if all triggers match.

@@ -42,7 +42,7 @@ class CaptureStatus:
 
     @property
     def keeps_much_log(self) -> bool:
-        """Whether the source keeps so much log for us that somebody should look after it."""
+        """Whether the source keeps so much of its log for us that somebody should look into it."""
         return self.waiting_log_bytes > MUCH_LOG_BYTES
 
 

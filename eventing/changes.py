@@ -46,7 +46,7 @@ EVENT_STATUSES: Final[tuple[EventStatus, ...]] = (
     "failed",
     "cancelled",
 )
-# Of an event that is in one of these, more is to come: it is not redelivered.
+# More is to come of an event in one of these: it is not redelivered.
 UNFINISHED: Final[tuple[EventStatus, ...]] = ("pending", "delivering")
 
 

@@ -47,7 +47,7 @@ TROUBLE_KINDS: Final[tuple[TroubleKind, ...]] = (
     "trigger_failing",
 )
 
-# Of the Eventing DB in the control database, where others go by an alias.
+# Names the Eventing DB in the control database, where others go by an alias.
 BUILTIN_NAME: Final = "builtin"
 
 
@@ -67,7 +67,7 @@ ADDRESS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,2000}")
 DAYS: Final = re.compile(r"([1-9][0-9]{0,4})d?")
 MOST_DAYS: Final = 36_500
 LONGEST_USER_NAME: Final = 150
-# Of a table, a schema or an alias in a list.
+# The longest table, schema or alias in a list, in characters.
 LONGEST_ENTRY: Final = 255
 LONGEST_URL: Final = 2000
 MOST_HEADERS: Final = 50
@@ -453,7 +453,7 @@ def _check_database_url(reader: _Reader, kind: DatabaseType, url: str) -> None:
         reader.reject("url", "an address without host", allowed)
     elif address.unknown_options:
         name = address.unknown_options[0]
-        # Of a password that is not encoded, a part may be taken for an option.
+        # A part of a password that is not encoded may be taken for an option.
         given = f"the option {name!r}" if _OPTION.fullmatch(name) else "an option"
         reader.reject("url", given, f"the options of docs/guides/{kind}.md")
     elif address.has_unknown_tls:

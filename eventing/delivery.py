@@ -29,7 +29,7 @@ from eventing.lanes import LONGEST_WAIT_SECONDS, Endpoint, Lane, Requests, Toler
 from eventing.logs.base import EventLog, LogUnavailable
 
 _MOST_RECORDED_AT_ONCE: Final = 1_000
-# Under load so much time lies between two recordings, unless so many outcomes have come together:
+# Under load this much time lies between two recordings, unless this many outcomes have gathered:
 # what a transaction costs is worth more than one.
 _BETWEEN_RECORDINGS_SECONDS: Final = 0.025
 _WORTH_A_TRANSACTION: Final = 500

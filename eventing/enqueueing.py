@@ -27,7 +27,7 @@ _AT_ONCE_SECONDS: Final = 1.5
 _LEAST_PAUSE_SECONDS: Final = 0.004
 _PAUSE_SECONDS_AN_EVENT: Final = 0.0003
 _LONGEST_PAUSE_SECONDS: Final = 0.05
-# Of more events of one trigger that wait for the broker only the first are told by name.
+# Of the events of one trigger that wait for the broker, only this many are told by id.
 _MOST_AT_ONCE: Final = 2_000
 
 logger = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ import orjson
 
 from eventing.definitions import PayloadFormat
 
-# A request of the batch format holds at most so many events, and so many characters of them.
+# A request of the batch format holds at most this many events, and this many characters of them.
 BATCH_EVENTS: Final = 100
 BATCH_CHARACTERS: Final = 1_000_000
 

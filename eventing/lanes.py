@@ -37,11 +37,11 @@ _FIRST_GUESS_MS: Final = 50.0
 # A claim that has waited longer goes back; its lease lasts for that and a whole exchange.
 LONGEST_WAIT_SECONDS: Final = 10.0
 _LEASE_SPARE_SECONDS: Final = 15.0
-# A batch that is not full goes once nothing of its lane is under way, or after so long.
+# A batch that is not full goes once nothing of its lane is under way, or after this long.
 _BATCH_FILLS_SECONDS: Final = 0.1
 # How often a busy lane asks for its allotment anew.
 _ASK_EVERY_SECONDS: Final = 0.2
-# A lane keeps its slots for so long after its last request, lest the next one wait for them.
+# A lane keeps its slots for this long after its last request, lest the next one wait for them.
 _KEEPS_SLOTS_SECONDS: Final = 1.0
 _TURNS_LAST_SECONDS: Final = 0.5
 _TURNS_EVERY_SECONDS: Final = 0.02
@@ -80,7 +80,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """An endpoint fails all the time when so many attempts in a row failed over so long."""
+    """An endpoint fails all the time when this many attempts in a row failed, over this long."""
 
     failures: int = 100
     seconds: float = 60.0

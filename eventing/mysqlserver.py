@@ -28,7 +28,7 @@ else:
 
 # The tables of an event log begin with this; they are never captured.
 OWN_TABLES: Final = "mission_control_"
-# The longest there is: a connection may be used once in days.
+# The longest that the servers take: a connection may go unused for days.
 _IDLE_SECONDS: Final = 31_536_000
 _CONNECT_SECONDS: Final = 5
 # From the first byte to the end of the sign-in.
@@ -97,7 +97,7 @@ class _Connection(_Driver):
     # The driver's own, which its types leave out.
     _force_close: Callable[[], None]
     _sock: socket.socket
-    # None: an answer may be as long as it is, and take as long.
+    # None: no limit on the size of an answer, nor on its time.
     most_answer_bytes: int | None = None
 
     def query(self, sql: str | bytes, unbuffered: bool = False) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 
 from eventing.problems import Problem
 
-# Of any parameter, in characters.
+# The longest value of any parameter, in characters.
 LONGEST: Final = 1000
 
 

@@ -9,7 +9,7 @@ from typing import Final, ParamSpec, TypeVar
 Arguments = ParamSpec("Arguments")
 Parsed = TypeVar("Parsed")
 
-# Of one input; nobody reads more of them at once.
+# The most that are told of one input; nobody reads more of them at once.
 MOST_PROBLEMS: Final = 50
 # Of what a server or a driver says, a message has so many.
 MOST_CHARACTERS_SAID: Final = 500

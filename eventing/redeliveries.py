@@ -218,7 +218,7 @@ class _Step:
         return bool((self._rows & self._mine()).update(**fields))
 
     def end(self, state: Redelivery.State, error: str = "", **fields: Any) -> None:
-        """Nobody goes on with it; whoever asked for it has had so many events put back."""
+        """Nobody goes on with it; how many events were put back is noted under who asked for it."""
         with transaction.atomic():
             if self.note(state=state, finished_at=Now(), busy_until=None, error=error, **fields):
                 ended = self._rows.select_related("project").get()

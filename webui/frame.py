@@ -109,7 +109,7 @@ class Frame:
 
     @property
     def administers_installation(self) -> bool:
-        """Of whoever has signed in."""
+        """Whether the one who has signed in does."""
         return Actor(self._request.user).administers_installation()
 
     @cached_property

@@ -88,7 +88,7 @@ def note(request: HttpRequest, user: User, action: str, by: User | None = None, 
 
 
 def _note_failure(request: HttpRequest | None, credentials: Any, **_: Any) -> None:
-    """Of names that nobody has nothing is kept: people type passwords there by mistake."""
+    """Nothing is kept of names that nobody has: people type passwords there by mistake."""
     user = User.objects.filter(username=credentials.get("username") or "").first()
     if user is not None and request is not None:
         note(request, user, "user.sign_in_failed", by=User(username=""))

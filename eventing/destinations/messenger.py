@@ -26,7 +26,7 @@ from eventing.destinations.announcement import (
     plugin_of,
 )
 
-# Of its own data, of which Apprise and what it brings along take a good third.
+# For the data of the process, a good third of which is Apprise and what it brings along.
 _MEMORY_LIMIT_BYTES: Final = 128 * 1024 * 1024
 _TIMEOUTS_SECONDS: Final = (4.0, 6.0)
 # Apprise's pauses between the recipients of one message would otherwise take most of its time.

@@ -28,7 +28,7 @@ from eventing.destinations.addresses import AddressGuard
 from eventing.destinations.base import MASK, Request
 from eventing.destinations.names import Addresses, LookUps, Named, named_in
 
-# Of an answer, this much is kept.
+# The part of an answer that is kept.
 KEPT_BODY_BYTES: Final = 10_000
 _MASK: Final = MASK.encode()
 KEPT_HEADERS: Final = 100

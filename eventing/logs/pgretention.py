@@ -20,8 +20,8 @@ from eventing.logs.pgstatements import SCHEMA
 # Events that one transaction deletes, and how long one call goes on with it.
 _EXPIRED_AT_ONCE: Final = 5_000
 _EXPIRE_SECONDS: Final = 60.0
-# Of event {}, looked up by primary key for each one: what the planner makes of EXISTS may be a
-# comparison with all of a backlog.
+# Whether event {} has ended, looked up by primary key for each one: what the planner makes of
+# EXISTS may be a comparison with all of a backlog.
 _HAS_ENDED: Final = (
     f"coalesce((SELECT d.state FROM {SCHEMA}.delivery d WHERE d.event_id = {{}}), '')"
     " NOT IN ('pending', 'delivering')"

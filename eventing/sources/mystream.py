@@ -89,7 +89,7 @@ _ENDS: Final = frozenset(
 )
 _STANDALONE: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
-# Of a transaction that may yet be rolled back in the log, so much is held until its end.
+# The most that is held, until its end, of a transaction that may yet be rolled back in the log.
 _MOST_HELD_BYTES: Final = 8 * 1024 * 1024
 # In place of an event whose rows were rolled back: it counts as one, so that places stay the same.
 _ROLLED_BACK: Final = -1
@@ -247,7 +247,7 @@ class Stream:
         self._tables.close()
 
     def _next_event(self, patience_seconds: float) -> Event | None:
-        """The next event; None if none has come after so long.
+        """The next event; None if none has come within `patience_seconds`.
 
         From the first rows of a transaction on, what comes is held until the transaction ends: its
         end, or a savepoint, may take rows back. Whole logs of MySQL with global ids never do.
@@ -553,7 +553,7 @@ def _without_what_was_rolled_back(held: Sequence[Event]) -> list[Event]:
         if word.startswith(b"SAVEPOINT "):
             savepoints[word[10:].strip()] = at
         elif word == b"ROLLBACK" or word.startswith(b"ROLLBACK TO "):
-            # Of a savepoint from before the first rows nothing was held.
+            # A savepoint from before the first rows is not among them: all that is held goes.
             begin = savepoints.get(word[12:].strip(), 0) if len(word) > 8 else 0
             for number in range(begin, at):
                 if left[number].type in _ROWS:

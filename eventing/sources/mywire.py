@@ -36,7 +36,7 @@ from eventing.sources.myposition import Position, file_and_offset
 from eventing.sources.myserver import shown_name
 
 _HEARTBEAT_SECONDS: Final = 5
-# Without even a heartbeat for so long, the connection is dead.
+# A connection without even a heartbeat for this long is dead.
 _SILENCE_SECONDS: Final = 30.0
 # An event, or as much of one as a packet has, comes whole within so long.
 _WHOLE_SECONDS: Final = 300.0
@@ -155,7 +155,7 @@ class Wire:
         self._heard_at = time.monotonic()
 
     def read(self, patience_seconds: float) -> Event | None:
-        """The next event; None when none has come after so long."""
+        """The next event; None when none has come within `patience_seconds`."""
         deadline = None
         while True:
             event = self._next()
@@ -222,7 +222,7 @@ class Wire:
         self._opened._next_seq_id = 1
 
     def _receive(self, patience_seconds: float) -> bool:
-        """Take in what has arrived, waiting for it so long; whether anything has."""
+        """Take in what arrives within `patience_seconds`; whether anything has."""
         pending = getattr(self._socket, "pending", None)
         is_pending = bool(pending and pending())
         if not is_pending and not select.select([self._socket], [], [], patience_seconds)[0]:

@@ -102,7 +102,7 @@ class Rows:
         self._most_missing = 1
         self.tables: dict[int, Table] = {}
         self.saw_new_table = False
-        # Of the changes that come.
+        # The number of the transaction that the changes to come belong to.
         self.transaction = 0
 
     def watch(self, watch: Watch) -> None:

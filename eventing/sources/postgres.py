@@ -45,7 +45,7 @@ _STREAM_LOCK_TIMEOUT_MS: Final = 100
 _POSTPONED_SECONDS: Final = 2.0
 # A slot becomes usable when the transactions open at that moment have ended.
 _SLOT_SECONDS: Final = 30
-# A reader of our slot that has said nothing for so long is not ours any more.
+# A reader of our slot that has said nothing for this long is no longer ours.
 _STALE_READER_SECONDS: Final = 15
 _REMOVE_SECONDS: Final = 10.0
 

@@ -42,7 +42,8 @@ _LATEST: Final = """
     FROM eventing_trouble WHERE project_id = %s ORDER BY id DESC LIMIT 1
 """
 _LAST_NUMBER: Final = "SELECT coalesce(max(latest), 0) FROM eventing_troublenumber"
-# Of one that was begun and did not get to store its position, nothing is passed over.
+# A reader that is there already keeps its place: one that died before it stored a position must
+# pass nothing over.
 _BEGIN: Final = """
     INSERT INTO eventing_troublereader (source_name, project_id, position)
     SELECT %s, %s, coalesce(max(latest), 0) FROM eventing_troublenumber

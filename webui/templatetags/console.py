@@ -287,7 +287,7 @@ def body_of(invocation: Invocation, payload: str) -> str:
     return message(sent, [payload], [event_id_of(payload)]).body.decode()
 
 
-# Of a body within a command: Linux takes no argument of more than 128 kB.
+# The longest body within a command: Linux takes no argument of more than 128 kB.
 _MOST_IN_COMMAND_BYTES: Final = 100_000
 
 

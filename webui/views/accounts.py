@@ -166,7 +166,7 @@ def first_run(request: Request) -> HttpResponse:
         context = {"username": username, "errors": errors}
         return form_answer(request, "accounts/first_run.html", context, refused=True)
     with transaction.atomic():
-        # Of two requests at once the second waits here, and then finds a user.
+        # If two requests come at once, the second waits here and then finds a user.
         Installation.objects.select_for_update().get()
         if User.objects.exists():
             return redirect("sign-in")

@@ -22,7 +22,7 @@ from webui.pages import live_answer, project_page
 from webui.requests import Request
 
 _LATEST: Final = 10
-# Of more triggers or databases than one reads, those that need somebody.
+# Of more triggers or databases than this, those that need somebody are shown.
 _MOST_ROWS: Final = 50
 
 

@@ -33,7 +33,7 @@ from webui.pages import SeeOther, actor_of, form_answer, project_page, signed_in
 from webui.requests import Request
 from webui.views.begin import steps
 
-# So many are looked over quicker than searched.
+# This many are looked over more quickly than searched.
 _FEW: Final = 7
 _MOST_CARDS: Final = 100
 _ALL_STATES: Final = ("streaming", "starting", "retrying", "blocked")

@@ -66,7 +66,7 @@ def _impatiently(
     """Have a statement that alters something wait for a moment only."""
     is_altering = sql.lstrip()[:8].upper().startswith(_ALTERS)
     if is_altering and context["connection"].in_atomic_block and not many:
-        # Of the transaction, not the session, which may be a pooler's.
+        # For the transaction, not the session, which may be a pooler's.
         sql = f"SET LOCAL lock_timeout = {_LOCK_MS}; {sql}"
     return execute(sql, parameters, many, context)
 
