@@ -19,6 +19,8 @@ from eventing.connection_strings import ConnectionString
 from eventing.definitions import DatabaseDefinition, SettingsDefinition, TriggerDefinition
 from eventing.logs.base import InvalidCursor
 from eventing.models import AuditEntry, Project, Trigger
+from eventing.parameters import choice_of
+from eventing.problems import Problem
 
 KINDS: Final = (
     "project",
@@ -149,6 +151,16 @@ class AuditFilter:
     kind: str | None = None
     object_name: str | None = None
     user_name: str | None = None
+
+
+def filter_of(given: Mapping[str, str], problems: list[Problem]) -> AuditFilter:
+    """The filter that the texts of an address ask for; what is wrong with them is noted."""
+    return AuditFilter(
+        project_name=given.get("project"),
+        kind=choice_of(given, "kind", KINDS, problems),
+        object_name=given.get("object"),
+        user_name=given.get("user"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from django.http import QueryDict
 
-from eventing.audit import KINDS, AuditFilter
+from eventing import audit
 from eventing.changes import EVENT_STATUSES, OPERATIONS, EventStatus, Operation
 from eventing.logs.base import MOST_MIN_ATTEMPTS, EventFilter
 from eventing.parameters import LONGEST, choice_of, moment_of, number_of, utc_of
@@ -109,7 +109,7 @@ class TimeField:
 class AuditQuery(_Query):
     """What was asked of the audit log."""
 
-    filters: AuditFilter
+    filters: audit.AuditFilter
 
 
 def _label_of(field: str) -> str:
@@ -121,12 +121,7 @@ def audit_query(query: QueryDict, *, of_installation: bool = False) -> AuditQuer
     problems: list[Problem] = []
     also = ("project",) if of_installation else ()
     given = _texts(query, ("kind", "user", "object", *also), problems)
-    filters = AuditFilter(
-        project_name=given.get("project"),
-        kind=choice_of(given, "kind", KINDS, problems),
-        object_name=given.get("object"),
-        user_name=given.get("user"),
-    )
+    filters = audit.filter_of(given, problems)
     return AuditQuery(given, problems, filters)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.http import QueryDict
 
-from eventing.audit import KINDS, AuditFilter
+from eventing import audit
 from eventing.changes import EVENT_STATUSES, EVENT_TYPES, EventStatus
 from eventing.exports import EXPORT_KINDS, ExportKind
 from eventing.history import MOST_CHOSEN
@@ -128,7 +128,7 @@ def apply_options_of(query: QueryDict) -> ApplyOptions:
 class AuditSelection:
     """Entries of the audit log to show: which, from where on, and how many."""
 
-    filters: AuditFilter
+    filters: audit.AuditFilter
     cursor: str | None
     limit: int
 
@@ -137,12 +137,7 @@ def audit_selection_of(query: QueryDict, *, of_installation: bool = False) -> Au
     """A page's selection from the query. Raises InvalidInput."""
     also = ("project",) if of_installation else ()
     given, problems = _texts(query, ("kind", "object", "user", *also, *PAGING))
-    filters = AuditFilter(
-        project_name=given.get("project"),
-        kind=choice_of(given, "kind", KINDS, problems),
-        object_name=given.get("object"),
-        user_name=given.get("user"),
-    )
+    filters = audit.filter_of(given, problems)
     limit = _limit(given, problems)
     if problems:
         raise InvalidInput(problems)
