@@ -4,7 +4,7 @@ Everything below is immutable and knows neither Django nor any input or output. 
 made once per row or attempt are named tuples: making one costs a fifth of a frozen dataclass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
@@ -204,6 +204,15 @@ class Outcome(NamedTuple):
     project_id: int
     exchange: Exchange
     retry_in_ms: int | None = None
+
+
+def ended_in_order(outcomes: Iterable[Outcome]) -> set[tuple[int, int]]:
+    """The trigger and order key of each ordered event that these end: its next has its turn."""
+    return {
+        (outcome.claim.trigger_id, outcome.claim.order_key)
+        for outcome in outcomes
+        if outcome.claim.order_key is not None and outcome.retry_in_ms is None
+    }
 
 
 @dataclass(frozen=True, slots=True)

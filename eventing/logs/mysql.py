@@ -14,7 +14,15 @@ from uuid import UUID
 
 import pymysql
 
-from eventing.changes import Claim, Event, EventStatus, Finding, Origin, Outcome
+from eventing.changes import (
+    Claim,
+    Event,
+    EventStatus,
+    Finding,
+    Origin,
+    Outcome,
+    ended_in_order,
+)
 from eventing.ids import order_key
 from eventing.logs import mychecks, mypages, mystatistics
 from eventing.logs.base import (
@@ -197,11 +205,7 @@ class MySqlEventLog:
         """Store invocations, and what each attempt came to."""
         if not outcomes:
             return Recorded(0, [])
-        finished = {
-            (outcome.claim.trigger_id, outcome.claim.order_key)
-            for outcome in outcomes
-            if outcome.claim.order_key is not None and outcome.retry_in_ms is None
-        }
+        finished = ended_in_order(outcomes)
         with self._connections.transaction() as at:
             lock_order(at, {trigger_id for trigger_id, _ in finished})
             _insert_invocations(at, outcomes, worker)

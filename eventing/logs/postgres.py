@@ -14,7 +14,15 @@ from uuid import UUID
 import psycopg2.errors
 import psycopg2.extras
 
-from eventing.changes import Claim, Event, EventStatus, Finding, Origin, Outcome
+from eventing.changes import (
+    Claim,
+    Event,
+    EventStatus,
+    Finding,
+    Origin,
+    Outcome,
+    ended_in_order,
+)
 from eventing.ids import committed_at_ms_in
 from eventing.logs import pgchecks, pgpages, pgretention, pgstatistics
 from eventing.logs.base import (
@@ -392,11 +400,7 @@ class PostgresEventLog:
         others: list[Outcome] = []
         for outcome in outcomes:
             (delivered if outcome.exchange.succeeded else others).append(outcome)
-        finished = {
-            (outcome.claim.trigger_id, outcome.claim.order_key)
-            for outcome in outcomes
-            if outcome.claim.order_key is not None and outcome.retry_in_ms is None
-        }
+        finished = ended_in_order(outcomes)
         with self._connections.transaction() as at:
             if finished:
                 lock_order(at, {trigger_id for trigger_id, _ in finished})
