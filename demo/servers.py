@@ -87,6 +87,14 @@ class Server:
             raise ServerError(f"{self.name} does not run")
         return self._process.pid
 
+    def stop(self) -> None:
+        """End it in good order."""
+        self._end([signal.SIGTERM])
+
+    def kill(self) -> None:
+        """SIGKILL for its process."""
+        self._end([])
+
     def _spawn(
         self,
         command: Sequence[str | Path],
@@ -276,15 +284,9 @@ class RedisServer(Server):
         self._spawn([self._binary, "-"], configuration)
         self._wait_until_ready(self._answers)
 
-    def stop(self) -> None:
-        self._end([signal.SIGTERM])
-
     def restart(self) -> None:
         self.kill()
         self.start()
-
-    def kill(self) -> None:
-        self._end([])
 
     def url(self, number: int = 0) -> str:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/{number}"

@@ -9,7 +9,6 @@ import atexit
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -200,15 +199,9 @@ class MySqlServer(SqlServer, Server):
             cursor.execute("ALTER USER 'root'@'localhost' IDENTIFIED BY %s", [self.password])
         connection.close()
 
-    def stop(self) -> None:
-        self._end([signal.SIGTERM])
-
     def restart(self) -> None:
         self.stop()
         self.start()
-
-    def kill(self) -> None:
-        self._end([])
 
     def url(self, database: str = "mysql") -> str:
         return f"mysql://root:{self.password}@127.0.0.1:{self.port}/{database}"
@@ -291,15 +284,9 @@ class MongoDbServer(Server):
             except PyMongoError:
                 return False
 
-    def stop(self) -> None:
-        self._end([signal.SIGTERM])
-
     def restart(self) -> None:
         self.stop()
         self.start()
-
-    def kill(self) -> None:
-        self._end([])
 
     def client(self) -> "pymongo.MongoClient[dict[str, Any]]":
         """A client of our own; to be closed."""

@@ -10,7 +10,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,12 +151,9 @@ class PgBouncer(Server):
         self._spawn(["/usr/sbin/pgbouncer", configuration])
         self._wait_until_ready(self._answers)
 
-    def stop(self) -> None:
-        self._end([signal.SIGTERM])
-
     def restart(self) -> None:
         """Break off every connection."""
-        self._end([])
+        self.kill()
         self.start()
 
     def url(self, database: str = "postgres") -> str:
@@ -183,9 +179,6 @@ class ErlangPorts(Server):
         give_away(self.folder)
         self._spawn(["/usr/bin/epmd", "-port", str(self.port), "-address", "127.0.0.1"])
         self._wait_until_ready(self._answers)
-
-    def stop(self) -> None:
-        self._end([signal.SIGTERM])
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):

@@ -1,7 +1,7 @@
 """The whole road, every process running: a committed row reaches a webhook, and all can see it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,21 @@ def test_switching_eventing_off_gives_up_slot_and_publications(
     assert [event["doc_id"] for event in product.events()] == ["2"]
 
 
+def most_memory_of_capture(stack: Stack, is_done: Callable[[], bool]) -> int:
+    """The most bytes that any one process of capture has taken until `is_done`."""
+    capture = psutil.Process(stack.pid("capture"))
+    most = 0
+
+    def is_done_by_now() -> bool:
+        nonlocal most
+        sizes = [child.memory_info().rss for child in capture.children(recursive=True)]
+        most = max(most, *sizes)
+        return is_done()
+
+    wait_until(is_done_by_now, 180, "not all events are there")
+    return most
+
+
 def test_a_hundred_thousand_rows_of_one_insert_are_delivered_in_bounded_memory(
     product: Product, stack: Stack, tmp_path: Path
 ) -> None:
@@ -212,19 +227,10 @@ def test_a_hundred_thousand_rows_of_one_insert_are_delivered_in_bounded_memory(
     product.run_sql(USERS)
     with endpoint(tmp_path, timed=True) as (url, arrivals):
         product.apply({"name": "all", "url": url})
-        capture = psutil.Process(stack.pid("capture"))
         product.run_sql(
             f"INSERT INTO users SELECT i, 'x' || i, i FROM generate_series(1, {rows}) i"
         )
-        most = 0
-
-        def all_are_delivered() -> bool:
-            nonlocal most
-            sizes = [child.memory_info().rss for child in capture.children(recursive=True)]
-            most = max(most, *sizes)
-            return product.stats()["delivered"] == rows
-
-        wait_until(all_are_delivered, 180, "not all are delivered")
+        most = most_memory_of_capture(stack, lambda: product.stats()["delivered"] == rows)
     received = [line.split()[0] for line in arrivals.read_text().splitlines()]
     assert set(received) == {str(number) for number in range(1, rows + 1)}
     assert most < 150 * 1024 * 1024
@@ -244,19 +250,10 @@ def test_rows_that_many_triggers_match_are_captured_in_bounded_memory(
     product.run_sql("CREATE TABLE files (id bigint PRIMARY KEY, content text)")
     unreachable = {"url": "http://127.0.0.1:1/", "tables": ["files"], "state": "paused"}
     product.apply(*({"name": f"t{number}", **unreachable} for number in range(triggers)))
-    capture = psutil.Process(stack.pid("capture"))
     product.run_sql(
         f"INSERT INTO files SELECT i, repeat(md5(i::text), 1250) FROM generate_series(1, {rows}) i"
     )
-    most = 0
-
-    def all_are_stored() -> bool:
-        nonlocal most
-        sizes = [child.memory_info().rss for child in capture.children(recursive=True)]
-        most = max(most, *sizes)
-        return product.stats()["pending"] == rows * triggers
-
-    wait_until(all_are_stored, 180, "not all are stored")
+    most = most_memory_of_capture(stack, lambda: product.stats()["pending"] == rows * triggers)
     assert most < 150 * 1024 * 1024
 
 
