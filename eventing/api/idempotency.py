@@ -33,7 +33,7 @@ HEADER: Final = "Idempotency-Key"
 KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _SALT: Final = "eventing.api.idempotency"
 _KEPT_HEADERS: Final = ("Location", "ETag")
-# A request under way renews its claim; one that has not for so long died with its process.
+# A request under way renews its claim; one that has not for this long died with its process.
 _ABANDONED_SECONDS: Final = 60
 _RENEW_SECONDS: Final = 10.0
 

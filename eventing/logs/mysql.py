@@ -14,15 +14,7 @@ from uuid import UUID
 
 import pymysql
 
-from eventing.changes import (
-    Claim,
-    Event,
-    EventStatus,
-    Finding,
-    Origin,
-    Outcome,
-    ended_in_order,
-)
+from eventing.changes import Claim, Event, EventStatus, Finding, Origin, Outcome, ended_in_order
 from eventing.ids import order_key
 from eventing.logs import mychecks, mypages, mystatistics
 from eventing.logs.base import (

@@ -14,15 +14,7 @@ from uuid import UUID
 import psycopg2.errors
 import psycopg2.extras
 
-from eventing.changes import (
-    Claim,
-    Event,
-    EventStatus,
-    Finding,
-    Origin,
-    Outcome,
-    ended_in_order,
-)
+from eventing.changes import Claim, Event, EventStatus, Finding, Origin, Outcome, ended_in_order
 from eventing.ids import committed_at_ms_in
 from eventing.logs import pgchecks, pgpages, pgretention, pgstatistics
 from eventing.logs.base import (
