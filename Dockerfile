@@ -28,4 +28,4 @@ RUN python -m compileall -q config eventing webui \
 USER mission
 EXPOSE 8000
 CMD ["gunicorn", "config.wsgi", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", \
-    "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
+    "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]

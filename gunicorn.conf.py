@@ -21,6 +21,7 @@ from config import settings
 
 logging.config.dictConfig(settings.LOGGING)
 
+workers = settings.WEB_CONCURRENCY
 # The most there may be: filters of an address are told by the views what is wrong with them.
 limit_request_line = 8190
 # For so long a thread waits for the next bytes of a request, or for room for those of an answer.

@@ -171,8 +171,8 @@ def test_a_database_is_found_though_not_all_addresses_of_its_name_answer(
     assert nobody["knocked_at"] == []
     assert "timed out" in nobody["found"][0] or "no server answers" in nobody["found"][0]
     assert set(mixed["knocked_at"]) == {PUBLIC}
-    assert nobody["seconds"] < 15
-    assert mixed["seconds"] < 15
+    # A look at a MongoDB may take 20 s in all; twelve addresses one after another would take more.
+    assert max(nobody["seconds"], mixed["seconds"]) < 30
 
 
 # What is written in an address
