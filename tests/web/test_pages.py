@@ -1,9 +1,11 @@
 """Every page for every role: who sees it, who does not, and what never shows on it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,8 +18,10 @@ from eventing import __version__
 from eventing.access import command_line
 from eventing.health import PROCESSES, beat
 from eventing.history import redeliver
-from eventing.models import Database, Heartbeat, Project
+from eventing.logs import log_at
+from eventing.models import Database, EventingDb, Heartbeat, Project
 from tests.factories import make_database
+from tests.proxy import Proxy
 from tests.servers import execute
 from tests.web.conftest import PASSWORD, ROLES, SOURCE, Shop
 from tests.web.older import choose_older_log
@@ -288,6 +292,21 @@ def test_a_project_is_renamed_and_all_that_goes_by_its_id_stays(shop: Shop, admi
     assert str(Project.objects.get()) == "shop"
 
 
+@pytest.fixture
+def way_to_log(shop: Shop, source_database: str) -> Iterator[Proxy]:
+    """The project has its log in a database of its own; the way there."""
+    parts = urlsplit(source_database)
+    with closing(Proxy(parts.hostname or "", parts.port or 0)) as proxy:
+        there = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}"
+        url = parts._replace(netloc=there).geturl()
+        log_at("postgres", url).make_tables()
+        shop.project.eventing_db = EventingDb.objects.create(
+            project=shop.project, alias="logs", type="postgres", url=url
+        )
+        shop.project.save()
+        yield proxy
+
+
 def database_facts(shop: Shop) -> object:
     """By what capture knows a source and where it is."""
     shop.project.refresh_from_db()
@@ -509,7 +528,7 @@ def test_a_form_that_was_not_ours_is_refused_in_words(shop: Shop, admin: Client)
     ("chosen", "theme"), [("dark", "dark"), ("light", "light"), ("", "system")]
 )
 def test_pages_of_what_went_wrong_have_the_theme_that_was_chosen(
-    shop: Shop, admin: Client, chosen: str, theme: str
+    shop: Shop, admin: Client, way_to_log: Proxy, chosen: str, theme: str
 ) -> None:
     strict = Client(enforce_csrf_checks=True, raise_request_exception=False)
     strict.cookies = admin.cookies
@@ -517,11 +536,7 @@ def test_pages_of_what_went_wrong_have_the_theme_that_was_chosen(
     refused = strict.post(shop.path("triggers/welcome-email/state/"), {"state": "paused"})
     missing = strict.get(shop.path("triggers/nothing/"))
     elsewhere = strict.get("/projects/", headers={"Host": "elsewhere.example.com"})
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+    way_to_log.refuse()
     away = strict.get(shop.path("events/"))
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE eventing_project RENAME TO away")
@@ -541,16 +556,15 @@ def test_pages_of_what_went_wrong_have_the_theme_that_was_chosen(
     assert "Something went wrong here" in broken.content.decode()
 
 
-def test_a_log_that_breaks_off_is_said_on_the_page(shop: Shop, admin: Client) -> None:
-    (event_id,) = shop.add_events(1)
-    expected = {"": 200, "triggers/": 200, "events/": 503, f"events/{event_id}/": 503}
+def test_a_log_that_breaks_off_is_said_on_the_page(
+    shop: Shop, admin: Client, way_to_log: Proxy
+) -> None:
+    unknown = f"events/{uuid4()}/"
+    expected = {"": 200, "triggers/": 200, "events/": 503, unknown: 503}
     for path, status in expected.items():
-        assert admin.get(shop.path(path)).status_code == 200
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+        assert admin.get(shop.path(path)).status_code == (404 if path == unknown else 200)
+        way_to_log.refuse()
         answer = admin.get(shop.path(path))
+        way_to_log.heal()
         assert answer.status_code == status, path
         assert path == "triggers/" or "he Eventing DB cannot be used" in answer.content.decode()
