@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -101,6 +102,16 @@ def test_a_kept_connection_that_the_endpoint_closed_is_not_an_error(
     receiver.behave("/", Behaviour(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
     for _ in range(5):
         assert send(destination, request_to(url)).succeeded
+        # What is sent before the end of the connection has arrived is lost with it.
+        wait_until(lambda: not is_open_at(receiver.port), 5, "the connection stays")
+
+
+def is_open_at(port: int) -> bool:
+    """Whether a connection of this process to a port may still be used at both ends."""
+    return any(
+        each.status == psutil.CONN_ESTABLISHED and each.raddr and each.raddr.port == port
+        for each in psutil.Process().net_connections("tcp")
+    )
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
