@@ -20,7 +20,7 @@ from eventing.sources.myposition import LogPlace, Mark, Position, moment_of, par
 from eventing.sources.myserver import Server, passing_server_id
 from eventing.sources.mystream import Stream
 from eventing.sources.mytables import Tables
-from eventing.sources.mywire import FIRST_OFFSET, Wire
+from eventing.sources.mywire import FIRST_OFFSET, BrokenEvent, Wire
 
 _LAG_SECONDS: Final = 5.0
 
@@ -114,10 +114,14 @@ class MySqlSource:
 
     def _looked_at(self, facts: Facts, mark: Mark) -> int | None:
         """The checksum of what the log has at the place of a mark; None if the server cannot send
-        its log from there. Raises pymysql.MySQLError, SourceBlocked, SourceUnavailable."""
+        its log from there, or sends what is no event. Raises pymysql.MySQLError, SourceBlocked,
+        SourceUnavailable."""
         try:
             with self._looking_at(facts, mark.file, mark.offset) as wire:
                 return wire.checksum_at(mark.offset)
+        except BrokenEvent:
+            # Most likely the place is within an event of another log.
+            return None
         except pymysql.MySQLError as error:
             if self._server.cannot_send(error):
                 return None

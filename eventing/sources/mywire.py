@@ -86,6 +86,10 @@ class Event(NamedTuple):
     is_cut: bool = False
 
 
+class BrokenEvent(SourceBlocked):
+    """What comes as an event is not what the server once wrote as one."""
+
+
 @dataclass(slots=True)
 class _Long:
     """An event of 16 MB or more while it arrives, in several packets: the packet at hand has
@@ -345,11 +349,11 @@ class Wire:
         return Event(kind, timestamp, server_id, size, end, flags, packet[_BODY_AT:stop])
 
     def _refuse_broken(self, kind: int, packet: bytes | bytearray) -> None:
-        """Raise SourceBlocked for an event whose checksum is another than that of its bytes."""
+        """Raise BrokenEvent for an event whose checksum is another than that of its bytes."""
         with memoryview(packet) as every:
             found = zlib.crc32(every[1:-BINLOG_CHECKSUM_LEN])
         if found.to_bytes(BINLOG_CHECKSUM_LEN, "little") != packet[-BINLOG_CHECKSUM_LEN:]:
-            raise SourceBlocked(
+            raise BrokenEvent(
                 f"{self._place}: an event of the binary log (of type {kind}) has a checksum that is"
                 " not that of its bytes: the file or what came of it is damaged. It is read again"
                 " every few seconds; if the file is damaged, what it has from there on is lost",
