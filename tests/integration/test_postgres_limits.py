@@ -172,13 +172,19 @@ def test_a_text_that_is_in_no_encoding_fails_alone(capture: PatientCapture) -> N
     execute(capture.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+# A table whose large values stand apart, so that an update may leave them out.
+_FILES = (
+    "CREATE TABLE files (id int PRIMARY KEY, content text, n int)",
+    "ALTER TABLE files ALTER content SET STORAGE EXTERNAL",
+)
+
+
 def test_an_unchanged_value_that_the_server_cannot_tell_fails_alone(
     capture: PatientCapture,
 ) -> None:
     run(
         capture.url,
-        "CREATE TABLE files (id int PRIMARY KEY, content text, n int)",
-        "ALTER TABLE files ALTER content SET STORAGE EXTERNAL",
+        *_FILES,
     )
     capture.open(EVERYTHING)  # type: ignore[arg-type]
     run(
@@ -205,8 +211,7 @@ def test_large_values_that_updates_left_alone_are_read_few_at_a_time(
 ) -> None:
     run(
         capture.url,
-        "CREATE TABLE files (id int PRIMARY KEY, content text, n int)",
-        "ALTER TABLE files ALTER content SET STORAGE EXTERNAL",
+        *_FILES,
         "INSERT INTO files SELECT g, repeat('x', 3000000), 0 FROM generate_series(1, 20) AS g",
     )
     capture.open(EVERYTHING)  # type: ignore[arg-type]
